@@ -1,0 +1,207 @@
+"""Recipes: what a run is, checked before anything else happens.
+
+A recipe is one TOML file, and every table of it is a frozen model below. ``recipe.py`` reads and writes it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+TEACHER = "teacher"  # student.image.arch of a run whose image tower is the frozen teacher itself (LiT)
+
+
+class Table(BaseModel):
+    """A table of a recipe: frozen, and closed to keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(Table):
+    """Where pairs come from and how an image and a caption are drawn from a sample.
+
+    Attributes:
+        train, eval: WebDataset shards: brace notation, a folder, or a list of either.
+        image_size: side of the student's input, in pixels.
+        captions: "sample" draws one of an image's captions anew each epoch, "first" always takes the first.
+        caption_keys: the keys of ``KEY.json`` that hold captions; ``KEY.txt``, where present, comes first.
+        languages: keep only captions of these languages (and those without one); empty keeps all.
+        first_share: with "sample", how often the first caption is drawn; null draws all alike.
+        crop: smallest and largest share of the image's area that an augmented view shows.
+        flip: whether a view may be mirrored.
+        workers: loader processes for each training process; 0 loads in the training process.
+    """
+
+    train: tuple[str, ...]
+    eval: tuple[str, ...] = ()
+    image_size: int = Field(default=224, gt=0)
+    captions: Literal["sample", "first"] = "sample"
+    caption_keys: tuple[str, ...] = ("captions", "caption")
+    languages: tuple[str, ...] = ()
+    first_share: float | None = Field(default=None, ge=0, le=1)
+    crop: tuple[float, float] = (1.0, 1.0)
+    flip: bool = False
+    workers: int = Field(default=1, ge=0)
+
+    @field_validator("train", "eval", mode="before")
+    @classmethod
+    def one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("crop")
+    @classmethod
+    def ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] <= 1:
+            raise ValueError("must be two numbers with 0 < smallest <= largest <= 1")
+        return value
+
+
+class Teacher(Table):
+    """One frozen pretrained encoder.
+
+    Attributes:
+        name: a card's name, see ``distill teachers list``; ``timm/ARCH`` for any pretrained timm model.
+        cache: "auto" (embeddings kept beside the shards, made when missing), a folder, or "none" (online).
+        views: how many deterministic views of each image are cached; view 0 is the plain image.
+        weight: the weight of this teacher's transfer terms.
+        dtype: of the cached embeddings.
+        image_size: side of the teacher's input, in pixels; 0 takes the card's.
+    """
+
+    name: str
+    cache: str = "auto"
+    views: int = Field(default=1, ge=1)
+    weight: float = Field(default=1.0, ge=0)
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp16"
+    image_size: int = Field(default=0, ge=0)
+
+
+class Tokenizer(Table):
+    """A SentencePiece model: ``file``, or one of ``vocab`` pieces trained from the training captions."""
+
+    vocab: int = Field(default=4000, gt=3)
+    file: str = ""
+
+
+class Open(BaseModel):
+    """A table whose further keys belong to somebody else (timm, a text tower, an objective)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Tower(Open):
+    """A tower: ``arch``, and the options of that architecture."""
+
+    arch: str
+
+
+class Student(Table):
+    """The two towers that are trained.
+
+    Attributes:
+        width: D, the width of the shared embedding.
+        image: any timm architecture with its options, or arch = "teacher" (locked: LiT).
+        text: the text tower and its options, see ``students/text.py``.
+        tokenizer: how captions become tokens.
+        temperature: τ at the start; learned from there.
+    """
+
+    width: int = Field(default=512, gt=0)
+    image: Tower = Tower(arch="vit_tiny_patch16_224")
+    text: Tower = Tower(arch="transformer")
+    tokenizer: Tokenizer = Tokenizer()
+    temperature: float = Field(default=0.07, ge=0.01, le=1.0)
+
+
+class ObjectiveTable(Open):
+    """The objective: a module of ``losses/`` and its own options."""
+
+    name: str = "three_towers"
+
+
+class Optim(Table):
+    """Optimiser and schedule: linear warm-up, then cosine decay to zero.
+
+    Attributes:
+        warmup: a fraction of all steps below 1, a number of steps from 1 on.
+        weight_decay: decoupled; matrices only.
+        clip: largest global gradient norm; 0 switches clipping off.
+    """
+
+    name: Literal["adamw", "adafactor"] = "adamw"
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    warmup: float = Field(default=0.1, ge=0)
+    clip: float = Field(default=1.0, ge=0)
+
+
+class Train(Table):
+    """How long, how much at a time, how precisely. Exactly one of ``steps``, ``epochs``, ``examples``."""
+
+    steps: int | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    examples: int | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=256, gt=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def one_length(self) -> Train:
+        if sum(v is not None for v in (self.steps, self.epochs, self.examples)) != 1:
+            raise ValueError("exactly one of steps, epochs and examples must be set")
+        return self
+
+    def total_steps(self, samples: int) -> int:
+        """Optimiser steps over a training set of ``samples`` images."""
+        if self.steps is not None:
+            return self.steps
+        examples = self.examples if self.examples is not None else round((self.epochs or 0) * samples)
+        return max(1, -(-examples // self.batch_size))
+
+
+class Zero(Table):
+    """DeepSpeed's ZeRO stage: 0 replicates, 1 shards optimiser state, 2 also gradients, 3 also weights."""
+
+    stage: Literal[0, 1, 2, 3] = 0
+
+
+class Checkpoint(Table):
+    """A checkpoint every so many steps and at the end; the last ``keep`` are kept."""
+
+    every_steps: int = Field(default=1000, gt=0)
+    keep: int = Field(default=2, gt=0)
+
+
+class Recipe(Table):
+    """Everything about a run."""
+
+    data: Data
+    teacher: tuple[Teacher, ...] = ()
+    student: Student = Student()
+    objective: ObjectiveTable = ObjectiveTable()
+    optim: Optim = Optim()
+    train: Train = Train(epochs=30)
+    zero: Zero = Zero()
+    checkpoint: Checkpoint = Checkpoint()
+
+    @model_validator(mode="after")
+    def makes_sense(self) -> Recipe:
+        if self.student.image.arch == TEACHER and len(self.teacher) != 1:
+            raise ValueError('student.image.arch = "teacher" needs exactly one [[teacher]]')
+        if len({t.views for t in self.teacher}) > 1:
+            raise ValueError("all teachers must cache the same number of views: the student sees the same ones")
+        if self.optim.name == "adafactor" and self.zero.stage > 0:
+            # ZeRO flattens every parameter into one vector, which leaves nothing to factor.
+            raise ValueError('optim.name = "adafactor" needs zero.stage = 0; use "adamw" from stage 1 on')
+        return self
+
+    @property
+    def locked(self) -> bool:
+        """Whether the image tower is the frozen teacher (LiT)."""
+        return self.student.image.arch == TEACHER

@@ -1,0 +1,1 @@
+"""Data: shards that can be addressed, captions, views, batches and the teacher cache."""

@@ -1,0 +1,196 @@
+"""The teacher cache: embeddings computed once, row-aligned with the shards.
+
+A cache folder holds ``teacher.json``, which says what the embeddings are of, and one safetensors file a
+shard with ``embeddings`` [views, n, P]. A folder whose ``teacher.json`` says something else, or a file
+whose shard has changed since, is refused by naming what differs: a stale embedding is worse than none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader, Dataset
+
+from distill.config import Teacher as TeacherTable
+from distill.data.shards import ShardIndex, Shards
+from distill.data.views import Views, decode
+from distill.errors import UserError
+from distill.files import write_text, write_whole
+
+if TYPE_CHECKING:
+    from teachers import Card, Teacher
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+BATCH = 64  # images a teacher forward: enough to keep any device busy, little enough for any memory
+
+
+def identity(table: TeacherTable, card: Card, views: Views) -> dict[str, Any]:
+    """Everything a cached embedding depends on besides the weights and the image."""
+    return {
+        "version": 1,
+        "teacher": card.name,
+        "arch": card.arch,
+        "image_size": table.image_size or card.image_size,
+        "mean": list(card.mean),
+        "std": list(card.std),
+        "interpolation": card.interpolation,
+        "views": table.views,
+        "crop": list(views.crop) if table.views > 1 else None,
+        "flip": views.flip if table.views > 1 else None,
+        "dtype": table.dtype,
+        "width": card.width,
+    }
+
+
+class Cache:
+    """One teacher's embeddings of some shards.
+
+    Attributes:
+        table: the recipe's ``[[teacher]]``.
+        identity: what ``teacher.json`` must say.
+    """
+
+    def __init__(self, table: TeacherTable, card: Card, views: Views) -> None:
+        self.table, self.card, self.views = table, card, views
+        self.identity = identity(table, card, views)
+        self._open: dict[int, Any] = {}
+
+    def folder(self, shard: Path) -> Path:
+        """Where the embeddings of a shard are: the recipe's folder, or one beside the shard."""
+        if self.table.cache != "auto":
+            return Path(self.table.cache)
+        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+        return shard.parent / "teacher-cache" / f"{self.table.name.replace('/', '-')}-{digest[:12]}"
+
+    def file(self, shard: Path) -> Path:
+        return self.folder(shard) / f"{shard.stem}.safetensors"
+
+    def missing(self, shards: Shards) -> list[ShardIndex]:
+        """The shards that still have to be embedded.
+
+        Raises:
+            UserError: if the folder holds the embeddings of something else.
+        """
+        for folder in {self.folder(index.path) for index in shards.indexes}:
+            self._check_folder(folder)
+        return [index for index in shards.indexes if not self._holds(index)]
+
+    def _check_folder(self, folder: Path) -> None:
+        note = folder / "teacher.json"
+        if not note.is_file():
+            return
+        found = json.loads(note.read_text(encoding="utf-8"))
+        differing = [key for key, value in self.identity.items() if found.get(key) != value]
+        if differing:
+            what = ", ".join(f"{key} {found.get(key)} instead of {self.identity[key]}" for key in differing)
+            raise UserError(
+                f"The teacher cache {folder} is of something else: {what}.",
+                'Name another folder, or set teacher.N.cache = "auto".',
+            )
+
+    def _holds(self, index: ShardIndex) -> bool:
+        path = self.file(index.path)
+        if not path.is_file():
+            return False
+        try:
+            with safe_open(path, framework="pt") as file:
+                shape = tuple(file.get_slice("embeddings").get_shape())
+                sha256 = (file.metadata() or {}).get("shard")
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"The cached embeddings {path} are damaged: {error}.", "Remove that file.") from error
+        if sha256 != index.sha256 or shape != (self.table.views, len(index), self.card.width):
+            raise UserError(
+                f"The cached embeddings {path} are of another {index.path.name}: its content has changed.",
+                "Remove that file.",
+            )
+        return True
+
+    def make(self, teacher: Teacher, shards: Shards, workers: int, tick: Callable[[int], object]) -> None:
+        """Embed every shard that is missing.
+
+        Args:
+            teacher: on the device it shall run on.
+            shards: all of them.
+            workers: loader processes.
+            tick: called with the number of images done since it was last called.
+        """
+        weights = teacher.fingerprint()
+        for index in self.missing(shards):
+            folder = self.folder(index.path)
+            folder.mkdir(parents=True, exist_ok=True)
+            note = folder / "teacher.json"
+            if note.is_file() and json.loads(note.read_text(encoding="utf-8")).get("weights") != weights:
+                raise UserError(
+                    f"The teacher cache {folder} was made with other weights of '{self.card.name}'.",
+                    "Remove that folder, or name another.",
+                )
+            write_text(note, json.dumps(self.identity | {"weights": weights}, indent=1) + "\n")
+            embeddings = torch.empty(self.table.views, len(index), self.card.width, dtype=DTYPES[self.table.dtype])
+            row = 0
+            for pixels in self._pixels(index, workers):
+                n = len(pixels)
+                out = teacher(pixels.flatten(0, 1).to(teacher.mean.device))
+                embeddings[:, row : row + n] = out.view(n, self.table.views, -1).transpose(0, 1).cpu()
+                row += n
+                tick(n)
+            write_whole(
+                self.file(index.path),
+                lambda to, e=embeddings, i=index: save_file({"embeddings": e}, to, metadata={"shard": i.sha256}),
+            )
+
+    def _pixels(self, index: ShardIndex, workers: int) -> Iterator[torch.Tensor]:
+        """Batches [n, views, 3, s, s] uint8 of one shard, in row order."""
+        dataset = ViewPixels(index, self.views, self.table.views, self.identity)
+        loader = DataLoader(
+            dataset, batch_size=max(1, BATCH // self.table.views), num_workers=workers, collate_fn=stack_or_raise
+        )
+        for pixels in loader:
+            if isinstance(pixels, UserError):
+                raise pixels
+            yield pixels
+
+    def row(self, shards: Shards, i: int, view: int) -> torch.Tensor:
+        """[P] float32: the cached embedding of one view of sample i."""
+        shard, row = shards.locate(i)
+        if shard not in self._open:
+            path = self.file(shards.indexes[shard].path)
+            self._open[shard] = safe_open(path, framework="pt").get_slice("embeddings")
+        embedding: torch.Tensor = self._open[shard][view : view + 1, row : row + 1]
+        return embedding[0, 0].float()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A loader process opens its own files.
+        return self.__dict__ | {"_open": {}}
+
+
+class ViewPixels(Dataset[torch.Tensor]):
+    """All views of one shard's images at a teacher's resolution: item i is [views, 3, s, s] uint8."""
+
+    def __init__(self, index: ShardIndex, views: Views, count: int, identity: dict[str, Any]) -> None:
+        self.shards = Shards([index.path])
+        self.views, self.count = views, count
+        self.side, self.interpolation = identity["image_size"], identity["interpolation"]
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, i: int) -> torch.Tensor | UserError:  # type: ignore[override]
+        try:
+            sample = self.shards.read(i, ["image"])
+            image = decode(sample)
+        except UserError as error:  # raised in the main process: a loader process would wrap it in its traceback
+            return error
+        drawn = [self.views.draw(sample.key, view, image.size) for view in range(self.count)]
+        return torch.stack([view.render(image, self.side, self.interpolation) for view in drawn])
+
+
+def stack_or_raise(items: list[torch.Tensor | UserError]) -> torch.Tensor | UserError:
+    """A batch, or the first thing that went wrong in it."""
+    return next((item for item in items if isinstance(item, UserError)), None) or torch.stack(items)  # type: ignore

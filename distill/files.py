@@ -1,0 +1,29 @@
+"""Files that are complete or absent, and never somebody else's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file so that it is complete or absent: temporary name, fsync, rename.
+
+    Args:
+        path: where it ends up; its folder must exist.
+        write: is given the temporary path and writes everything to it.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """``write_whole`` for UTF-8 text."""
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

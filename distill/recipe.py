@@ -1,0 +1,193 @@
+"""Reading and writing recipes: TOML, ``--set`` overrides, and errors that say what to do."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from distill.config import Recipe
+from distill.errors import UserError
+
+
+LENGTHS = ("train.steps", "train.epochs", "train.examples")
+
+
+def packaged() -> dict[str, Path]:
+    """The recipes that come with distill, by name."""
+    folder = Path(str(resources.files("distill") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load(source: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        source: a TOML file, or the name of a packaged recipe.
+        overrides: ``section.key=value``; the value is TOML, or else a string; ``teacher.0.cache=DIR``.
+
+    Raises:
+        UserError: if there is no such recipe, it is not TOML, or it does not check out.
+    """
+    path = Path(source)
+    if not path.is_file():
+        known = packaged()
+        if source not in known:
+            near = difflib.get_close_matches(source, known, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"Give a TOML file or one of: {', '.join(known)}."
+            raise UserError(f"There is no recipe '{source}'.", hint)
+        path = known[source]
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}.", "Correct that line.") from error
+    # A file's relative paths are relative to that file; those typed with --set, to where they were typed.
+    anchor(tree, path.parent.absolute())
+    for override in overrides:
+        apply_override(tree, override)
+    anchor(tree, Path.cwd())
+    return check(tree)
+
+
+def check(tree: dict[str, Any]) -> Recipe:
+    """A recipe from its parsed TOML, the objective's own options included.
+
+    Raises:
+        UserError: naming the first thing that is wrong.
+    """
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(*explain(error, Recipe)) from error
+    import losses
+
+    options = recipe.objective.options
+    try:
+        objective = losses.objective(recipe.objective.name, **options)
+    except LookupError as error:
+        raise UserError(str(error.args[0])) from error
+    except ValidationError as error:
+        kind = type(losses.objective(recipe.objective.name))
+        raise UserError(*explain(error, kind, "objective")) from error
+    if objective.uses_heads and not recipe.teacher:
+        raise UserError(
+            f"The objective '{recipe.objective.name}' transfers from a teacher, and the recipe names none.",
+            'Add a [[teacher]] table, or set objective.name = "contrastive".',
+        )
+    return recipe
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Set ``section.key=value`` in a parsed recipe.
+
+    Raises:
+        UserError: if it has no "=", or a list index that does not exist.
+    """
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise UserError(f"--set {override} is not of the form section.key=value.", "Write --set optim.lr=0.001.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = path.split(".")
+    if path in LENGTHS and isinstance(tree.get("train"), dict):
+        # Only one of them may stand: the one typed replaces the one in the file.
+        tree["train"] = {k: v for k, v in tree["train"].items() if f"train.{k}" not in LENGTHS}
+    node: Any = tree
+    for key in parents:
+        node = descend(node, key, override)
+    if isinstance(node, list):
+        descend(node, last, override)
+        node[int(last)] = value
+    else:
+        node[last] = value
+
+
+def descend(node: Any, key: str, override: str) -> Any:
+    """The child ``key`` of a table (made when missing) or of a list (which must have it)."""
+    if isinstance(node, list):
+        if not key.isdigit() or int(key) >= len(node):
+            raise UserError(f"--set {override}: there is no entry '{key}'; the list has {len(node)}.", "Count from 0.")
+        return node[int(key)]
+    if not isinstance(node, dict):
+        raise UserError(f"--set {override}: '{key}' lies below a value that is not a table.", "Shorten the path.")
+    return node.setdefault(key, {})
+
+
+def anchor(tree: dict[str, Any], base: Path) -> None:
+    """Make the relative paths of a parsed recipe absolute, in place; what is not a path is left alone."""
+
+    def absolute(value: Any, *words: str) -> Any:
+        if isinstance(value, list):
+            return [absolute(v, *words) for v in value]
+        if not isinstance(value, str) or value in ("", *words) or "://" in value or value.startswith("pipe:"):
+            return value
+        return str(base / Path(value).expanduser())
+
+    tables: list[tuple[Any, str, tuple[str, ...]]] = [
+        (tree.get("data"), "train", ()),
+        (tree.get("data"), "eval", ()),
+        ((tree.get("student") or {}).get("tokenizer") if isinstance(tree.get("student"), dict) else None, "file", ()),
+    ]
+    teachers = tree.get("teacher")
+    tables += [(t, "cache", ("auto", "none")) for t in (teachers if isinstance(teachers, list) else [])]
+    for table, key, words in tables:
+        if isinstance(table, dict) and key in table:
+            table[key] = absolute(table[key], *words)
+
+
+def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> tuple[str, str]:
+    """What is wrong and what to do, for the first complaint of a validation."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    name = ".".join([prefix] * bool(prefix) + location) or "the recipe"
+    if first["type"] == "extra_forbidden":
+        known = fields_at(model, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"Did you mean '{near[0]}'?" if near else f"Known here: {', '.join(known) or 'nothing'}."
+        return f"The recipe has an unknown key '{name}'.", hint
+    if first["type"] == "missing":
+        return f"The recipe does not say '{name}'.", f"Set it there, or with --set {name}=VALUE."
+    message = first["msg"].removeprefix("Value error, ")
+    return f"The recipe's '{name}' does not check out: {message}.", f"Correct it, or --set {name}=VALUE."
+
+
+def fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    """The keys that exist in the table at ``location``; list indices are passed over."""
+    for part in location:
+        if part.isdigit():
+            continue
+        annotation: Any = model.model_fields[part].annotation
+        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
+        model = next(a for a in inner if issubclass(a, BaseModel))
+    return list(model.model_fields)
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as TOML that ``load`` reads back to an equal one."""
+    tree = recipe.model_dump(mode="json", exclude_none=True)
+    teachers = tree.pop("teacher")
+    tables = [f"[{name}]\n{body(table)}" for name, table in tree.items()]
+    tables[1:1] = [f"[[teacher]]\n{body(table)}" for table in teachers]
+    return "\n".join(tables)
+
+
+def body(table: dict[str, Any]) -> str:
+    return "".join(f"{key} = {toml(value)}\n" for key, value in table.items())
+
+
+def toml(value: Any) -> str:
+    """A value as TOML. JSON's strings, numbers and booleans are TOML's; tables become inline tables."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {toml(v)}" for key, v in value.items()) + " }" if value else "{}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml(v) for v in value) + "]"
+    # JSON writes U+007F as it is, which TOML forbids.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

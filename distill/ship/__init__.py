@@ -1,0 +1,1 @@
+"""What ships: exports, and the object that encodes images and texts with one."""

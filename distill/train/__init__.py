@@ -1,0 +1,1 @@
+"""Training: the model, the optimiser, the loop, and what a run leaves on disk."""

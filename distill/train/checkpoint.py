@@ -1,0 +1,94 @@
+"""Checkpoints of a run: DeepSpeed's files to resume from, and the students as safetensors to use.
+
+``checkpoints/step-N/`` appears under that name only when it is complete, and ``checkpoints/latest`` names the
+newest one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from distill.errors import UserError
+from distill.files import write_text, write_whole
+from launch import group as processes
+
+STUDENTS = "students.safetensors"
+
+
+def save(engine: Any, run: Path, step: int, keep: int, group: processes.Group) -> None:
+    """Write the checkpoint of a step and forget the oldest ones. Every process must call this.
+
+    Args:
+        engine: DeepSpeed's engine around a :class:`distill.train.model.Model`.
+        run: the run folder.
+        step: optimiser steps done.
+        keep: how many checkpoints stay.
+    """
+    folder = run / "checkpoints"
+    tag, unfinished = f"step-{step:08d}", f".unfinished-{step:08d}"
+    if group.first:
+        shutil.rmtree(folder / unfinished, ignore_errors=True)
+    processes.barrier(group)
+    engine.save_checkpoint(str(folder), tag=unfinished, client_state={"step": step}, save_latest=False)
+    tensors = student_tensors(engine.module)
+    processes.barrier(group)
+    if group.first:
+        from safetensors.torch import save_file
+
+        write_whole(folder / unfinished / STUDENTS, lambda to: save_file(tensors, to))
+        shutil.rmtree(folder / tag, ignore_errors=True)
+        (folder / unfinished).rename(folder / tag)
+        write_text(folder / "latest", tag)
+        for old in sorted(folder.glob("step-*"))[:-keep]:
+            shutil.rmtree(old)
+    processes.barrier(group)
+
+
+def student_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What ships of a model, on the CPU: ``image.*``, ``text.*`` and ``scale`` (1/τ). No teacher, no heads."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name in ("image", "text"):
+        tower = getattr(model, name)
+        if tower is None:
+            continue
+        with processes.whole_parameters(tower):
+            state = {f"{name}.{key}": value.detach().cpu().clone() for key, value in tower.state_dict().items()}
+        tensors |= state
+    with processes.whole_parameters(model):
+        scale = model.scale().detach().cpu().clone()  # type: ignore[operator]
+    return tensors | {"scale": scale}
+
+
+def newest(run: Path) -> Path | None:
+    """The folder of a run's newest checkpoint, if it has one."""
+    latest = run / "checkpoints" / "latest"
+    if not latest.is_file():
+        return None
+    folder = run / "checkpoints" / latest.read_text(encoding="utf-8").strip()
+    return folder if folder.is_dir() else None
+
+
+def restore(engine: Any, run: Path) -> int:
+    """Load the newest checkpoint into an engine.
+
+    Returns:
+        The number of steps it has done; 0 when there is no checkpoint yet.
+
+    Raises:
+        UserError: if DeepSpeed cannot read it.
+    """
+    folder = newest(run)
+    if folder is None:
+        return 0
+    loaded, state = engine.load_checkpoint(str(folder.parent), tag=folder.name)
+    if loaded is None:
+        raise UserError(
+            f"The checkpoint {folder} cannot be loaded.",
+            "Remove it and name an older one in checkpoints/latest.",
+        )
+    return int(state["step"])

@@ -1,0 +1,166 @@
+"""Everything that happens before the first training process starts: checks, tokenizer, teacher cache, folder.
+
+Cheap checks come first, the folder last: a recipe that is wrong leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import losses
+import teachers
+from distill.config import Recipe
+from distill.data.cache import Cache
+from distill.data.captions import Tokenizer
+from distill.data.shards import Shards
+from distill.errors import UserError, from_leaves
+from distill.files import write_text, write_whole
+from distill.recipe import check, dump
+from distill.train import setup
+from distill.train.log import Progress
+
+RECIPE, TOKENIZER, ABOUT = "recipe.toml", "tokenizer.model", "run.json"
+PACKAGES = ("torch", "deepspeed", "timm", "sentencepiece", "webdataset", "safetensors", "numpy")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether ``distill train`` has written this folder."""
+    return (folder / RECIPE).is_file() and (folder / TOKENIZER).is_file()
+
+
+def read_recipe(run: Path) -> Recipe:
+    """The resolved recipe of a run.
+
+    Raises:
+        UserError: if the folder is no run.
+    """
+    if not is_run(run):
+        raise UserError(f"{run} is not a run.", "Name a folder that 'distill train' wrote.")
+    return check(tomllib.loads((run / RECIPE).read_text(encoding="utf-8")))
+
+
+def prepare(recipe: Recipe, run: Path, resume: bool, world: int) -> None:
+    """Make a run folder ready for training, or check that it is the one to resume.
+
+    Args:
+        recipe: resolved.
+        run: the run folder.
+        resume: continue the run that is there, instead of starting one.
+        world: number of training processes.
+
+    Raises:
+        UserError: if anything the user gave does not hold; nothing is left behind then.
+    """
+    claim(recipe, run, resume)
+    if recipe.train.batch_size % world:
+        raise UserError(
+            f"train.batch_size = {recipe.train.batch_size} does not divide among {world} processes.",
+            f"Choose a multiple of {world}.",
+        )
+    objective = losses.objective(recipe.objective.name, **recipe.objective.options)
+    cards = [setup.card_of(table) for table in recipe.teacher]
+    setup.image_student(recipe)
+    setup.text_spec(recipe)
+    shards = Shards.of(recipe.data.train)
+    preflight(recipe, shards)
+    make_caches(setup.caches_of(recipe), shards, recipe.data.workers)
+    if resume:
+        return
+    tokenizer = make_tokenizer(recipe, shards)
+    model = setup.model_of(recipe, tokenizer.vocab, objective.uses_heads)
+    run.mkdir(parents=True, exist_ok=True)
+    about = {
+        "versions": {"distill": version("distill"), "python": platform.python_version()}
+        | {package: version(package) for package in PACKAGES},
+        "seed": recipe.train.seed,
+        "processes": world,
+        "samples": len(shards),
+        "steps": recipe.train.total_steps(len(shards)),
+        "vocab": tokenizer.vocab,
+        "parameters": parameter_counts(model),
+        "shards": {str(index.path): {"samples": len(index), "sha256": index.sha256} for index in shards.indexes},
+        "teachers": [card.name for card in cards],
+    }
+    write_whole(run / TOKENIZER, lambda to: to.write_bytes(tokenizer.model))
+    write_text(run / ABOUT, json.dumps(about, indent=1) + "\n")
+    write_text(run / RECIPE, dump(recipe))
+
+
+def claim(recipe: Recipe, run: Path, resume: bool) -> None:
+    """Refuse to write where something is, and to resume what is not there or is another recipe's."""
+    if resume:
+        if not is_run(run):
+            raise UserError(f"There is no run to resume in {run}.", "Leave out --resume, or correct --out.")
+        old, new = read_recipe(run).model_dump(mode="json"), recipe.model_dump(mode="json")
+        changed = sorted(set(differences(old, new)))
+        if changed:
+            raise UserError(
+                f"The run in {run} was started with another {', '.join(changed)}.",
+                f"Give the recipe it was started with ({run / RECIPE} is it), or train into another folder.",
+            )
+    elif is_run(run):
+        raise UserError(f"{run} already holds a run.", "Add --resume to continue it, or choose another --out.")
+    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise UserError(f"{run} exists and is no empty folder.", "Choose another --out.")
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """The dotted names of the values in which two recipes differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = old.keys() | new.keys()
+        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{path}.{k}".lstrip("."))]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [d for k, (a, b) in enumerate(zip(old, new, strict=True)) for d in differences(a, b, f"{path}.{k}")]
+    return [] if old == new else [path]
+
+
+def preflight(recipe: Recipe, shards: Shards) -> None:
+    """Check from the shards' headers that every sample is an image with a caption, and that a batch fits."""
+    for what, kinds in {"image": ("image",), "caption": ("txt", "json")}.items():
+        missing = shards.missing(*kinds)
+        if missing:
+            shard, key = missing[0]
+            more = f" ({len(missing) - 1} more samples lack one too)" if len(missing) > 1 else ""
+            raise UserError(f"There is no {what} in sample '{key}' of {shard}{more}.", "Add it or remove the sample.")
+    if recipe.train.batch_size > len(shards):
+        raise UserError(
+            f"train.batch_size = {recipe.train.batch_size} is more than the {len(shards)} training samples: "
+            "a batch would hold an image twice, as its own negative.",
+            "Choose a smaller train.batch_size.",
+        )
+
+
+def make_tokenizer(recipe: Recipe, shards: Shards) -> Tokenizer:
+    """The recipe's SentencePiece model, trained from all training captions when it names no file."""
+    context, table = setup.text_spec(recipe).context, recipe.student.tokenizer
+    if table.file:
+        return Tokenizer.load(Path(table.file), context)
+    captions = setup.captions_of(recipe)
+    samples = (shards.read(i, ["txt", "json"]) for i in range(len(shards)))
+    return Tokenizer.train((c.text for sample in samples for c in captions.of(sample)), table.vocab, context)
+
+
+def make_caches(caches: list[Cache], shards: Shards, workers: int) -> None:
+    """Embed what the teacher caches lack, on this machine's accelerator if it has one."""
+    from launch.group import default_device
+
+    for cache in caches:
+        missing = cache.missing(shards)
+        if not missing:
+            continue
+        with from_leaves():
+            teacher = teachers.load(cache.card).to(default_device())
+        progress = Progress(f"embedding with {cache.card.name}", sum(map(len, missing)), "images")
+        cache.make(teacher, shards, workers, progress.tick)
+        progress.close()
+
+
+def parameter_counts(model: Any) -> dict[str, int]:
+    """Trainable parameters by part."""
+    parts = {"image": model.image, "text": model.text, "heads": model.heads}
+    return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}

@@ -1,0 +1,53 @@
+"""Start a training: in this process, in several on this machine, or on several machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distill.config import Recipe
+from distill.errors import UserError, from_leaves
+from distill.train import prepare, worker
+
+
+def start(
+    recipe: Recipe,
+    run: Path,
+    *,
+    resume: bool = False,
+    nproc: int = 1,
+    hostfile: Path | None = None,
+    master_addr: str = "",
+) -> None:
+    """Prepare a run and train it to its end.
+
+    Args:
+        recipe: resolved.
+        run: the run folder; on a file system all hosts share when there are several.
+        resume: continue the run that is there.
+        nproc: processes on this machine.
+        hostfile: DeepSpeed's host file; then its slots count, and ``nproc`` does not.
+        master_addr: see :class:`launch.command.Job`.
+
+    Raises:
+        UserError: for anything the user can put right, and when a process of a larger job has failed.
+    """
+    from launch import command
+
+    run = run.absolute()
+    with from_leaves():
+        world = command.slots(hostfile) if hostfile else nproc
+    prepare.prepare(recipe, run, resume, world)
+    if hostfile is None and nproc == 1:
+        from distill.train.loop import train
+
+        train(run)
+        return
+    script = Path(worker.__file__).resolve()
+    job = command.Job(script, (str(run),), run, nproc, hostfile, master_addr)
+    with from_leaves():
+        status = command.run(job)
+    if status:
+        raise UserError(
+            f"The training stopped: a process ended with status {status}; its own message stands above.",
+            f"Put that right and continue with --resume --out {run}.",
+        )

@@ -1,0 +1,24 @@
+"""One training process of a job with several: started by path, with the run folder as its argument."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def main(run: str) -> int:
+    from distill.errors import UserError
+    from distill.train.loop import train
+    from launch import group
+
+    try:
+        train(Path(run))
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    group.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,118 @@
+"""Command lines that start many processes, through DeepSpeed's own launchers.
+
+Workers are a script with an absolute path, started in a folder of ours and with Python's safe path: a
+``losses.py`` in the folder a user happens to be in must not take the place of ours.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.group import free_port
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to start, and where.
+
+    Attributes:
+        script: the worker, an absolute path that exists on every host.
+        arguments: of the worker.
+        folder: the working directory, on every host; environment for other hosts is left there.
+        nproc: processes on this machine, when there is no host file.
+        hostfile: DeepSpeed's host file, lines of ``HOST slots=N``; None for this machine alone.
+        master_addr: the address of the first host that all hosts can reach; "" lets DeepSpeed ask it.
+    """
+
+    script: Path
+    arguments: tuple[str, ...]
+    folder: Path
+    nproc: int = 1
+    hostfile: Path | None = None
+    master_addr: str = ""
+
+
+CARRIED = ("DS_", "OMP_", "NCCL_", "GLOO_", "TORCH_", "HF_", "CUDA_VISIBLE_DEVICES")
+
+
+def local_command(job: Job) -> list[str]:
+    """``nproc`` processes on this machine, through ``deepspeed.launcher.launch``."""
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(job.nproc))}).encode()).decode()
+    return [
+        *(sys.executable, "-u", "-m", "deepspeed.launcher.launch"),
+        f"--world_info={world}",
+        "--master_addr=127.0.0.1",
+        f"--master_port={free_port()}",
+        "--no_local_rank",
+        str(job.script),
+        *job.arguments,
+    ]
+
+
+def slots(hostfile: Path) -> int:
+    """The number of processes a host file asks for.
+
+    Raises:
+        ValueError: if it is missing, names no host, or has a line of another form.
+    """
+    form = "Write one line a host: NAME slots=GPUS"
+    if not hostfile.is_file():
+        raise ValueError(f"The host file {hostfile} does not exist. {form}")
+    lines = [line.split("#")[0].strip() for line in hostfile.read_text().splitlines()]
+    counts = [re.fullmatch(r"\S+\s+slots=(\d+)", line) for line in lines if line]
+    if not counts or not all(counts):
+        raise ValueError(f"The host file {hostfile} does not say which hosts have how many slots. {form}")
+    return sum(int(match[1]) for match in counts if match)
+
+
+def hosts_command(job: Job) -> list[str]:
+    """The processes a host file names, through ``deepspeed.launcher.runner`` and pdsh.
+
+    Raises:
+        ImportError: if pdsh is not installed.
+    """
+    assert job.hostfile is not None
+    if shutil.which("pdsh") is None:
+        raise ImportError("DeepSpeed starts several hosts through pdsh, which is not installed. Install pdsh.")
+    master = [f"--master_addr={job.master_addr}"] if job.master_addr else []
+    return [
+        *(sys.executable, "-u", "-m", "deepspeed.launcher.runner"),
+        f"--hostfile={job.hostfile.absolute()}",
+        *("--launcher", "pdsh", "--force_multi", "--no_local_rank"),
+        *master,
+        f"--master_port={free_port()}",
+        str(job.script),
+        *job.arguments,
+    ]
+
+
+def run(job: Job) -> int:
+    """Start a job, wait for it, and return its exit status; an interrupt reaches every process.
+
+    Raises:
+        ImportError: if a host file is given and pdsh is not installed.
+    """
+    command = hosts_command(job) if job.hostfile else local_command(job)
+    environment = os.environ | {"PYTHONSAFEPATH": "1"}
+    if job.nproc > 1 and not job.hostfile:
+        # Without this every process takes all cores for itself.
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // job.nproc)))
+    if job.hostfile:
+        # DeepSpeed carries PYTHON* to the other hosts, and what this file in the working directory says.
+        carried = {k: v for k, v in environment.items() if k.startswith(CARRIED)}
+        (job.folder / ".deepspeed_env").write_text("".join(f"{k}={v}\n" for k, v in sorted(carried.items())))
+    process = subprocess.Popen(command, cwd=job.folder, env=environment)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        # The terminal has sent the interrupt to the launcher too: let it stop its processes.
+        process.wait()
+        raise

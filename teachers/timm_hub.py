@@ -1,0 +1,38 @@
+"""Cards for timm's own pretrained models, made from timm's configuration without loading anything."""
+
+from __future__ import annotations
+
+import difflib
+
+from teachers.card import Card
+
+
+def timm_card(name: str) -> Card:
+    """The card of ``timm/ARCH[.TAG]``.
+
+    Raises:
+        LookupError: if timm has no such pretrained model; the message names the nearest ones.
+    """
+    import timm
+
+    arch = name.removeprefix("timm/")
+    known = timm.list_pretrained()
+    tagless = arch.split(".")[0]
+    if arch not in known and tagless not in {k.split(".")[0] for k in known}:
+        near = difflib.get_close_matches(arch, known, n=3)
+        hint = f"Did you mean {' or '.join('timm/' + n for n in near)}?" if near else "timm.list_pretrained() names them."
+        raise LookupError(f"timm has no pretrained model '{arch}'. {hint}")
+    config = timm.get_pretrained_cfg(arch)
+    with_meta = timm.create_model(arch, pretrained=False, num_classes=0).eval()
+    return Card(
+        name=name,
+        arch=arch,
+        width=int(getattr(with_meta, "head_hidden_size", with_meta.num_features)),
+        image_size=int(config.input_size[-1]),
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+        interpolation=config.interpolation or "bicubic",
+        parameters=sum(p.numel() for p in with_meta.parameters()),
+        licence=config.license or "see the model's page",
+        source=f"Hugging Face hub: {config.hf_hub_id or config.url or 'timm'}",
+    )
