@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.group import free_port
+from launch.group import default_device, free_port
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def local_command(job: Job) -> list[str]:
         f"--world_info={world}",
         "--master_addr=127.0.0.1",
         f"--master_port={free_port()}",
-        "--no_local_rank",
+        *("--no_local_rank", "--quiet"),
         str(job.script),
         *job.arguments,
     ]
@@ -86,7 +86,7 @@ def hosts_command(job: Job) -> list[str]:
     return [
         *(sys.executable, "-u", "-m", "deepspeed.launcher.runner"),
         f"--hostfile={job.hostfile.absolute()}",
-        *("--launcher", "pdsh", "--force_multi", "--no_local_rank"),
+        *("--launcher", "pdsh", "--force_multi", "--no_local_rank", "--quiet"),
         *master,
         f"--master_port={free_port()}",
         str(job.script),
@@ -102,6 +102,8 @@ def run(job: Job) -> int:
     """
     command = hosts_command(job) if job.hostfile else local_command(job)
     environment = os.environ | {"PYTHONSAFEPATH": "1"}
+    if default_device().type == "cpu":
+        environment.setdefault("DS_ACCELERATOR", "cpu")
     if job.nproc > 1 and not job.hostfile:
         # Without this every process takes all cores for itself.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // job.nproc)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,11 +38,11 @@ class ImageTower(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.net = net
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(list(mean)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(list(std)).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """[n, 3, H, W] uint8 RGB → [n, D]."""
@@ -50,13 +51,19 @@ class ImageTower(nn.Module):
         return embedding
 
 
-def image_tower(spec: ImageSpec, width: int, image_size: int) -> ImageTower:
+def image_tower(
+    spec: ImageSpec,
+    width: int,
+    image_size: int,
+    statistics: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> ImageTower:
     """Build an image tower with random weights.
 
     Args:
         spec: architecture and timm keyword arguments.
         width: D, the embedding width; 0 leaves the network without a projection (its pooled features).
         image_size: side of the square input, in pixels.
+        statistics: mean and standard deviation of the three channels; default those of the architecture.
 
     Raises:
         LookupError: if timm has no such architecture; the message names the nearest ones.
@@ -75,7 +82,7 @@ def image_tower(spec: ImageSpec, width: int, image_size: int) -> ImageTower:
             f"timm cannot build '{spec.arch}' with {spec.options}: {error}. Correct student.image in the recipe."
         ) from error
     data = timm.data.resolve_model_data_config(net)
-    tower = ImageTower(net, tuple(data["mean"]), tuple(data["std"]))
+    tower = ImageTower(net, *(statistics or (data["mean"], data["std"])))
     check_input(tower, spec, width, image_size)
     return tower
 

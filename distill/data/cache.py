@@ -147,14 +147,9 @@ class Cache:
 
     def _pixels(self, index: ShardIndex, workers: int) -> Iterator[torch.Tensor]:
         """Batches [n, views, 3, s, s] uint8 of one shard, in row order."""
-        dataset = ViewPixels(index, self.views, self.table.views, self.identity)
-        loader = DataLoader(
-            dataset, batch_size=max(1, BATCH // self.table.views), num_workers=workers, collate_fn=stack_or_raise
-        )
-        for pixels in loader:
-            if isinstance(pixels, UserError):
-                raise pixels
-            yield pixels
+        side, interpolation = self.identity["image_size"], self.card.interpolation
+        dataset = ViewPixels(Shards([index]), self.views, self.table.views, side, interpolation)
+        yield from dataset.batches(max(1, BATCH // self.table.views), workers)
 
     def row(self, shards: Shards, i: int, view: int) -> torch.Tensor:
         """[P] float32: the cached embedding of one view of sample i."""
@@ -171,12 +166,11 @@ class Cache:
 
 
 class ViewPixels(Dataset[torch.Tensor]):
-    """All views of one shard's images at a teacher's resolution: item i is [views, 3, s, s] uint8."""
+    """Views 0 to ``count`` − 1 of every image, for an encoder: item i is [count, 3, side, side] uint8."""
 
-    def __init__(self, index: ShardIndex, views: Views, count: int, identity: dict[str, Any]) -> None:
-        self.shards = Shards([index.path])
-        self.views, self.count = views, count
-        self.side, self.interpolation = identity["image_size"], identity["interpolation"]
+    def __init__(self, shards: Shards, views: Views, count: int, side: int, interpolation: str) -> None:
+        self.shards, self.views, self.count = shards, views, count
+        self.side, self.interpolation = side, interpolation
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -190,7 +184,14 @@ class ViewPixels(Dataset[torch.Tensor]):
         drawn = [self.views.draw(sample.key, view, image.size) for view in range(self.count)]
         return torch.stack([view.render(image, self.side, self.interpolation) for view in drawn])
 
+    def batches(self, size: int, workers: int) -> Iterator[torch.Tensor]:
+        """[≤ size, count, 3, side, side] of all images in order, loaded ahead by ``workers`` processes.
 
-def stack_or_raise(items: list[torch.Tensor | UserError]) -> torch.Tensor | UserError:
-    """A batch, or the first thing that went wrong in it."""
-    return next((item for item in items if isinstance(item, UserError)), None) or torch.stack(items)  # type: ignore
+        Raises:
+            UserError: at the first image that cannot be read.
+        """
+        for items in DataLoader(self, batch_size=size, num_workers=workers, collate_fn=list):
+            for item in items:
+                if isinstance(item, UserError):
+                    raise item
+            yield torch.stack(items)

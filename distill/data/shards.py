@@ -182,8 +182,8 @@ class Shards:
         counts: [shards] samples in each.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.indexes = [read_index(path) for path in paths]
+    def __init__(self, indexes: Sequence[ShardIndex]) -> None:
+        self.indexes = list(indexes)
         self.counts = np.array([len(index) for index in self.indexes], dtype=np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.counts)])
         self._files: OrderedDict[int, int] = OrderedDict()
@@ -191,7 +191,7 @@ class Shards:
     @classmethod
     def of(cls, specs: Iterable[str]) -> Shards:
         """The shards that ``specs`` name; see :func:`expand`."""
-        return cls(expand(specs))
+        return cls([read_index(path) for path in expand(specs)])
 
     def __len__(self) -> int:
         return int(self.starts[-1])

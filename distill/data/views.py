@@ -84,12 +84,19 @@ def decode(sample: Sample) -> Image.Image:
     """
     if sample.image is None:
         raise UserError(f"There is no image in {sample.where}.", "Remove the sample, or add KEY.jpg, .png or .webp.")
+    return decode_bytes(sample.image, sample.where)
+
+
+def decode_bytes(data: bytes, where: str) -> Image.Image:
+    """An encoded image as RGB; ``where`` is how an error names it.
+
+    Raises:
+        UserError: if it does not decode.
+    """
     try:
-        return on_white(ImageOps.exif_transpose(Image.open(io.BytesIO(sample.image))))
+        return on_white(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        raise UserError(
-            f"The image of {sample.where} does not decode: {error}.", "Remove or replace the sample."
-        ) from error
+        raise UserError(f"The image of {where} does not decode: {error}.", "Remove or replace it.") from error
 
 
 def on_white(image: Image.Image) -> Image.Image:

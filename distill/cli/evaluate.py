@@ -1,0 +1,42 @@
+"""``distill evaluate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("path", metavar="RUN|EXPORT", type=click.Path(path_type=Path))
+@click.option("--task", required=True, help="What to measure: retrieval.")
+@click.option("--data", multiple=True, help="Shards; repeatable. Default for a run: its recipe's data.eval.")
+@click.option("--language", "languages", multiple=True, help="Only captions of this language; repeatable.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Write the result to a file too.")
+@click.option("--device", help="Such as cuda or cpu; default a GPU where there is one.")
+def evaluate(
+    path: Path,
+    task: str,
+    data: tuple[str, ...],
+    languages: tuple[str, ...],
+    file: Path | None,
+    device: str | None,
+) -> None:
+    """Measure a run or an export; the result is JSON on standard output.
+
+    \b
+    Examples:
+      distill evaluate runs/first --task retrieval
+      distill evaluate my-model --task retrieval --data 'shards/test-{000000..000003}.tar' --json test.json
+    """
+    from distill.errors import UserError
+    from distill.evals.runner import run
+    from distill.files import write_text
+
+    if file is not None and file.exists():
+        raise UserError(f"{file} already exists.", "Choose another --json.")
+    result = json.dumps(run(path, task, data, languages, device), indent=1)
+    click.echo(result)
+    if file is not None:
+        write_text(file, result + "\n")

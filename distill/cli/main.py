@@ -1,0 +1,94 @@
+"""The ``distill`` command: a table of subcommands, each imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from distill import __version__
+from distill.errors import UserError
+
+COMMANDS = {
+    "demo": "The whole job on a small real data set, on this machine.",
+    "train": "Train a recipe.",
+    "evaluate": "Measure a run or an export.",
+    "export": "Write the folder that ships.",
+    "embed": "Embed images or texts with an export.",
+    "teachers": "List teachers and embed shards with them.",
+}
+
+
+class Table(click.Group):
+    """A group whose commands live in ``distill/cli/NAME.py`` and are imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"distill.cli.{name}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else "distill --help lists them."
+            raise UserError(f"There is no command '{args[0]}'.", hint)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=Table,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Shell completion: eval \"$(_DISTILL_COMPLETE=bash_source distill)\" in ~/.bashrc (zsh, fish alike).",
+)
+@click.version_option(__version__, prog_name="distill")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Distil a strong pretrained image encoder into a small image-text model you can ship.
+
+    \b
+    First steps:
+      distill demo                                     see it work, 12 minutes on two CPU cores
+      distill train three_towers --set data.train='shards/*.tar' --out runs/first
+      distill export runs/first --out my-model
+    """
+
+
+def main() -> None:
+    """Entry point: errors as one or two sentences, status 2 for what the user can put right."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        cli.main(args=[a for a in sys.argv[1:] if a != "--debug"], standalone_mode=False)
+    except UserError as error:
+        if debug:
+            raise
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has gone (``distill teachers list | head``); that is no error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(f"Error: {type(error).__name__}: {error}", err=True)
+        click.echo("This looks like a fault of distill's. Run again with --debug and report what it says.", err=True)
+        sys.exit(1)

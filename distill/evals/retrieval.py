@@ -1,0 +1,61 @@
+"""Image–text retrieval: an image's captions among all captions, and a caption's images among all images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distill.data.captions import Captions
+from distill.data.shards import Shards
+from distill.errors import UserError
+from distill.evals import metrics
+from distill.ship.embed import embed_images
+from distill.ship.load import ImageText
+
+
+def evaluate(model: ImageText, shards: Shards, captions: Captions, workers: int = 0) -> dict[str, Any]:
+    """Recall at 1, 5 and 10 in both directions over all pairs of some shards.
+
+    Equal captions are one text: any of an image's captions is a right answer for it, and any image with
+    that caption is a right answer for the text.
+
+    Returns:
+        {"task", "images", "texts", "metrics": {"i2t_r1": …, "t2i_r10": …}, "chance": {…}}, recalls in [0, 1].
+
+    Raises:
+        UserError: if a sample cannot be read, or all captions are the same.
+    """
+    texts, captions_of_image, images_of_text = relevance(shards, captions)
+    if len(texts) < 2:
+        raise UserError("Retrieval needs at least two different captions.", "Name other shards.")
+    images, encoded = embed_images(model, shards, workers).numpy(), model.encode_text(texts).numpy()
+    found: dict[str, float] = {}
+    expected: dict[str, float] = {}
+    for name, queries, candidates, right in (
+        ("i2t", images, encoded, captions_of_image),
+        ("t2i", encoded, images, images_of_text),
+    ):
+        found |= {f"{name}_r{k}": v for k, v in metrics.recalls(queries, candidates, right).items()}
+        expected |= {f"{name}_r{k}": v for k, v in metrics.chance(len(candidates), right).items()}
+    return {
+        "task": "retrieval",
+        "images": len(images),
+        "texts": len(texts),
+        "metrics": found,
+        "chance": expected,
+    }
+
+
+def relevance(shards: Shards, captions: Captions) -> tuple[list[str], list[list[int]], list[list[int]]]:
+    """The distinct texts of some shards, each image's texts, and each text's images, by number."""
+    number: dict[str, int] = {}
+    texts_of_image, images_of_text = [], []
+    for i in range(len(shards)):
+        own = []
+        for caption in captions.of(shards.read(i, ["txt", "json"])):
+            text = number.setdefault(caption.text, len(number))
+            if text == len(images_of_text):
+                images_of_text.append([])
+            images_of_text[text].append(i)
+            own.append(text)
+        texts_of_image.append(own)
+    return list(number), texts_of_image, images_of_text

@@ -1,0 +1,62 @@
+"""Find an evaluation by name, and run it on a run or an export."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distill.data.captions import Captions
+from distill.data.shards import Shards
+from distill.errors import UserError
+from distill.ship.load import load
+from distill.train import prepare, setup
+
+
+def tasks() -> list[str]:
+    """The evaluations that exist: every module of this package that defines ``evaluate``, sorted."""
+    package = importlib.import_module("distill.evals")
+    modules = (info.name for info in pkgutil.iter_modules(package.__path__))
+    return sorted(m for m in modules if hasattr(importlib.import_module(f"distill.evals.{m}"), "evaluate"))
+
+
+def run(
+    path: Path, task: str, data: Sequence[str], languages: tuple[str, ...] = (), device: str | None = None
+) -> dict[str, Any]:
+    """Evaluate a run or an export.
+
+    Args:
+        path: the run or export folder.
+        task: see :func:`tasks`.
+        data: shards; for a run, none means its recipe's ``data.eval``.
+        languages: only captions of these; none means the recipe's, or all.
+        device: default a GPU where there is one.
+
+    Raises:
+        UserError: if there is no such task, no data, or no such folder.
+    """
+    known = tasks()
+    if task not in known:
+        near = difflib.get_close_matches(task, known, n=1)
+        hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known)}."
+        raise UserError(f"There is no evaluation '{task}'.", hint)
+    captions, workers = Captions(languages=languages), 0
+    if prepare.is_run(path):
+        recipe = prepare.read_recipe(path)
+        data = data or recipe.data.eval
+        own = setup.captions_of(recipe)
+        captions = Captions(own.keys, languages or own.languages)
+        workers = recipe.data.workers
+    model = load(path, device)
+    if not data:
+        raise UserError("There is nothing to evaluate on.", "Name shards with --data.")
+    shards = Shards.of(data)
+    for shard, key in shards.missing("image")[:1]:
+        raise UserError(f"There is no image in sample '{key}' of {shard}.", "Add it or remove the sample.")
+    result: dict[str, Any] = importlib.import_module(f"distill.evals.{task}").evaluate(
+        model, shards, captions, workers
+    )
+    return result

@@ -1,0 +1,43 @@
+"""The model card that an export carries as README.md."""
+
+from __future__ import annotations
+
+from distill.ship.describe import Config
+
+
+def render(config: Config, name: str) -> str:
+    """A model card in Markdown."""
+    p = config.provenance
+    teachers = ", ".join(p["teachers"]) or "none"
+    counts = p["parameters"]
+    image_parameters = f"{counts['image']:,} parameters" if "image" in counts else "the teacher's weights, frozen"
+    return f"""# {name}
+
+A small image–text model: images and texts as unit vectors of {config.width} numbers, near when they mean the same.
+
+| | |
+|---|---|
+| image tower | `{config.image.arch}`, {config.image.image_size} px, {image_parameters} |
+| text tower | {config.text.spec["depth"]}-layer Transformer, {config.text.spec["context"]} tokens, {counts["text"]:,} parameters |
+| objective | {p["objective"]} |
+| teacher | {teachers} |
+| trained on | {p["samples"]:,} images, to {p["checkpoint"]} |
+| temperature | {config.temperature:.4f} |
+
+```python
+import distill
+
+model = distill.load("{name}")
+images = model.encode_image([picture])               # [1, {config.width}]
+texts = model.encode_text(["a red apple"])           # [1, {config.width}]
+model.zero_shot([picture], ["an apple", "a pear"])   # [1, 2] probabilities
+```
+
+`config.json` says how the towers are built and how a picture is prepared: its largest central square, resized to
+{config.image.image_size} px ({config.image.interpolation}), divided by 255, normalised with mean {list(config.image.mean)}
+and standard deviation {list(config.image.std)}. The weights are `image.safetensors` (timm's names) and
+`text.safetensors`; `tokenizer.model` is a SentencePiece model.
+
+Trained with distill {p["versions"]["distill"]}. Limits, biases and licence are those of the training data and of
+the teacher; state them here before you publish.
+"""

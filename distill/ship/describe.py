@@ -1,0 +1,84 @@
+"""What an export's ``config.json`` says: enough to rebuild both towers without the run, timm apart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from distill.errors import UserError
+
+FORMAT = "distill-export/1"
+
+
+class ImageConfig(BaseModel):
+    """The image tower and its preprocessing: largest central square, resized, divided by 255, normalised.
+
+    Attributes:
+        arch, options: for ``timm.create_model``.
+        width: outputs of the projection that the architecture ends with; 0 for pooled features.
+        image_size: side of the input, in pixels.
+        mean, std: of the channels, for pixels in [0, 1].
+        interpolation: of the resizing.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    arch: str
+    options: dict[str, Any]
+    width: int
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+
+
+class TextConfig(BaseModel):
+    """The text tower: its specification (``students/text.py``) and the size of the vocabulary."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    spec: dict[str, Any]
+    vocab: int
+
+
+class Config(BaseModel):
+    """``config.json`` of an export.
+
+    Attributes:
+        width: D, the width of both towers' embeddings.
+        temperature: τ as learned; similarities are divided by it.
+        provenance: how the towers came about; for people, not for loading.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: str = FORMAT
+    width: int
+    temperature: float
+    image: ImageConfig
+    text: TextConfig
+    provenance: dict[str, Any]
+
+
+def read_config(folder: Path) -> Config:
+    """Read ``config.json``.
+
+    Raises:
+        UserError: if the folder is no export, or one of another version.
+    """
+    try:
+        tree = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = Config.model_validate(tree)
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+        raise UserError(
+            f"{folder} is neither an export nor a run.", "Name a folder that 'distill export' or 'distill train' wrote."
+        ) from error
+    if config.format != FORMAT:
+        raise UserError(
+            f"{folder} is an export of another format ({config.format}); this version reads {FORMAT}.",
+            "Export the run again, or install the version that wrote it.",
+        )
+    return config

@@ -1,0 +1,59 @@
+"""Embed whole collections: shards, folders of pictures, files of texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from distill.data.cache import ViewPixels
+from distill.data.shards import Shards
+from distill.data.views import Views, decode_bytes
+from distill.errors import UserError
+from distill.ship.load import ImageText
+
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+BATCH = 256
+
+
+def embed_images(model: ImageText, shards: Shards, workers: int = 0) -> torch.Tensor:
+    """[n, D] float32 unit rows: the plain view of every image of some shards, in order.
+
+    Raises:
+        UserError: at the first image that cannot be read.
+    """
+    size, interpolation = model.config.image.image_size, model.config.image.interpolation
+    dataset = ViewPixels(shards, Views(), 1, size, interpolation)
+    return torch.cat([model.encode_image(pixels[:, 0]) for pixels in dataset.batches(BATCH, workers)])
+
+
+def embed_folder(model: ImageText, folder: Path) -> tuple[torch.Tensor, list[str]]:
+    """The pictures below a folder, sorted by name: [n, D] and their paths relative to it.
+
+    Raises:
+        UserError: if there is none, or one does not decode.
+    """
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES)
+    if not paths:
+        raise UserError(f"There is no picture (.jpg, .png, .webp) below {folder}.", "Name another folder.")
+    parts = []
+    for start in range(0, len(paths), BATCH):
+        images: list[Image.Image] = [decode_bytes(p.read_bytes(), str(p)) for p in paths[start : start + BATCH]]
+        parts.append(model.encode_image(images))
+    return torch.cat(parts), [str(p.relative_to(folder)) for p in paths]
+
+
+def embed_texts(model: ImageText, file: Path) -> tuple[torch.Tensor, list[str]]:
+    """The lines of a UTF-8 file that are not empty: [n, D] and the lines.
+
+    Raises:
+        UserError: if it is not UTF-8 or holds no line.
+    """
+    try:
+        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 text: {error}.", "Convert it.") from error
+    if not lines:
+        raise UserError(f"{file} holds no text.", "Write one text a line.")
+    return model.encode_text(lines), lines
