@@ -1,0 +1,148 @@
+"""Small real things that several tests share: shards on disk, a recipe, the command line as a process."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+# One thread a process: the tests start many, and idle OpenMP threads spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SHAPES = ("circle", "square", "triangle", "cross")
+COLOURS = ("red", "green", "blue", "orange", "purple", "black", "brown", "pink")
+GERMAN = {
+    **{"circle": "Kreis", "square": "Quadrat", "triangle": "Dreieck", "cross": "Kreuz"},
+    **{"red": "rot", "green": "grün", "blue": "blau", "orange": "orange"},
+    **{"purple": "lila", "black": "schwarz", "brown": "braun", "pink": "rosa"},
+}
+
+
+def picture(shape: str, colour: str, seed: int, side: int = 48) -> Image.Image:
+    """A drawing whose caption is "a COLOUR SHAPE": enough for two towers to learn something true."""
+    rng = np.random.default_rng(seed)
+    image = Image.new("RGB", (side, side), "white")
+    draw = ImageDraw.Draw(image)
+    x, y = rng.integers(2, 10, 2)
+    box = (x, y, x + 34, y + 34)
+    if shape == "circle":
+        draw.ellipse(box, fill=colour)
+    elif shape == "square":
+        draw.rectangle(box, fill=colour)
+    elif shape == "triangle":
+        draw.polygon([(x + 17, y), (x, y + 34), (x + 34, y + 34)], fill=colour)
+    else:
+        draw.line(box, fill=colour, width=9)
+        draw.line((x, y + 34, x + 34, y), fill=colour, width=9)
+    return image
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    """A tar file with these members, byte for byte the same each time."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def sample(key: str, shape: str, colour: str, seed: int) -> list[tuple[str, bytes]]:
+    """The members of one sample: an image, an English caption, and the same in German."""
+    captions = {"en": f"a {colour} {shape}", "de": f"{GERMAN[shape]}, {GERMAN[colour]}"}
+    return [
+        (f"{key}.png", encoded(picture(shape, colour, seed))),
+        (f"{key}.txt", captions["en"].encode()),
+        (f"{key}.json", json.dumps({"captions": captions}).encode()),
+    ]
+
+
+def write_shards(folder: Path, counts: tuple[int, ...] = (40, 24), first: int = 0) -> list[Path]:
+    """Shards of drawings, ``counts[i]`` samples in the i-th."""
+    paths, number = [], first
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, count in enumerate(counts):
+        members: list[tuple[str, bytes]] = []
+        for _ in range(count):
+            shape, colour = SHAPES[number % 4], COLOURS[number // 4 % 8]
+            members += sample(f"{number:06d}", shape, colour, number)
+            number += 1
+        paths.append(write_tar(folder / f"train-{i:06d}.tar", members))
+    return paths
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two shards, 64 samples. Read only: tests that change shards write their own."""
+    folder = tmp_path_factory.mktemp("shards")
+    write_shards(folder)
+    return folder
+
+
+RECIPE = """
+[data]
+train = "{shards}"
+image_size = 32
+crop = [0.7, 1.0]
+workers = 0
+
+[[teacher]]
+name = "packaged/efficientnet_lite0"
+image_size = 64
+views = 2
+
+[student]
+width = 32
+image = {{ arch = "vit_tiny_patch16_224", img_size = 32, depth = 2, embed_dim = 48, num_heads = 3, class_token = false, global_pool = "map" }}
+text = {{ arch = "transformer", dim = 48, depth = 2, heads = 3, context = 8 }}
+tokenizer = {{ vocab = 100 }}
+
+[objective]
+name = "three_towers"
+
+[train]
+steps = 6
+batch_size = 16
+
+[checkpoint]
+every_steps = 3
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, shards: Path) -> Path:
+    """A recipe that trains in seconds; its teacher cache is shared by all tests, beside the shards."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE.format(shards=shards))
+    return path
+
+
+def distill(*arguments: object, cwd: Path | None = None, status: int | None = 0, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the installed ``distill`` command; fail with its output unless it ends with ``status``."""
+    command = Path(sys.executable).with_name("distill")
+    result = subprocess.run(
+        [str(command), *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=os.environ | env, timeout=600
+    )
+    if status is not None and result.returncode != status:
+        raise AssertionError(f"status {result.returncode}, expected {status}\n{result.stdout}\n{result.stderr}")
+    return result
+
+
+def losses_of(run: Path) -> list[float]:
+    """The loss of every step of a run."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
