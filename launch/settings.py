@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def deepspeed_settings(
-    *, batch_size: int, world: int, stage: int, precision: str, clip: float
-) -> dict[str, Any]:
+def deepspeed_settings(*, batch_size: int, world: int, stage: int, precision: str, clip: float) -> dict[str, Any]:
     """A DeepSpeed configuration.
 
     Args:
@@ -23,8 +21,7 @@ def deepspeed_settings(
     """
     if batch_size % world:
         raise ValueError(
-            f"train.batch_size = {batch_size} does not divide among {world} processes. "
-            f"Choose a multiple of {world}."
+            f"train.batch_size = {batch_size} does not divide among {world} processes. Choose a multiple of {world}."
         )
     settings: dict[str, Any] = {
         "train_batch_size": batch_size,

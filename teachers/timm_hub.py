@@ -20,19 +20,22 @@ def timm_card(name: str) -> Card:
     tagless = arch.split(".")[0]
     if arch not in known and tagless not in {k.split(".")[0] for k in known}:
         near = difflib.get_close_matches(arch, known, n=3)
-        hint = f"Did you mean {' or '.join('timm/' + n for n in near)}?" if near else "timm.list_pretrained() names them."
+        hint = (
+            f"Did you mean {' or '.join('timm/' + n for n in near)}?" if near else "timm.list_pretrained() names them."
+        )
         raise LookupError(f"timm has no pretrained model '{arch}'. {hint}")
     config = timm.get_pretrained_cfg(arch)
-    with_meta = timm.create_model(arch, pretrained=False, num_classes=0).eval()
+    assert config is not None
+    net = timm.create_model(arch, pretrained=False, num_classes=0).eval()
     return Card(
         name=name,
         arch=arch,
-        width=int(getattr(with_meta, "head_hidden_size", with_meta.num_features)),
+        width=int(getattr(net, "head_hidden_size", net.num_features)),
         image_size=int(config.input_size[-1]),
         mean=tuple(config.mean),
         std=tuple(config.std),
         interpolation=config.interpolation or "bicubic",
-        parameters=sum(p.numel() for p in with_meta.parameters()),
+        parameters=sum(p.numel() for p in net.parameters()),
         licence=config.license or "see the model's page",
         source=f"Hugging Face hub: {config.hf_hub_id or config.url or 'timm'}",
     )

@@ -131,11 +131,18 @@ def recipe(tmp_path: Path, shards: Path) -> Path:
     return path
 
 
-def distill(*arguments: object, cwd: Path | None = None, status: int | None = 0, **env: str) -> subprocess.CompletedProcess[str]:
+def distill(
+    *arguments: object, cwd: Path | None = None, status: int | None = 0, **env: str
+) -> subprocess.CompletedProcess[str]:
     """Run the installed ``distill`` command; fail with its output unless it ends with ``status``."""
     command = Path(sys.executable).with_name("distill")
     result = subprocess.run(
-        [str(command), *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=os.environ | env, timeout=600
+        [str(command), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | env,
+        timeout=600,
     )
     if status is not None and result.returncode != status:
         raise AssertionError(f"status {result.returncode}, expected {status}\n{result.stdout}\n{result.stderr}")

@@ -8,7 +8,9 @@ import click
 
 
 @click.command()
-@click.option("--out", default="distill-demo", show_default=True, type=click.Path(path_type=Path), help="A new folder.")
+@click.option(
+    "--out", default="distill-demo", show_default=True, type=click.Path(path_type=Path), help="A new folder."
+)
 @click.option("--seed", default=0, show_default=True, help="Of the trainings.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the demo's recipe; repeatable.")
 @click.option("--limit", type=click.IntRange(min=16), help="Use only so many training and so many test emoji.")
@@ -42,5 +44,7 @@ def demo(out: Path, seed: int, overrides: tuple[str, ...], limit: int | None, as
     click.echo(f"{'contact sheet':15}{out / 'contact-sheet.png'}")
     click.echo(f"{'numbers':15}{out / 'results.json'}")
     click.echo(f"{'runs, recipes':15}{out / 'runs'}, {out / 'recipes'}   ({minutes:.0f} minutes in all)")
-    again = f"distill train {out / 'recipes' / 'three_towers.toml'} --set train.epochs=60 --out {out / 'runs' / 'longer'}"
+    again = (
+        f"distill train {out / 'recipes' / 'three_towers.toml'} --set train.epochs=60 --out {out / 'runs' / 'longer'}"
+    )
     click.echo(f"\nTry next:\n  {again}")

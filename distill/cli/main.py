@@ -51,7 +51,7 @@ class Table(click.Group):
 @click.group(
     cls=Table,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Shell completion: eval \"$(_DISTILL_COMPLETE=bash_source distill)\" in ~/.bashrc (zsh, fish alike).",
+    epilog='Shell completion: eval "$(_DISTILL_COMPLETE=bash_source distill)" in ~/.bashrc (zsh, fish alike).',
 )
 @click.version_option(__version__, prog_name="distill")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")

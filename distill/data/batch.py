@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -166,7 +166,12 @@ def batches(pairs: Pairs, schedule: Schedule, workers: int, pin: bool) -> Iterat
         UserError: at the first sample that cannot be read.
     """
     loader = DataLoader(
-        pairs, batch_sampler=schedule, num_workers=workers, collate_fn=_whole, pin_memory=pin, prefetch_factor=4 if workers else None
+        pairs,
+        batch_sampler=schedule,
+        num_workers=workers,
+        collate_fn=_whole,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
     )
     for batch in loader:
         if isinstance(batch, UserError):
@@ -174,6 +179,6 @@ def batches(pairs: Pairs, schedule: Schedule, workers: int, pin: bool) -> Iterat
         yield batch
 
 
-def _whole(batch: Batch | UserError) -> Batch | UserError:
+def _whole(batch: Any) -> Any:
     """``Pairs`` hands out whole batches already."""
     return batch

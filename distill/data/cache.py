@@ -140,10 +140,11 @@ class Cache:
                 embeddings[:, row : row + n] = out.view(n, self.table.views, -1).transpose(0, 1).cpu()
                 row += n
                 tick(n)
-            write_whole(
-                self.file(index.path),
-                lambda to, e=embeddings, i=index: save_file({"embeddings": e}, to, metadata={"shard": i.sha256}),
-            )
+            self._write(index, embeddings)
+
+    def _write(self, index: ShardIndex, embeddings: torch.Tensor) -> None:
+        metadata = {"shard": index.sha256}
+        write_whole(self.file(index.path), lambda to: save_file({"embeddings": embeddings}, to, metadata=metadata))
 
     def _pixels(self, index: ShardIndex, workers: int) -> Iterator[torch.Tensor]:
         """Batches [n, views, 3, s, s] uint8 of one shard, in row order."""

@@ -47,7 +47,9 @@ class Captions:
                 for key in self.keys:
                     found += flatten(tree.get(key)) if isinstance(tree, dict) else []
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UserError(f"The captions of {sample.where} cannot be read: {error}.", "Repair the sample.") from error
+            raise UserError(
+                f"The captions of {sample.where} cannot be read: {error}.", "Repair the sample."
+            ) from error
         # The same words with a language tell more than without one, but keep the first one's place.
         tagged = {c.text: c.language for c in reversed(found) if c.language}
         texts = dict.fromkeys(c.text for c in found if c.text)

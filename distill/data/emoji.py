@@ -61,15 +61,15 @@ def collect() -> list[Emoji]:
     except ImportError as error:
         raise UserError(f"The demo needs the package '{error.name}'.", "Run: pip install 'distill[demo]'") from error
     emoji.config.load_language()
-    pictures = {normal(file.name[:-4]): file for file in get_openmoji_svg_data().iterdir() if file.name.endswith(".svg")}
+    pictures = {
+        normal(file.name[:-4]): file for file in get_openmoji_svg_data().iterdir() if file.name.endswith(".svg")
+    }
     found: dict[str, Emoji] = {}
     for text, entry in emoji.EMOJI_DATA.items():
         code = normal("-".join(f"{ord(character):04X}" for character in text))
         # An emoji is listed with and without variation selectors; the fully qualified entry has all names.
         if code in pictures and (code not in found or entry["status"] == emoji.STATUS["fully_qualified"]):
-            names = {
-                language: [readable(entry[language])] for language in emoji.LANGUAGES if entry.get(language)
-            }
+            names = {language: [readable(entry[language])] for language in emoji.LANGUAGES if entry.get(language)}
             names["en"] += [name for alias in entry.get("alias", []) if (name := readable(alias)) not in names["en"]]
             found[code] = Emoji(code, names, pictures[code])
     return [found[code] for code in sorted(found)]

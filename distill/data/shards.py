@@ -210,9 +210,7 @@ class Shards:
         shard, row = self.locate(i)
         index = self.indexes[shard]
         parts = {kind: self._member(shard, index.members[row, k]) for k, kind in enumerate(KINDS) if kind in kinds}
-        return Sample(
-            index.keys[row], index.path, parts.get("image"), parts.get("txt"), parts.get("json")
-        )
+        return Sample(index.keys[row], index.path, parts.get("image"), parts.get("txt"), parts.get("json"))
 
     def missing(self, *kinds: str) -> list[tuple[Path, str]]:
         """(shard, key) of every sample that has none of the members named."""

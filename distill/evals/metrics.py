@@ -10,9 +10,7 @@ RANKS = (1, 5, 10)
 CHUNK = 4096  # queries scored at a time, so that memory does not grow with queries × candidates
 
 
-def recalls(
-    queries: np.ndarray, candidates: np.ndarray, right: Sequence[Sequence[int]]
-) -> dict[int, float]:
+def recalls(queries: np.ndarray, candidates: np.ndarray, right: Sequence[Sequence[int]]) -> dict[int, float]:
     """Recall at 1, 5 and 10: the share of queries with a right candidate among the first k.
 
     Args:

@@ -48,7 +48,8 @@ def evaluate(model: ImageText, shards: Shards, captions: Captions, workers: int 
 def relevance(shards: Shards, captions: Captions) -> tuple[list[str], list[list[int]], list[list[int]]]:
     """The distinct texts of some shards, each image's texts, and each text's images, by number."""
     number: dict[str, int] = {}
-    texts_of_image, images_of_text = [], []
+    texts_of_image: list[list[int]] = []
+    images_of_text: list[list[int]] = []
     for i in range(len(shards)):
         own = []
         for caption in captions.of(shards.read(i, ["txt", "json"])):

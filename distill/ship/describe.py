@@ -74,7 +74,8 @@ def read_config(folder: Path) -> Config:
         config = Config.model_validate(tree)
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
         raise UserError(
-            f"{folder} is neither an export nor a run.", "Name a folder that 'distill export' or 'distill train' wrote."
+            f"{folder} is neither an export nor a run.",
+            "Name a folder that 'distill export' or 'distill train' wrote.",
         ) from error
     if config.format != FORMAT:
         raise UserError(

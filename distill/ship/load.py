@@ -123,9 +123,7 @@ def read_tower(folder: Path, name: str) -> dict[str, torch.Tensor]:
         raise ValueError(f"{folder / name}.safetensors cannot be read: {error}. Export the run again.") from error
 
 
-def build(
-    config: Config, tensors: dict[str, torch.Tensor], tokenizer: Tokenizer, device: str | None
-) -> ImageText:
+def build(config: Config, tensors: dict[str, torch.Tensor], tokenizer: Tokenizer, device: str | None) -> ImageText:
     """Both towers from their configuration and their tensors, ``image.*`` and ``text.*``.
 
     Raises:

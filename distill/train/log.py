@@ -37,7 +37,11 @@ class Progress:
             self.bar.update(count)
         elif time.monotonic() - self.said > SECONDS_BETWEEN_LINES or self.done == self.total:
             self.said = time.monotonic()
-            print(f"{self.label}: {self.done}/{self.total} {self.unit} {note}".rstrip(), file=sys.stderr, flush=True)
+            print(
+                f"{self.label}: {self.done}/{self.total} {self.unit} {note}".rstrip(),
+                file=sys.stderr,
+                flush=True,
+            )
 
     def close(self) -> None:
         if self.bar is not None:

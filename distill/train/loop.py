@@ -81,7 +81,9 @@ def train(run: Path) -> None:
             engine.backward(terms["loss"])
             engine.step()
 
-            values = processes.mean(torch.cat([*(t.detach().view(1) for t in terms.values()), embeddings.scale]), group)
+            values = processes.mean(
+                torch.cat([*(t.detach().view(1) for t in terms.values()), embeddings.scale]), group
+            )
             if log is not None:
                 now = time.perf_counter()
                 *named, scale = values.tolist()

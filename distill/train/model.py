@@ -100,9 +100,7 @@ def unit(x: torch.Tensor) -> torch.Tensor:
     return F.normalize(x.float(), dim=-1)
 
 
-def global_embeddings(
-    model: nn.Module, batch: Batch, weights: Sequence[float], group: processes.Group
-) -> Embeddings:
+def global_embeddings(model: nn.Module, batch: Batch, weights: Sequence[float], group: processes.Group) -> Embeddings:
     """Run the model on this process's share of a batch and gather the whole of it.
 
     Args:
@@ -115,7 +113,7 @@ def global_embeddings(
     n, kinds, width = local.shape
     rows = processes.gather(local.reshape(n, kinds * width), group).view(-1, kinds, width).unbind(dim=1)
     teachers = tuple(
-        TeacherEmbeddings(*rows[k : k + 4], weight=weight)
+        TeacherEmbeddings(rows[k], rows[k + 1], rows[k + 2], rows[k + 3], weight)
         for k, weight in zip(range(2, kinds, 4), weights, strict=False)
     )
     mine = slice(group.rank * n, (group.rank + 1) * n)
