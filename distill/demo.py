@@ -80,7 +80,7 @@ class Demo:
             raise UserError(f"{self.out} already exists.", "Choose another --out.")
         with self.stage("packing OpenMoji's pictures with their names in 14 languages"):
             train, test = emoji.pack(self.out / "shards", self.limit)
-        recipes = {name: self.recipe(train, test, changes) for name, changes in METHODS.items()}
+        recipes = {name: self.recipe(name, train, test) for name in METHODS}
         shards, unseen = (
             Shards.of(recipes["three_towers"].data.train),
             Shards.of(recipes["three_towers"].data.eval),
@@ -117,12 +117,11 @@ class Demo:
         write_text(self.out / "results.json", json.dumps(result, indent=1) + "\n")
         return result
 
-    def recipe(self, train: list[Path], test: list[Path], changes: list[str]) -> Recipe:
+    def recipe(self, name: str, train: list[Path], test: list[Path]) -> Recipe:
         """One of the three recipes, also written to ``recipes/`` for the next try."""
         data = [f"data.train={json.dumps([str(p.absolute()) for p in train])}"]
         data += [f"data.eval={json.dumps([str(p.absolute()) for p in test])}"]
-        recipe = load("demo", [*data, f"train.seed={self.seed}", *self.overrides, *changes])
-        name = next(n for n, c in METHODS.items() if c is changes)
+        recipe = load("demo", [*data, f"train.seed={self.seed}", *self.overrides, *METHODS[name]])
         folder = self.out / "recipes"
         folder.mkdir(exist_ok=True)
         write_text(folder / f"{name}.toml", dump(recipe))

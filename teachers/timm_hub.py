@@ -26,14 +26,15 @@ def timm_card(name: str) -> Card:
         raise LookupError(f"timm has no pretrained model '{arch}'. {hint}")
     config = timm.get_pretrained_cfg(arch)
     assert config is not None
+    mean, std = config.mean, config.std
     net = timm.create_model(arch, pretrained=False, num_classes=0).eval()
     return Card(
         name=name,
         arch=arch,
-        width=int(getattr(net, "head_hidden_size", net.num_features)),
+        width=int(getattr(net, "head_hidden_size", None) or net.num_features),
         image_size=int(config.input_size[-1]),
-        mean=tuple(config.mean),
-        std=tuple(config.std),
+        mean=(mean[0], mean[1], mean[2]),
+        std=(std[0], std[1], std[2]),
         interpolation=config.interpolation or "bicubic",
         parameters=sum(p.numel() for p in net.parameters()),
         licence=config.license or "see the model's page",

@@ -26,9 +26,8 @@ def recalls(queries: np.ndarray, candidates: np.ndarray, right: Sequence[Sequenc
     for start in range(0, len(queries), CHUNK):
         scores = queries[start : start + CHUNK] @ candidates.T
         for row, answers in zip(scores, right[start : start + CHUNK], strict=True):
-            answers = np.asarray(answers)
-            best = row[answers].max()
-            ahead = np.count_nonzero(row >= best) - np.count_nonzero(row[answers] >= best)
+            own = row[np.asarray(answers)]
+            ahead = np.count_nonzero(row >= own.max()) - np.count_nonzero(own >= own.max())
             for k in RANKS:
                 hits[k] += int(ahead < k)
     return {k: count / max(1, len(queries)) for k, count in hits.items()}
