@@ -107,9 +107,17 @@ views = 2
 
 [student]
 width = 32
-image = {{ arch = "vit_tiny_patch16_224", img_size = 32, depth = 2, embed_dim = 48, num_heads = 3, class_token = false, global_pool = "map" }}
 text = {{ arch = "transformer", dim = 48, depth = 2, heads = 3, context = 8 }}
 tokenizer = {{ vocab = 100 }}
+
+[student.image]
+arch = "vit_tiny_patch16_224"
+img_size = 32
+depth = 2
+embed_dim = 48
+num_heads = 3
+class_token = false
+global_pool = "map"
 
 [objective]
 name = "three_towers"

@@ -44,7 +44,5 @@ def demo(out: Path, seed: int, overrides: tuple[str, ...], limit: int | None, as
     click.echo(f"{'contact sheet':15}{out / 'contact-sheet.png'}")
     click.echo(f"{'numbers':15}{out / 'results.json'}")
     click.echo(f"{'runs, recipes':15}{out / 'runs'}, {out / 'recipes'}   ({minutes:.0f} minutes in all)")
-    again = (
-        f"distill train {out / 'recipes' / 'three_towers.toml'} --set train.epochs=60 --out {out / 'runs' / 'longer'}"
-    )
-    click.echo(f"\nTry next:\n  {again}")
+    longer = f"--set train.epochs=60 --out {out / 'runs' / 'longer'}"
+    click.echo(f"\nTry next:\n  distill train {out / 'recipes' / 'three_towers.toml'} {longer}")

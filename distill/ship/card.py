@@ -10,6 +10,7 @@ def render(config: Config, name: str) -> str:
     p = config.provenance
     teachers = ", ".join(p["teachers"]) or "none"
     counts = p["parameters"]
+    image, text = config.image, config.text.spec
     image_parameters = f"{counts['image']:,} parameters" if "image" in counts else "the teacher's weights, frozen"
     return f"""# {name}
 
@@ -17,8 +18,8 @@ A small image–text model: images and texts as unit vectors of {config.width} n
 
 | | |
 |---|---|
-| image tower | `{config.image.arch}`, {config.image.image_size} px, {image_parameters} |
-| text tower | {config.text.spec["depth"]}-layer Transformer, {config.text.spec["context"]} tokens, {counts["text"]:,} parameters |
+| image tower | `{image.arch}`, {image.image_size} px, {image_parameters} |
+| text tower | {text["depth"]}-layer Transformer, {text["context"]} tokens, {counts["text"]:,} parameters |
 | objective | {p["objective"]} |
 | teacher | {teachers} |
 | trained on | {p["samples"]:,} images, to {p["checkpoint"]} |
@@ -34,8 +35,8 @@ model.zero_shot([picture], ["an apple", "a pear"])   # [1, 2] probabilities
 ```
 
 `config.json` says how the towers are built and how a picture is prepared: its largest central square, resized to
-{config.image.image_size} px ({config.image.interpolation}), divided by 255, normalised with mean {list(config.image.mean)}
-and standard deviation {list(config.image.std)}. The weights are `image.safetensors` (timm's names) and
+{image.image_size} px ({image.interpolation}), divided by 255, normalised with mean {list(image.mean)}
+and standard deviation {list(image.std)}. The weights are `image.safetensors` (timm's names) and
 `text.safetensors`; `tokenizer.model` is a SentencePiece model.
 
 Trained with distill {p["versions"]["distill"]}. Limits, biases and licence are those of the training data and of

@@ -1,0 +1,92 @@
+"""The import rule: four leaves, one hub, one direction inside the hub, nothing heavy at start-up."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LEAVES = ("teachers", "students", "losses", "launch")
+# Each room of the hub may import those before it, and the leaves.
+ROOMS = ("errors", "files", "config", "recipe", "data", "train", "ship", "evals", "report", "demo", "cli")
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Every module a file imports, and whether the import is only for the type checker."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in typing_only) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module] if node.module else []
+            names += [f"{node.module}.{alias.name}" for alias in node.names if node.module == "distill"]
+            yield from ((name, id(node) in typing_only) for name in names)
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_a_leaf_imports_neither_the_hub_nor_another_leaf(leaf: str) -> None:
+    others = {"distill", *LEAVES} - {leaf}
+    for path in (ROOT / leaf).rglob("*.py"):
+        found = {name.split(".")[0] for name, _ in imports(path)}
+        assert not found & others, f"{path} imports {found & others}"
+
+
+def test_imports_inside_the_hub_go_one_way() -> None:
+    for path in (ROOT / "distill").rglob("*.py"):
+        room = path.relative_to(ROOT / "distill").parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        allowed = ROOMS[: ROOMS.index(room) + 1]
+        for name, _ in imports(path):
+            parts = name.split(".")
+            if parts[0] == "distill" and len(parts) > 1 and not parts[1].startswith("_"):
+                assert parts[1] in allowed, f"{path} imports {name}"
+
+
+def test_every_file_fits_on_a_few_screens() -> None:
+    for package in ("distill", *LEAVES):
+        for path in (ROOT / package).rglob("*.py"):
+            assert len(path.read_text().splitlines()) <= 300, f"{path} has outgrown its purpose: split it"
+
+
+def test_the_loop_is_short_and_names_no_objective() -> None:
+    text = (ROOT / "distill/train/loop.py").read_text()
+    assert len(text.splitlines()) < 250
+    objectives = [p.stem for p in (ROOT / "losses").glob("*.py") if "\nOBJECTIVE = " in p.read_text()]
+    assert "three_towers" in objectives
+    assert not [name for name in objectives if f'"{name}"' in text]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['distill', '--help']\n"
+        "from distill.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'timm', 'deepspeed', 'numpy', 'pydantic', 'webdataset'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_hidden_sibling_is_named(tmp_path: Path) -> None:
+    (tmp_path / "losses.py").write_text("")
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
+    result = subprocess.run(
+        [sys.executable, "-c", "import distill"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert f"hidden by {tmp_path / 'losses.py'}" in result.stderr
