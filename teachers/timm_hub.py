@@ -31,7 +31,7 @@ def timm_card(name: str) -> Card:
     return Card(
         name=name,
         arch=arch,
-        width=getattr(net, "head_hidden_size", None) or getattr(net, "num_features", 0),
+        width=int(getattr(net, "head_hidden_size", None) or getattr(net, "num_features", 0)),
         image_size=int(config.input_size[-1]),
         mean=(mean[0], mean[1], mean[2]),
         std=(std[0], std[1], std[2]),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from distill.errors import UserError
+from distill.files import write_whole
 
 PER_SHARD = 1000
 
 
 def write_shards(folder: Path, stem: str, samples: Iterable[dict[str, Any]], per_shard: int = PER_SHARD) -> list[Path]:
-    """Write samples with webdataset's own writer.
+    """Write samples as shards, each complete or absent.
 
     Args:
         folder: where to; made when missing.
@@ -21,18 +25,27 @@ def write_shards(folder: Path, stem: str, samples: Iterable[dict[str, Any]], per
 
     Returns:
         The shards, in order.
+
+    Raises:
+        UserError: if one of them is already there.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths: list[Path] = []
+    rest = iter(samples)
+    while chunk := list(islice(rest, per_shard)):
+        path = folder / f"{stem}-{len(paths):06d}.tar"
+        if path.exists():
+            raise UserError(f"The shard {path} already exists.", "Choose another folder.")
+        write_whole(path, lambda to, samples=chunk: write_shard(to, samples))  # type: ignore[misc]
+        paths.append(path)
+    return paths
+
+
+def write_shard(path: Path, samples: list[dict[str, Any]]) -> None:
+    """Write one shard with webdataset's own writer."""
     import webdataset
 
-    folder.mkdir(parents=True, exist_ok=True)
-    pattern = str(folder / f"{stem}-%06d.tar")
     # One time stamp for all members: packing the same samples twice gives the same bytes.
-    with webdataset.ShardWriter(pattern, maxcount=per_shard, verbose=0, mtime=0, opener=open_new) as sink:
+    with path.open("xb") as file, webdataset.TarWriter(file, mtime=0) as writer:
         for sample in samples:
-            sink.write(sample)
-    return sorted(folder.glob(f"{stem}-*.tar"))
-
-
-def open_new(name: str) -> Any:
-    """Open a shard for writing; never over one that is there."""
-    return open(name, "xb")
+            writer.write(sample)

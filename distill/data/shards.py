@@ -121,8 +121,9 @@ def build_index(path: Path) -> ShardIndex:
                         "Give every sample its own key and pack the shard again.",
                     )
                 row[kind] = (member.offset_data, member.size)
-                if member.offset_data + member.size > path.stat().st_size:
-                    raise tarfile.ReadError("unexpected end of data")
+            # tarfile takes any damaged header for the end of the archive; the real end is a block of zeros.
+            if not is_end(path, tar.offset):
+                raise tarfile.ReadError("it has no end-of-archive mark where its last member ends")
     except tarfile.TarError as error:
         raise UserError(
             f"The shard {path} is empty, damaged or no tar file: {error}.", "Copy or pack it again."
@@ -135,6 +136,13 @@ def build_index(path: Path) -> ShardIndex:
     with open(path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return ShardIndex(path, tuple(rows), np.array(list(rows.values()), dtype=np.int64), sha256)
+
+
+def is_end(path: Path, offset: int) -> bool:
+    """Whether a tar file has its end-of-archive mark at this offset."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
 
 
 def kind_of(extension: str) -> int | None:

@@ -1,0 +1,192 @@
+"""Views, captions, tokens and batches: what a training step sees is a function of its place in the stream."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import encoded, picture, write_tar
+from PIL import Image
+
+from distill.data.batch import Batch, Pairs, Schedule, batches
+from distill.data.captions import Caption, Captions, Tokenizer
+from distill.data.order import Order
+from distill.data.shards import Sample, Shards
+from distill.data.views import Views, decode
+from distill.errors import UserError
+
+HERE = Path("shard.tar")
+
+
+def raw(txt: bytes | None = None, tree: object = None, image: bytes | None = None) -> Sample:
+    return Sample("key", HERE, image, txt, None if tree is None else json.dumps(tree).encode())
+
+
+def test_the_plain_view_is_the_central_square() -> None:
+    image = Image.new("RGB", (90, 40), "white")
+    image.paste("red", (25, 0, 65, 40))
+    view = Views(crop=(0.3, 1.0), flip=True).draw("key", 0, image.size)
+    assert (view.box, view.mirrored) == ((25, 0, 65, 40), False)
+    pixels = view.render(image, 16)
+    assert pixels.dtype == torch.uint8 and pixels.shape == (3, 16, 16)
+    assert (pixels[:, 8, 8] == torch.tensor([255, 0, 0])).all()
+
+
+def test_a_view_depends_on_key_and_number_alone_and_respects_its_bounds() -> None:
+    views = Views(crop=(0.4, 0.8), flip=True)
+    drawn = [views.draw(f"key{i % 50}", 1 + i // 50, (120, 80)) for i in range(500)]
+    assert drawn == [views.draw(f"key{i % 50}", 1 + i // 50, (120, 80)) for i in range(500)]
+    assert len({view.box for view in drawn}) == 500
+    for view in drawn:
+        left, top, right, bottom = view.box
+        assert 0 <= left < right <= 120 + 1e-9 and 0 <= top < bottom <= 80 + 1e-9
+        share = (right - left) * (bottom - top) / (120 * 80)
+        assert 0.3 < share <= 0.8 + 1e-9  # below 0.4 only where the shape does not fit the image
+    assert 0.35 < np.mean([view.mirrored for view in drawn]) < 0.65
+
+
+def test_without_a_crop_only_the_mirroring_varies() -> None:
+    views = Views(crop=(1.0, 1.0), flip=True)
+    drawn = [views.draw("key", number, (90, 40)) for number in range(30)]
+    assert {view.box for view in drawn} == {(25, 0, 65, 40)}
+    assert {view.mirrored for view in drawn} == {True, False}
+
+
+def test_teacher_and_student_see_the_same_view_at_their_own_sizes() -> None:
+    image = picture("triangle", "blue", 3, side=48).rotate(20).resize((200, 200))
+    view = Views(crop=(0.5, 0.8), flip=True).draw("key", 5, image.size)
+    small, large = view.render(image, 32).float(), view.render(image, 128).float()
+    shrunk = torch.nn.functional.interpolate(large[None], size=32, mode="area")[0]
+    assert (small - shrunk).abs().mean() < 6  # of 255: resampling, not another crop
+    assert (small - shrunk.flip(-1)).abs().mean() > 15
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "1", "CMYK", "I;16"])
+def test_images_of_every_mode_become_rgb(mode: str) -> None:
+    image = Image.new("I;16", (8, 8), 40000) if mode == "I;16" else picture("circle", "red", 0, 64).convert(mode)
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    assert decode(raw(image=encoded(image, kind))).mode == "RGB"
+
+
+def test_transparency_becomes_white() -> None:
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    assert decode(raw(image=encoded(image))).getpixel((3, 3)) == (255, 255, 255)
+    palette = Image.new("P", (8, 8), 0)
+    buffer_with_key = palette.copy()
+    buffer_with_key.info["transparency"] = 0
+    assert decode(raw(image=encoded(buffer_with_key))).getpixel((3, 3)) == (255, 255, 255)
+
+
+def test_a_damaged_image_is_refused_by_name() -> None:
+    whole = encoded(picture("circle", "red", 0))
+    for data in (b"", b"GIF89a nonsense", whole[: len(whole) // 2]):
+        with pytest.raises(UserError, match="sample 'key' of shard.tar"):
+            decode(raw(image=data))
+
+
+def test_captions_of_every_form_are_read_in_order_and_once() -> None:
+    tree = {
+        "captions": {"en": ["a dog", "a hound"], "de": "ein Hund"},
+        "caption": [{"text": "le chien", "language": "fr"}, "a dog"],
+        "width": 3,
+    }
+    found = Captions().of(raw(b" a dog \n", tree))
+    assert found == [
+        Caption("a dog", "en"),
+        Caption("a hound", "en"),
+        Caption("ein Hund", "de"),
+        Caption("le chien", "fr"),
+    ]
+    assert Captions(languages=("de",)).of(raw(b"a dog", tree)) == [Caption("ein Hund", "de")]
+    assert Captions(keys=("alt",)).of(raw(None, {"alt": "x", "captions": "y"})) == [Caption("x")]
+
+
+@pytest.mark.parametrize(
+    ("sample", "words"),
+    [
+        (raw(b"  "), "no caption"),
+        (raw(None, {}), "no caption"),
+        (raw(b"\xff\xfe"), "cannot be read"),
+        (Sample("key", HERE, None, None, b"{"), "cannot be read"),
+    ],
+)
+def test_a_sample_without_a_caption_is_refused_by_name(sample: Sample, words: str) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        Captions().of(sample)
+    assert "sample 'key' of shard.tar" in str(error.value)
+
+
+def test_captions_are_drawn_by_epoch_and_share() -> None:
+    own = [Caption(str(i)) for i in range(4)]
+    for share, expected in ((None, 0.25), (0.7, 0.7), (1.0, 1.0), (0.0, 0.0)):
+        captions = Captions(first_share=share)
+        drawn = [captions.draw(own, f"key{i}", 0, 2).text for i in range(2000)]
+        assert drawn == [captions.draw(own, f"key{i}", 0, 2).text for i in range(2000)]
+        assert abs(drawn.count("0") / 2000 - expected) < 0.05
+    assert {Captions().draw(own, "key", 0, epoch).text for epoch in range(40)} == {"0", "1", "2", "3"}
+    assert Captions(first_only=True).draw(own, "key", 0, 3) == own[0]
+
+
+def test_the_tokenizer_pads_cuts_folds_case_and_is_the_same_each_time() -> None:
+    texts = [f"a {colour} {shape}" for colour in ("red", "green", "blue") for shape in ("circle", "square")]
+    tokenizer = Tokenizer.train(texts, 60, 6)
+    assert Tokenizer.train(texts, 60, 6).model == tokenizer.model
+    tokens = tokenizer.encode(["a red circle", "A RED CIRCLE", "", "a green square " * 9])
+    assert tokens.shape == (4, 6) and tokens.dtype == torch.int64
+    assert torch.equal(tokens[0], tokens[1])
+    assert (tokens[2] == Tokenizer.PAD).all() and (tokens[3] != Tokenizer.PAD).all()
+    assert int(tokens.max()) < tokenizer.vocab
+    with pytest.raises(UserError, match="no SentencePiece model"):
+        Tokenizer(b"nonsense", 6)
+
+
+def pairs_of(shards: Shards) -> Pairs:
+    tokenizer = Tokenizer.train(["a red circle", "ein Kreis, rot", "a blue square"], 50, 8)
+    return Pairs(shards, Captions(), tokenizer, Views((0.5, 1.0), True), 16, [], seed=1)
+
+
+def stream(shards: Shards, world: int, workers: int, start: int = 0) -> list[Batch]:
+    """Steps ``start`` to 9 of the stream in batches of 12, as ``world`` processes together see them."""
+    order = Order(shards.counts, seed=1)
+    ranks = [
+        list(batches(pairs_of(shards), Schedule(order, 12, rank, world, start, 9), workers, pin=False))
+        for rank in range(world)
+    ]
+    return [
+        Batch(
+            torch.cat([part.images for part in step]),
+            torch.cat([part.tokens for part in step]),
+            (),
+            tuple(key for part in step for key in part.keys),
+        )
+        for step in zip(*ranks, strict=True)
+    ]
+
+
+def test_the_stream_is_the_same_for_any_number_of_processes_and_loaders(shards: Path) -> None:
+    opened = Shards.of([str(shards)])
+    expected = stream(opened, 1, 0)
+    assert len(expected) == 9 and len({key for batch in expected for key in batch.keys}) == 64
+    for world, workers, start in ((2, 0, 0), (4, 0, 0), (1, 2, 0), (2, 1, 0), (1, 0, 5), (3, 2, 7)):
+        found = stream(opened, world, workers, start)
+        assert len(found) == 9 - start
+        for a, b in zip(expected[start:], found, strict=True):
+            assert a.keys == b.keys
+            assert torch.equal(a.images, b.images) and torch.equal(a.tokens, b.tokens)
+    opened.close()
+
+
+def test_a_bad_sample_stops_the_stream_with_its_name_through_a_loader_process(tmp_path: Path) -> None:
+    good = [(f"{i}.png", encoded(picture("circle", "red", i))) for i in range(12)]
+    texts = [(f"{i}.txt", b"a red circle") for i in range(12)]
+    members = sorted(good + texts)
+    members[members.index(good[7])] = ("7.png", b"damaged")
+    write_tar(tmp_path / "a.tar", members)
+    opened = Shards.of([str(tmp_path)])
+    for workers in (0, 1):
+        with pytest.raises(UserError, match="sample '7' of .*a.tar does not decode"):
+            stream(opened, 1, workers)
+    opened.close()

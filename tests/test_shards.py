@@ -1,0 +1,196 @@
+"""Shards as an addressable data set: what the index says is what the tar file holds, in webdataset's eyes too."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import encoded, picture, sample, write_shards, write_tar
+from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+from distill.data.order import Order
+from distill.data.pack import write_shards as pack
+from distill.data.shards import OPEN_FILES, Shards, build_index, expand, read_index
+from distill.errors import UserError
+
+
+def by_webdataset(path: Path) -> list[dict[str, Any]]:
+    """The samples of a shard as webdataset's reader groups them."""
+    with path.open("rb") as stream:
+        return list(group_by_keys({**member, "__url__": ""} for member in tar_file_iterator(stream)))
+
+
+def test_every_sample_is_read_as_webdataset_reads_it(tmp_path: Path) -> None:
+    paths = write_shards(tmp_path, (5, 3))
+    shards = Shards.of([str(tmp_path)])
+    streamed = [sample for path in paths for sample in by_webdataset(path)]
+    assert len(shards) == len(streamed) == 8
+    for i, expected in enumerate(streamed):
+        found = shards.read(i)
+        assert found.key == shards.key(i) == expected["__key__"]
+        assert (found.image, found.txt, found.json) == (expected["png"], expected["txt"], expected["json"])
+    shards.close()
+
+
+def test_long_names_and_folders_are_read_as_webdataset_reads_them(tmp_path: Path) -> None:
+    long = "folder/" + "x" * 150  # needs a pax or GNU header of its own
+    write_tar(tmp_path / "a.tar", [(f"{long}.seg.png", b"no image"), (f"{long}.png", b"1"), (f"{long}.txt", b"2")])
+    index = build_index(tmp_path / "a.tar")
+    assert index.keys == (long,)
+    shards = Shards([index])
+    assert (shards.read(0).image, shards.read(0).txt) == (b"1", b"2")
+    shards.close()
+
+
+def test_the_packer_writes_what_the_index_reads_and_never_twice(tmp_path: Path) -> None:
+    rows = [{"__key__": f"k{i}", "png": encoded(picture("circle", "red", i)), "txt": f"{i}"} for i in range(5)]
+    paths = pack(tmp_path / "a", "train", rows, per_shard=2)
+    assert [p.name for p in paths] == ["train-000000.tar", "train-000001.tar", "train-000002.tar"]
+    shards = Shards.of([str(tmp_path / "a")])
+    assert [shards.read(i).txt for i in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
+    again = pack(tmp_path / "b", "train", rows, per_shard=2)
+    assert [p.read_bytes() for p in paths] == [p.read_bytes() for p in again]
+    with pytest.raises(UserError, match="already exists"):
+        pack(tmp_path / "a", "train", rows, per_shard=2)
+    shards.close()
+
+
+def test_an_index_is_reused_until_the_shard_changes(tmp_path: Path) -> None:
+    (path,) = write_shards(tmp_path, (3,))
+    first = read_index(path)
+    kept = tmp_path / "train-000000.tar.index"
+    written = kept.stat().st_mtime_ns
+    assert read_index(path).keys == first.keys
+    assert kept.stat().st_mtime_ns == written
+    time.sleep(0.01)
+    write_shards(tmp_path, (2,), first=10)
+    second = read_index(path)
+    assert second.keys == ("000010", "000011")
+    assert second.sha256 != first.sha256
+
+
+def test_a_damaged_index_is_made_anew(tmp_path: Path) -> None:
+    (path,) = write_shards(tmp_path, (3,))
+    expected = read_index(path)
+    kept = tmp_path / "train-000000.tar.index"
+    for damaged in (b"", b"not an index", kept.read_bytes()[:-9]):
+        kept.write_bytes(damaged)
+        found = read_index(path)
+        assert found.keys == expected.keys
+        assert np.array_equal(found.members, expected.members)
+
+
+def test_more_shards_than_open_files_allowed(tmp_path: Path) -> None:
+    write_shards(tmp_path, (1,) * (OPEN_FILES + 6))
+    shards = Shards.of([str(tmp_path)])
+    before = len(os.listdir("/proc/self/fd"))
+    texts = [shards.read(i).txt for i in (*range(len(shards)), 0)]
+    assert len(texts) == OPEN_FILES + 7 and all(texts)
+    assert len(os.listdir("/proc/self/fd")) <= before + OPEN_FILES
+    copy = pickle.loads(pickle.dumps(shards))
+    assert copy.read(3).txt == texts[3]
+    shards.close()
+    copy.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda p: p.write_bytes(b""), "empty, damaged"),
+        (lambda p: p.write_bytes(b"text" * 1000), "empty, damaged"),
+        (lambda p: write_tar(p, [("readme.md", b"hello")]), "holds no sample"),
+        (lambda p: write_tar(p, [("a.png", b"1"), ("a.jpg", b"2")]), "two image members"),
+    ],
+)
+def test_a_shard_that_is_none_is_refused_by_name(tmp_path: Path, make: object, words: str) -> None:
+    path = tmp_path / "bad.tar"
+    make(path)  # type: ignore[operator]
+    with pytest.raises(UserError, match=words) as error:
+        Shards.of([str(path)])
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("cut", [100, 512, 700, 1024, 1500, 3000])
+def test_a_truncated_shard_is_refused(tmp_path: Path, cut: int) -> None:
+    (path,) = write_shards(tmp_path, (6,))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole.rstrip(b"\0")) - cut])
+    with pytest.raises(UserError, match="empty, damaged"):
+        Shards.of([str(path)])
+
+
+def test_a_shard_with_one_damaged_header_is_refused(tmp_path: Path) -> None:
+    (path,) = write_shards(tmp_path, (6,))
+    whole = bytearray(path.read_bytes())
+    offset = int(build_index(path).members[3, 0, 0]) - 512
+    whole[offset : offset + 8] = b"\xff" * 8
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match="empty, damaged"):
+        Shards.of([str(path)])
+
+
+def test_a_shard_that_shrinks_while_it_is_used_is_noticed(tmp_path: Path) -> None:
+    (path,) = write_shards(tmp_path, (6,))
+    shards = Shards.of([str(path)])
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(UserError, match="shorter"):
+        shards.read(5)
+    shards.close()
+
+
+def test_specifications_expand_to_files_in_order(tmp_path: Path) -> None:
+    paths = write_shards(tmp_path, (1, 1, 1))
+    assert expand([str(tmp_path / "train-{000000..000002}.tar")]) == paths
+    assert expand([str(tmp_path)]) == paths
+    assert expand([str(paths[2]), str(paths[0])]) == [paths[2], paths[0]]
+    for bad, words in (
+        ("nowhere.tar", "does not exist"),
+        ("https://host/a.tar", "remote stream"),
+        ("pipe:cat a.tar", "remote stream"),
+        (str(tmp_path / "empty"), "no .tar"),
+    ):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=words):
+            expand([bad])
+    with pytest.raises(UserError, match="named twice"):
+        expand([str(paths[0]), str(tmp_path)])
+
+
+def test_samples_without_an_image_or_caption_are_found(tmp_path: Path) -> None:
+    members = sample("a", "circle", "red", 0) + [("b.png", b"")] + [("c.txt", b"words")]
+    write_tar(tmp_path / "a.tar", members)
+    shards = Shards.of([str(tmp_path)])
+    assert [key for _, key in shards.missing("image")] == ["c"]
+    assert [key for _, key in shards.missing("txt", "json")] == ["b"]
+
+
+@pytest.mark.parametrize("window", [1, 7, 1000])
+def test_every_epoch_visits_every_sample_once_in_another_order(window: int) -> None:
+    counts = np.array([5, 1, 12, 30])
+    order = Order(counts, seed=3, window=window)
+    stream = list(order.take(0, 3 * 48))
+    epochs = [[i for e, i in stream if e == epoch] for epoch in range(3)]
+    assert [e for e, _ in stream] == sorted(e for e, _ in stream)
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(48))
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert list(Order(counts, seed=4, window=window).take(0, 48)) != stream[:48]
+
+
+def test_the_order_can_be_entered_anywhere() -> None:
+    counts = np.array([5, 1, 12, 30])
+    whole = list(Order(counts, seed=3, window=7).take(0, 200))
+    for start in (0, 1, 6, 7, 47, 48, 100, 143):
+        assert list(Order(counts, seed=3, window=7).take(start, 200)) == whole[start:]
+
+
+def test_reads_stay_inside_a_window_of_shards() -> None:
+    order = Order(np.full(100, 50), seed=0, window=200)
+    for window in range(25):
+        shards_touched = {i // 50 for _, i in order.take(window * 200, (window + 1) * 200)}
+        assert len(shards_touched) <= 5
