@@ -61,16 +61,19 @@ def slots(hostfile: Path) -> int:
     """The number of processes a host file asks for.
 
     Raises:
-        ValueError: if it is missing, names no host, or has a line of another form.
+        ValueError: if it is missing, names no host or one twice, or has a line of another form.
     """
     form = "Write one line a host: NAME slots=GPUS"
     if not hostfile.is_file():
         raise ValueError(f"The host file {hostfile} does not exist. {form}")
-    lines = [line.split("#")[0].strip() for line in hostfile.read_text().splitlines()]
-    counts = [re.fullmatch(r"\S+\s+slots=(\d+)", line) for line in lines if line]
-    if not counts or not all(counts):
+    text = hostfile.read_text(encoding="utf-8", errors="replace")
+    lines = [line.split("#")[0].strip() for line in text.splitlines()]
+    hosts = [re.fullmatch(r"(\S+)\s+slots=([1-9]\d*)", line) for line in lines if line]
+    if not hosts or not all(hosts):
         raise ValueError(f"The host file {hostfile} does not say which hosts have how many slots. {form}")
-    return sum(int(match[1]) for match in counts if match)
+    if len({match[1] for match in hosts if match}) < len(hosts):
+        raise ValueError(f"The host file {hostfile} names a host twice. {form}")
+    return sum(int(match[2]) for match in hosts if match)
 
 
 def hosts_command(job: Job) -> list[str]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tarfile
+import tempfile
+from multiprocessing.reduction import DupFd
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +20,7 @@ from PIL import Image, ImageDraw
 
 # One thread a process: the tests start many, and idle OpenMP threads spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = ("red", "green", "blue", "orange", "purple", "black", "brown", "pink")
@@ -139,22 +144,46 @@ def recipe(tmp_path: Path, shards: Path) -> Path:
     return path
 
 
+# Every call below is a process of its own, forked from a server that has imported torch, timm and DeepSpeed
+# already: the imports take longer than most of what is tested.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["distill.demo", "deepspeed", "timm", "torch.utils.tensorboard"])
+
+
 def distill(
     *arguments: object, cwd: Path | None = None, status: int | None = 0, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the installed ``distill`` command; fail with its output unless it ends with ``status``."""
-    command = Path(sys.executable).with_name("distill")
-    result = subprocess.run(
-        [str(command), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=os.environ | env,
-        timeout=600,
-    )
-    if status is not None and result.returncode != status:
-        raise AssertionError(f"status {result.returncode}, expected {status}\n{result.stdout}\n{result.stderr}")
+    """Run the ``distill`` command; fail with its output unless it ends with ``status``."""
+    words = [str(argument) for argument in arguments]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        pipes = DupFd(out.fileno()), DupFd(err.fileno())
+        process = PROCESSES.Process(target=_distill, args=(words, pipes, str(cwd or Path.cwd()), os.environ | env))
+        process.start()
+        process.join(600)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        code = process.exitcode
+        assert code is not None
+        process.close()
+        texts = [file.read() for file in (out, err) if file.seek(0) == 0]
+    result = subprocess.CompletedProcess(words, code, texts[0], texts[1])
+    if status is not None and code != status:
+        raise AssertionError(f"{words}: status {code}, expected {status}\n{result.stdout}\n{result.stderr}")
     return result
+
+
+def _distill(words: list[str], pipes: tuple[Any, Any], cwd: str, environment: dict[str, str]) -> None:
+    """What the console script does, in a process that has just been forked."""
+    for descriptor, pipe in zip((1, 2), pipes, strict=True):
+        os.dup2(pipe.detach(), descriptor)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["distill", *words]
+    from distill.cli.main import main
+
+    main()
 
 
 def losses_of(run: Path) -> list[float]:

@@ -1,64 +1,118 @@
-"""Several processes on this machine, and what DeepSpeed is told: each must train what one process trains."""
+"""Several processes on this machine, and what DeepSpeed is told: all must train what one process trains.
+
+Importing torch takes each process most of its life here, so one pair of processes trains all variants but
+the plain one, which goes through the command line.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from math import isfinite
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import RECIPE, distill, losses_of
 
-Train = Callable[..., list[float]]
+from distill.recipe import load
+from distill.train import prepare
+from launch import command
+
+WORKER = """
+import sys
+from pathlib import Path
+
+from distill.train.loop import train
+from launch import group
+
+for run in sys.argv[1:]:
+    train(Path(run))
+group.stop()
+"""
+
+VARIANTS = {
+    "stage1": ("zero.stage=1",),
+    "stage2": ("zero.stage=2",),
+    "stage3": ("zero.stage=3",),
+    "bf16-stage0": ("train.precision=bf16",),
+    "bf16-stage2": ("train.precision=bf16", "zero.stage=2"),
+    "adafactor": ("optim.name=adafactor",),
+}
 
 
 @pytest.fixture(scope="module")
-def train(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Train:
-    """Train with these arguments, once for all tests that ask for the same, and return the losses.
-
-    It happens in a folder with modules that are named like ours and must not be imported in their place.
-    """
+def folder(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
+    """A folder with a recipe, and modules named like ours that must not be imported in their place."""
     folder = tmp_path_factory.mktemp("launch")
     (folder / "recipe.toml").write_text(RECIPE.format(shards=shards))
     for name in ("losses.py", "launch.py"):
         (folder / name).write_text('raise SystemExit("shadowed")\n')
-
-    @cache
-    def run(*arguments: str) -> list[float]:
-        out = "run" + "".join(arguments).replace("--", "-")
-        distill("train", "recipe.toml", "--out", out, *arguments, cwd=folder)
-        return losses_of(folder / out)
-
-    return run
+    return folder
 
 
-def test_a_users_losses_py_is_harmless(train: Train) -> None:
-    """The command, DeepSpeed's launcher and the processes it starts all run beside the user's modules."""
-    assert len(train("--nproc", "2", "--set", "zero.stage=0")) == 6
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> Path:
+    """The run of one process."""
+    distill("train", "recipe.toml", "--out", "alone", cwd=folder)
+    return folder / "alone"
+
+
+@pytest.fixture(scope="module")
+def pair(folder: Path) -> Path:
+    """The run of two processes, at stage 0."""
+    distill("train", "recipe.toml", "--out", "pair", "--nproc", "2", "--set", "zero.stage=0", cwd=folder)
+    return folder / "pair"
+
+
+@pytest.fixture(scope="module")
+def variants(folder: Path) -> Path:
+    """A folder with the run of every variant, trained by two processes."""
+    base = folder / "several runs"  # with a space
+    for name, overrides in VARIANTS.items():
+        prepare.prepare(load(str(folder / "recipe.toml"), overrides), base / name, resume=False, world=2)
+    script = folder / "worker.py"
+    script.write_text(WORKER)
+    job = command.Job(script, tuple(str(base / name) for name in VARIANTS), base, nproc=2)
+    assert command.run(job) == 0
+    return base
+
+
+def trained_by(run: Path) -> tuple[int, int, bool]:
+    """Processes, ZeRO stage and whether in bf16: what DeepSpeed itself noted in the last checkpoint."""
+    (first, *_) = sorted(run.glob("checkpoints/step-*6/*rank_00_model_states.pt"))
+    state = torch.load(first, weights_only=True)
+    settings = state["ds_config"]
+    return state["dp_world_size"], settings["zero_optimization"]["stage"], "torch_autocast" in settings
+
+
+def test_a_users_losses_py_is_harmless(pair: Path) -> None:
+    """The command and DeepSpeed's launcher were started beside the user's modules."""
+    assert len(losses_of(pair)) == 6
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_two_processes_train_the_same_model_as_one(train: Train, stage: int) -> None:
-    several = train("--nproc", "2", "--set", f"zero.stage={stage}")
-    assert several == pytest.approx(train(), abs=1e-4)
+def test_two_processes_train_the_same_model_as_one(
+    alone: Path, stage: int, request: pytest.FixtureRequest
+) -> None:
+    run = request.getfixturevalue("variants") / f"stage{stage}" if stage else request.getfixturevalue("pair")
+    assert trained_by(alone) == (1, 0, False) and trained_by(run) == (2, stage, False)
+    assert losses_of(run) == pytest.approx(losses_of(alone), abs=1e-4)
 
 
 @pytest.mark.parametrize("stage", [0, 2])
-def test_bf16_stays_close_to_fp32(train: Train, stage: int) -> None:
-    losses = train("--set", "train.precision=bf16", "--set", f"zero.stage={stage}")
-    assert losses == pytest.approx(train(), abs=5e-2)
-    assert losses != train()  # or else nothing was computed in bf16
+def test_bf16_stays_close_to_fp32(alone: Path, variants: Path, stage: int) -> None:
+    run = variants / f"bf16-stage{stage}"
+    assert trained_by(run) == (2, stage, True)
+    assert losses_of(run) == pytest.approx(losses_of(alone), abs=5e-2)
+    assert losses_of(run) != pytest.approx(losses_of(alone), abs=1e-5)  # or nothing was computed in bf16
 
 
-def test_adafactor_trains(train: Train) -> None:
-    losses = train("--set", "optim.name=adafactor")
-    assert all(map(isfinite, losses)) and losses[-1] < losses[0]
-    assert losses[0] == train()[0] and losses[1:] != train()[1:]
+def test_adafactor_trains(alone: Path, variants: Path) -> None:
+    losses, adamw = losses_of(variants / "adafactor"), losses_of(alone)
+    assert losses[0] == pytest.approx(adamw[0], abs=1e-4) and losses[-1] < losses[0]
+    assert losses[1:] != pytest.approx(adamw[1:], abs=1e-4)  # it is another optimiser
 
 
-def test_adafactor_is_refused_where_parameters_are_flattened(recipe: Path, tmp_path: Path) -> None:
+def test_adafactor_is_refused_where_zero_flattens_parameters(folder: Path) -> None:
     choice = ("--set", "optim.name=adafactor", "--set", "zero.stage=1")
-    error = distill("train", recipe, "--out", tmp_path / "run", *choice, status=2).stderr
+    error = distill("train", "recipe.toml", "--out", "refused", *choice, cwd=folder, status=2).stderr
     assert error.startswith("Error: ") and error.count("\n") == 1 and "zero.stage = 0" in error
-    assert not (tmp_path / "run").exists()
+    assert not (folder / "refused").exists()
