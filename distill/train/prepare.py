@@ -25,6 +25,7 @@ from distill.train import setup
 from distill.train.log import Progress
 
 RECIPE, TOKENIZER, ABOUT = "recipe.toml", "tokenizer.model", "run.json"
+TOKENIZER_SAMPLES = 1_000_000  # more of them change a vocabulary of usual size very little
 PACKAGES = ("torch", "deepspeed", "timm", "sentencepiece", "webdataset", "safetensors", "numpy")
 
 
@@ -68,10 +69,11 @@ def prepare(recipe: Recipe, run: Path, resume: bool, world: int) -> None:
     setup.text_spec(recipe)
     shards = Shards.of(recipe.data.train)
     preflight(recipe, shards)
-    make_caches(setup.caches_of(recipe), shards, recipe.data.workers)
     if resume:
+        make_caches(setup.caches_of(recipe), shards, recipe.data.workers)
         return
     tokenizer = make_tokenizer(recipe, shards)
+    make_caches(setup.caches_of(recipe), shards, recipe.data.workers)
     model = setup.model_of(recipe, tokenizer.vocab, objective.uses_heads)
     run.mkdir(parents=True, exist_ok=True)
     about = {
@@ -136,13 +138,16 @@ def preflight(recipe: Recipe, shards: Shards) -> None:
 
 
 def make_tokenizer(recipe: Recipe, shards: Shards) -> Tokenizer:
-    """The recipe's SentencePiece model, trained from all training captions when it names no file."""
+    """The recipe's SentencePiece model, trained from the training captions when it names no file."""
     context, table = setup.text_spec(recipe).context, recipe.student.tokenizer
     if table.file:
         return Tokenizer.load(Path(table.file), context)
     captions = setup.captions_of(recipe)
-    samples = (shards.read(i, ["txt", "json"]) for i in range(len(shards)))
-    return Tokenizer.train((c.text for sample in samples for c in captions.of(sample)), table.vocab, context)
+    # All of a small set, evenly spaced samples of a large one.
+    chosen = range(0, len(shards), 1 + len(shards) // TOKENIZER_SAMPLES)
+    # A list, not a generator: what goes wrong inside SentencePiece's loop loses its type.
+    texts = [c.text for i in chosen for c in captions.of(shards.read(i, ["txt", "json"]))]
+    return Tokenizer.train(texts, table.vocab, context)
 
 
 def make_caches(caches: list[Cache], shards: Shards, workers: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import ValidationError
 from torch import nn
 
 import students
@@ -16,6 +17,7 @@ from distill.data.captions import Captions, Tokenizer
 from distill.data.shards import Shards
 from distill.data.views import Views
 from distill.errors import UserError, from_leaves
+from distill.recipe import explain
 from distill.train.model import Model
 
 
@@ -81,8 +83,10 @@ def text_spec(recipe: Recipe) -> students.TextSpec:
     Raises:
         UserError: if an option is unknown or out of range.
     """
-    with from_leaves():
+    try:
         return students.TextSpec(arch=recipe.student.text.arch, **recipe.student.text.options)
+    except ValidationError as error:
+        raise UserError(*explain(error, students.TextSpec, "student.text")) from error
 
 
 def text_student(recipe: Recipe, vocab: int) -> nn.Module:

@@ -1,0 +1,137 @@
+"""What a user gets wrong is said in a sentence or two, with status 2, and nothing of theirs is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import distill, encoded, picture, sample, write_shards, write_tar
+
+GOOD = sample("a", "circle", "red", 0)
+
+
+def refused(*arguments: object, cwd: Path) -> str:
+    """The error of a command that must be refused: one line, no traceback."""
+    result = distill(*arguments, cwd=cwd, status=2)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1 and "Traceback" not in result.stderr, result.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["data.train=nowhere.tar"], "nowhere.tar does not exist"),
+        (["data.train=empty.tar"], "empty.tar is empty, damaged or no tar file"),
+        (["data.train=nosample.tar"], "nosample.tar holds no sample"),
+        (["data.train=nocaption.tar"], "no caption in sample 'b' of"),
+        (["data.train=noimage.tar"], "no image in sample 'b' of"),
+        (["data.train=blank.tar", "train.batch_size=2"], "no caption in sample 'b' of"),
+        (["data.train=damaged.tar", "train.batch_size=2", "teacher=[]", "objective.name=contrastive"], "not decode"),
+        (["data.train=damaged.tar", "train.batch_size=2"], "image of sample 'b' of"),
+        (["train.batch_size=65"], "more than the 64 training samples"),
+        (["teacher.0.name=packaged/efficientnet_lite"], "Did you mean packaged/efficientnet_lite0?"),
+        (["teacher.0.name=timm/resnet51.a1_in1k"], "Did you mean timm/resnet50.a1_in1k"),
+        (["student.image.arch=vit_tiny_patch16_225"], "Did you mean vit_tiny_patch16_224"),
+        (["student.image.img_size=48"], "does not take 32-pixel images"),
+        (["student.image.dpth=2"], "unexpected keyword argument 'dpth'"),
+        (["student.text.arch=transfomer"], "Did you mean transformer?"),
+        (["student.text.dept=2"], "dept"),
+        (["student.widht=3"], "unknown key 'student.widht'. Did you mean 'width'?"),
+        (["student.image.arch=teacher", "objective.name=contrastive"], "Set student.width = 1280"),
+        (["objective.name=three_tower"], "Did you mean 'three_towers'?"),
+        (["objective.wieght=3"], "unknown key 'objective.wieght'. Did you mean 'weight'?"),
+        (["teacher=[]"], "transfers from a teacher, and the recipe names none"),
+        (["optim.name=adafactor", "zero.stage=1"], "needs zero.stage = 0"),
+        (["optim.lr=fast"], "'optim.lr' does not check out"),
+        (["optim.lr"], "not of the form section.key=value"),
+        (["student.tokenizer.file=nowhere.model"], "nowhere.model cannot be read"),
+        (["student.tokenizer.file=recipe.toml"], "no SentencePiece model"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_before_anything_is_written(
+    tmp_path: Path, recipe: Path, settings: list[str], words: str
+) -> None:
+    (tmp_path / "empty.tar").write_bytes(b"")
+    write_tar(tmp_path / "nosample.tar", [("readme.md", b"hello")])
+    write_tar(tmp_path / "nocaption.tar", [*GOOD, ("b.png", encoded(picture("circle", "red", 1)))])
+    write_tar(tmp_path / "noimage.tar", [*GOOD, ("b.txt", b"words")])
+    write_tar(tmp_path / "blank.tar", [*GOOD, ("b.png", encoded(picture("circle", "red", 1))), ("b.txt", b" ")])
+    write_tar(tmp_path / "damaged.tar", [*GOOD, ("b.png", encoded(picture("circle", "red", 1))[:99]), ("b.txt", b"x")])
+    options = [part for setting in settings for part in ("--set", setting)]
+    assert words in refused("train", recipe, "--out", "run", *options, cwd=tmp_path)
+    assert not (tmp_path / "run" / "recipe.toml").exists() or "damaged.tar" in settings[0]
+
+
+def test_unknown_commands_recipes_and_tasks_are_refused(tmp_path: Path, shards: Path) -> None:
+    assert "Did you mean 'train'?" in refused("trian", cwd=tmp_path)
+    assert "Did you mean 'three_towers'?" in refused("train", "three_tower", cwd=tmp_path)
+    assert "does not say 'data.train'" in refused("train", "three_towers", cwd=tmp_path)
+    assert "Did you mean 'retrieval'?" in refused("evaluate", "x", "--task", "retrival", cwd=tmp_path)
+    (tmp_path / "broken.toml").write_text("[data\n")
+    assert "not valid TOML" in refused("train", "broken.toml", cwd=tmp_path)
+
+
+def test_a_folder_that_is_no_export_and_no_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "config.json").write_text('{"model_type": "clip"}')
+    (tmp_path / "texts.txt").write_text("words")
+    for name in ("folder", "nowhere"):
+        assert "neither an export nor a run" in refused("evaluate", name, "--task", "retrieval", cwd=tmp_path)
+        embed = ["embed", name, "--texts", "texts.txt", "--out", "o.safetensors"]
+        assert "neither an export nor a run" in refused(*embed, cwd=tmp_path)
+        assert "is not a run" in refused("export", name, "--out", "export", cwd=tmp_path)
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_folder_that_holds_something_is_not_written_to(tmp_path: Path, recipe: Path) -> None:
+    distill("train", recipe, "--out", "run", "--set", "train.steps=1", cwd=tmp_path)
+    before = {p: p.read_bytes() for p in sorted((tmp_path / "run").rglob("*")) if p.is_file()}
+    again = ["train", recipe, "--out", "run", "--set", "train.steps=1"]
+    assert "already holds a run" in refused(*again, cwd=tmp_path)
+    changed = ["--set", "train.steps=1", "--set", "optim.lr=0.5", "--resume"]
+    assert "started with another optim.lr" in refused("train", recipe, "--out", "run", *changed, cwd=tmp_path)
+    assert "no run to resume" in refused("train", recipe, "--out", "other", "--resume", cwd=tmp_path)
+    distill("export", "run", "--out", "export", cwd=tmp_path)
+    assert "already exists" in refused("export", "run", "--out", "export", cwd=tmp_path)
+    assert "already exists" in refused("demo", "--out", "export", cwd=tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    assert "no empty folder" in refused("train", recipe, "--out", "mine", cwd=tmp_path)
+    assert {p: p.read_bytes() for p in sorted((tmp_path / "run").rglob("*")) if p.is_file()} == before
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_an_export_with_a_damaged_or_foreign_tower_is_refused(tmp_path: Path, recipe: Path) -> None:
+    distill("train", recipe, "--out", "run", "--set", "train.steps=1", cwd=tmp_path)
+    distill("export", "run", "--out", "export", cwd=tmp_path)
+    (tmp_path / "texts.txt").write_text("words")
+    embed = ["embed", "export", "--texts", "texts.txt", "--out", "o.safetensors"]
+    image, text = (tmp_path / "export" / f"{name}.safetensors" for name in ("image", "text"))
+    whole = image.read_bytes()
+    image.write_bytes(whole[:-8])
+    assert "image.safetensors cannot be read" in refused(*embed, cwd=tmp_path)
+    image.write_bytes(text.read_bytes())
+    assert "weights do not fit" in refused(*embed, cwd=tmp_path)
+    image.write_bytes(whole)
+    distill(*embed, cwd=tmp_path)
+
+
+def test_a_shard_that_goes_bad_during_training_stops_it_and_resume_finishes_it(tmp_path: Path, recipe: Path) -> None:
+    (shard,) = write_shards(tmp_path / "own", (32,))
+    whole = shard.read_bytes()
+    options = ["--set", f"data.train={shard}", "--set", "teacher=[]", "--set", "objective.name=contrastive"]
+    distill("train", recipe, "--out", "run", *options, cwd=tmp_path)
+    for name in ("step-00000006", "latest"):
+        path = tmp_path / "run" / "checkpoints" / name
+        path.rename(tmp_path / name)
+    (tmp_path / "run" / "checkpoints" / "latest").write_text("step-00000003")
+    spoiled = bytearray(whole)
+    for start in (i for i in range(len(whole)) if whole.startswith(b"IDAT", i)):
+        spoiled[start + 8 : start + 40] = bytes(32)
+    shard.write_bytes(spoiled)
+    words = refused("train", recipe, "--out", "run", *options, "--resume", cwd=tmp_path)
+    assert "does not decode" in words and str(shard) in words
+    shard.write_bytes(whole)
+    distill("train", recipe, "--out", "run", *options, "--resume", cwd=tmp_path)
+    assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step-00000006"

@@ -1,0 +1,62 @@
+"""The demo: its split holds no sibling, and the command does the whole job at a small size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from conftest import distill
+from PIL import Image
+
+import distill as package
+from distill.data import emoji
+
+
+SMALL = ["--set", "train.steps=4", "--set", "teacher.0.views=1", "--set", "data.workers=0"]
+
+
+def test_no_test_emoji_has_a_sibling_or_a_name_in_training() -> None:
+    train, test = emoji.split(emoji.collect())
+    assert len(train) > 3000 and len(test) > 400
+    assert not {e.concept for e in train} & {e.concept for e in test}
+    assert not {n for e in train for n in e.names["en"]} & {n for e in test for n in e.names["en"]}
+    assert {e.code for e in train} | {e.code for e in test} == {e.code for e in emoji.collect()}
+    # Siblings, spelled out: skin tone, gender by sign, gender by person, direction.
+    concept = {e.code: e.concept for e in train + test}
+    for a, b in (
+        ("1F44B", "1F44B-1F3FD"),
+        ("1F3C3", "1F3C3-200D-2640"),
+        ("1F468-200D-1F373", "1F469-1F3FF-200D-1F373"),
+        ("1F3C3", "1F3C3-200D-27A1"),
+        ("1F3C3", "1F3C3-1F3FB-200D-2642-200D-27A1"),
+    ):
+        assert concept[a] == concept[b]
+    assert concept["1F44B"] != concept["1F91A"]
+
+
+def test_the_demo_does_the_whole_job(tmp_path: Path) -> None:
+    small = ["--limit", "40", *SMALL, "--set", "train.batch_size=16"]
+    result = distill("demo", "--out", tmp_path / "demo", "--json", *small)
+    found = json.loads(result.stdout)
+    assert found["train_images"] == 40 and found["test_images"] == 40
+    assert found["teacher_difference"] <= 1e-4
+    assert found == json.loads((tmp_path / "demo" / "results.json").read_text())
+    for method in ("three_towers", "scratch", "lit"):
+        metrics = found["retrieval"][method]["metrics"]
+        assert metrics.keys() == {f"{d}_r{k}" for d in ("i2t", "t2i") for k in (1, 5, 10)}
+        assert all(0 <= value <= 1 for value in metrics.values())
+    assert found["parameters"]["three_towers"] < found["parameters"]["lit"]
+    with Image.open(tmp_path / "demo" / "contact-sheet.png") as sheet:
+        assert sheet.width > 600 and sheet.height > 600
+    assert package.load(tmp_path / "demo" / "export").encode_text(["dog"]).shape[0] == 1
+    longer = ["--out", tmp_path / "longer", "--set", "train.steps=2"]
+    distill("train", tmp_path / "demo" / "recipes" / "three_towers.toml", *longer)
+
+
+def test_the_table_names_what_was_measured(tmp_path: Path) -> None:
+    small = ["--limit", "24", *SMALL, "--set", "train.batch_size=8"]
+    out = distill("demo", "--out", tmp_path / "demo", *small).stdout
+    for words in ("3T students", "from scratch", "LiT", "chance", "3T minus scratch", "share of LiT", "Try next"):
+        assert words in out
+    for path in ("export", "contact-sheet.png", "results.json", "runs", "recipes"):
+        assert str(tmp_path / "demo" / path) in out and (tmp_path / "demo" / path).exists()
