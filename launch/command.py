@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -40,7 +41,7 @@ class Job:
     master_addr: str = ""
 
 
-CARRIED = ("DS_", "OMP_", "NCCL_", "GLOO_", "TORCH_", "HF_", "CUDA_VISIBLE_DEVICES")
+CARRIED = ("DS_", "DEEPSPEED_", "OMP_", "NCCL_", "GLOO_", "TORCH_", "HF_", "CUDA_VISIBLE_DEVICES")
 
 
 def local_command(job: Job) -> list[str]:
@@ -63,17 +64,23 @@ def slots(hostfile: Path) -> int:
     Raises:
         ValueError: if it is missing, names no host or one twice, or has a line of another form.
     """
+    return sum(hosts(hostfile).values())
+
+
+def hosts(hostfile: Path) -> dict[str, int]:
+    """The hosts of a host file and the slots of each; raises like :func:`slots`."""
     form = "Write one line a host: NAME slots=GPUS"
     if not hostfile.is_file():
         raise ValueError(f"The host file {hostfile} does not exist. {form}")
     text = hostfile.read_text(encoding="utf-8", errors="replace")
     lines = [line.split("#")[0].strip() for line in text.splitlines()]
-    hosts = [re.fullmatch(r"(\S+)\s+slots=([1-9]\d*)", line) for line in lines if line]
-    if not hosts or not all(hosts):
+    found = [re.fullmatch(r"(\S+)\s+slots=([1-9]\d*)", line) for line in lines if line]
+    if not found or not all(found):
         raise ValueError(f"The host file {hostfile} does not say which hosts have how many slots. {form}")
-    if len({match[1] for match in hosts if match}) < len(hosts):
+    counts = {match[1]: int(match[2]) for match in found if match}
+    if len(counts) < len(found):
         raise ValueError(f"The host file {hostfile} names a host twice. {form}")
-    return sum(int(match[2]) for match in hosts if match)
+    return counts
 
 
 def hosts_command(job: Job) -> list[str]:
@@ -97,13 +104,41 @@ def hosts_command(job: Job) -> list[str]:
     ]
 
 
+def check_hosts(job: Job) -> None:
+    """Log in to every host and look for what the job needs there.
+
+    DeepSpeed tries the first host only, and the processes of the others wait ten minutes for one that is missing.
+
+    Raises:
+        ConnectionError: naming the first host that is not ready.
+    """
+    assert job.hostfile is not None
+    needs = (sys.executable, str(job.script), str(job.folder))
+    look = " && ".join(f"test -e {shlex.quote(path)}" for path in needs)
+    ssh = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
+    logins = {
+        host: subprocess.Popen([*ssh, host, look], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for host in hosts(job.hostfile)
+    }
+    said = {host: login.communicate()[1].strip() for host, login in logins.items()}
+    for host, login in logins.items():
+        if login.returncode:
+            raise ConnectionError(
+                f"The host '{host}' is not ready{said[host] and f' ({said[host]})'}. It must let you in by ssh "
+                f"without a password, and have {', '.join(needs[:2])} and {needs[2]} under these names."
+            )
+
+
 def run(job: Job) -> int:
     """Start a job, wait for it, and return its exit status; an interrupt reaches every process.
 
     Raises:
         ImportError: if a host file is given and pdsh is not installed.
+        ConnectionError: if a host is not ready.
     """
     command = hosts_command(job) if job.hostfile else local_command(job)
+    if job.hostfile:
+        check_hosts(job)
     environment = os.environ | {"PYTHONSAFEPATH": "1"}
     if default_device().type == "cpu":
         environment.setdefault("DS_ACCELERATOR", "cpu")
@@ -112,7 +147,8 @@ def run(job: Job) -> int:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // job.nproc)))
     if job.hostfile:
         # DeepSpeed carries PYTHON* to the other hosts, and what this file in the working directory says.
-        carried = {k: v for k, v in environment.items() if k.startswith(CARRIED)}
+        # A token is nobody else's: it would stand in that file, and in every host's list of processes.
+        carried = {k: v for k, v in environment.items() if k.startswith(CARRIED) and k != "HF_TOKEN"}
         (job.folder / ".deepspeed_env").write_text("".join(f"{k}={v}\n" for k, v in sorted(carried.items())))
     process = subprocess.Popen(command, cwd=job.folder, env=environment)
     try:

@@ -1,11 +1,13 @@
 """Several processes on this machine, and what DeepSpeed is told: all must train what one process trains.
 
-Importing torch takes each process most of its life here, so one pair of processes trains all variants but
-the plain one, which goes through the command line.
+Importing torch takes a process most of its life here, so one pair of processes trains all variants but the
+plain one, which goes through the command line.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,9 +58,12 @@ def alone(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pair(folder: Path) -> Path:
-    """The run of two processes, at stage 0."""
-    distill("train", "recipe.toml", "--out", "pair", "--nproc", "2", "--set", "zero.stage=0", cwd=folder)
+def pair(folder: Path, alone: Path) -> Path:
+    """The run of two processes, at stage 0; by the installed command, which meets the folder's modules cold."""
+    words = ("train", "recipe.toml", "--out", "pair", "--nproc", "2", "--set", "zero.stage=0")
+    script = Path(sys.executable).with_name("distill")
+    result = subprocess.run([script, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert result.returncode == 0, result.stdout
     return folder / "pair"
 
 
@@ -84,14 +89,12 @@ def trained_by(run: Path) -> tuple[int, int, bool]:
 
 
 def test_a_users_losses_py_is_harmless(pair: Path) -> None:
-    """The command and DeepSpeed's launcher were started beside the user's modules."""
+    """The command and DeepSpeed's launcher were started beside the user's modules, and imported ours."""
     assert len(losses_of(pair)) == 6
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_two_processes_train_the_same_model_as_one(
-    alone: Path, stage: int, request: pytest.FixtureRequest
-) -> None:
+def test_two_processes_train_the_same_model_as_one(alone: Path, stage: int, request: pytest.FixtureRequest) -> None:
     run = request.getfixturevalue("variants") / f"stage{stage}" if stage else request.getfixturevalue("pair")
     assert trained_by(alone) == (1, 0, False) and trained_by(run) == (2, stage, False)
     assert losses_of(run) == pytest.approx(losses_of(alone), abs=1e-4)
