@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 from teachers.card import Card
 
@@ -28,10 +29,12 @@ def timm_card(name: str) -> Card:
     assert config is not None
     mean, std = config.mean, config.std
     net = timm.create_model(arch, pretrained=False, num_classes=0).eval()
+    # Networks with a hidden layer in their head give that layer's width, not the trunk's.
+    width: Any = getattr(net, "head_hidden_size", None) or net.num_features
     return Card(
         name=name,
         arch=arch,
-        width=int(getattr(net, "head_hidden_size", None) or getattr(net, "num_features", 0)),
+        width=width,
         image_size=int(config.input_size[-1]),
         mean=(mean[0], mean[1], mean[2]),
         std=(std[0], std[1], std[2]),

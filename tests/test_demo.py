@@ -11,7 +11,6 @@ from PIL import Image
 import distill as package
 from distill.data import emoji
 
-
 SMALL = ["--set", "train.steps=4", "--set", "teacher.0.views=1", "--set", "data.workers=0"]
 
 

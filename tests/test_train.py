@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import COLOURS, SHAPES, RECIPE, distill, losses_of, picture
+from conftest import COLOURS, RECIPE, SHAPES, distill, losses_of, picture
 from PIL import Image
 from reference import recalls
 from safetensors import safe_open

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
@@ -10,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from distill.data.chance import uniform
 from distill.data.shards import Sample
 from distill.errors import UserError
 
@@ -67,13 +66,12 @@ class Captions:
         """The caption an epoch shows: a function of (key, seed, epoch) alone."""
         if self.first_only or len(captions) == 1:
             return captions[0]
-        digest = hashlib.blake2b(f"{seed} {epoch} {key}".encode(), digest_size=8).digest()
-        rng = np.random.default_rng(int.from_bytes(digest, "little"))
+        first, which = uniform(f"{seed} {epoch} {key}", 2)
         if self.first_share is None:
-            return captions[int(rng.integers(len(captions)))]
-        if rng.random() < self.first_share:
+            return captions[int(which * len(captions))]
+        if first < self.first_share:
             return captions[0]
-        return captions[1 + int(rng.integers(len(captions) - 1))]
+        return captions[1 + int(which * (len(captions) - 1))]
 
 
 def flatten(value: Any, language: str = "") -> list[Caption]:

@@ -7,11 +7,14 @@ either in training or in the test set, so a test emoji has no sibling among the 
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from distill.data.pack import write_shards
 from distill.errors import UserError
@@ -102,9 +105,10 @@ def render(emoji: Emoji) -> bytes:
     import resvg_py
 
     svg = emoji.svg.read_text(encoding="utf-8")
-    return bytes(
-        resvg_py.svg_to_bytes(svg_string=svg, width=SIDE, height=SIDE, background="white", skip_system_fonts=True)
-    )
+    drawn = resvg_py.svg_to_bytes(svg_string=svg, width=SIDE, height=SIDE, background="white", skip_system_fonts=True)
+    out = io.BytesIO()
+    Image.open(io.BytesIO(drawn)).convert("RGB").save(out, "PNG")
+    return out.getvalue()
 
 
 def samples(emojis: list[Emoji]) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,6 @@ sees exactly that view, at its own resolution. View 0 is always the plain image:
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from distill.data.chance import uniform
 from distill.data.shards import Sample
 from distill.errors import UserError
 
@@ -47,10 +47,8 @@ class Views:
         left, top = (width - side) / 2, (height - side) / 2
         if view == 0:
             return View((left, top, left + side, top + side), False)
-        seed = hashlib.blake2b(f"{view} {key}".encode(), digest_size=8).digest()
-        rng = np.random.default_rng(int.from_bytes(seed, "little"))
-        share, shape, x, y, coin = rng.random(5)
-        mirrored = self.flip and bool(coin < 0.5)
+        share, shape, x, y, coin = uniform(f"{view} {key}", 5)
+        mirrored = self.flip and coin < 0.5
         if self.crop == (1.0, 1.0):
             return View((left, top, left + side, top + side), mirrored)
         area = (self.crop[0] + share * (self.crop[1] - self.crop[0])) * width * height
