@@ -17,6 +17,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from launch.group import default_device, free_port
 
 
@@ -133,6 +135,7 @@ def run(job: Job) -> int:
     """Start a job, wait for it, and return its exit status; an interrupt reaches every process.
 
     Raises:
+        ValueError: if this machine has fewer GPUs than processes are asked for.
         ImportError: if a host file is given and pdsh is not installed.
         ConnectionError: if a host is not ready.
     """
@@ -142,6 +145,9 @@ def run(job: Job) -> int:
     environment = os.environ | {"PYTHONSAFEPATH": "1"}
     if default_device().type == "cpu":
         environment.setdefault("DS_ACCELERATOR", "cpu")
+    elif not job.hostfile and job.nproc > torch.accelerator.device_count():
+        devices = torch.accelerator.device_count()
+        raise ValueError(f"--nproc {job.nproc} asks for more devices than this machine has ({devices}). Lower it.")
     if job.nproc > 1 and not job.hostfile:
         # Without this every process takes all cores for itself.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // job.nproc)))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+import functools
 
 from teachers.card import Card
 
 
+@functools.cache
 def timm_card(name: str) -> Card:
     """The card of ``timm/ARCH[.TAG]``.
 
@@ -15,6 +16,7 @@ def timm_card(name: str) -> Card:
         LookupError: if timm has no such pretrained model; the message names the nearest ones.
     """
     import timm
+    import torch
 
     arch = name.removeprefix("timm/")
     known = timm.list_pretrained()
@@ -28,9 +30,10 @@ def timm_card(name: str) -> Card:
     config = timm.get_pretrained_cfg(arch)
     assert config is not None
     mean, std = config.mean, config.std
-    net = timm.create_model(arch, pretrained=False, num_classes=0).eval()
-    # Networks with a hidden layer in their head give that layer's width, not the trunk's.
-    width: Any = getattr(net, "head_hidden_size", None) or net.num_features
+    # On the meta device a network has shapes but no weights: the width is what it says, at no cost.
+    with torch.device("meta"), torch.no_grad():
+        net = timm.create_model(arch, pretrained=False, num_classes=0).eval()
+        width = net(torch.empty(1, *config.input_size)).shape[1]
     return Card(
         name=name,
         arch=arch,

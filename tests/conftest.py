@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw
 
 # One thread a process: the tests start many, and idle OpenMP threads spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 SHAPES = ("circle", "square", "triangle", "cross")

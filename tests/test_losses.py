@@ -165,8 +165,7 @@ def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype) ->
 @pytest.mark.parametrize("shapes", [((3, 2), (4, 2)), ((3, 2), (3, 5)), ((3,), (3,)), ((3, 2, 1), (3, 2, 1))])
 @pytest.mark.parametrize("loss", [lambda a, b: losses.contrastive(a, b, torch.ones(1)), losses.l2])
 def test_shapes_that_do_not_fit_are_named(loss: Callable, shapes: tuple[tuple[int, ...], ...]) -> None:
-    said = f"equal shape; got {shapes[0]} and {shapes[1]}"
-    with pytest.raises(ValueError, match=re.escape(said)):
+    with pytest.raises(ValueError, match=re.escape(f"equal shape; got {shapes[0]} and {shapes[1]}")):
         loss(*map(torch.ones, shapes))
 
 

@@ -161,8 +161,7 @@ def test_a_teacher_is_frozen_and_as_its_card_says(name: str) -> None:
     before, out = teacher.fingerprint(), teacher(noise(2, card.image_size))
     assert out.shape == (2, card.width) and not out.requires_grad
     assert teacher.fingerprint() == before, "batch statistics moved"
-    assert not any(module.training for module in teacher.modules())
-    assert not any(p.requires_grad for p in teacher.parameters())
+    assert not any(m.training for m in teacher.modules()) and not any(p.requires_grad for p in teacher.parameters())
     assert sum(p.numel() for p in teacher.parameters()) == card.parameters
     expected = (config.mean, config.std, config.interpolation, config.input_size[-1])
     assert (card.mean, card.std, card.interpolation, card.image_size) == expected
