@@ -100,8 +100,9 @@ def check_input(tower: ImageTower, spec: ImageSpec, width: int, image_size: int)
         ) from error
     finally:
         tower.train(training)
-    if out.ndim != 2 or (width and out.shape[1] != width):
+    if not isinstance(out, torch.Tensor) or out.ndim != 2 or (width and out.shape[1] != width):
+        found = tuple(out.shape[1:]) if isinstance(out, torch.Tensor) else f"a {type(out).__name__}"
         raise ValueError(
-            f"'{spec.arch}' gives {tuple(out.shape[1:])} for an image instead of one vector of {width or 'D'}. "
+            f"'{spec.arch}' gives {found} for an image instead of one vector of {width or 'D'}. "
             "Choose an architecture with a pooled output, or set student.image.global_pool."
         )

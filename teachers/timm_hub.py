@@ -20,8 +20,7 @@ def timm_card(name: str) -> Card:
 
     arch = name.removeprefix("timm/")
     known = timm.list_pretrained()
-    tagless = arch.split(".")[0]
-    if arch not in known and tagless not in {k.split(".")[0] for k in known}:
+    if arch not in known and arch not in {k.split(".")[0] for k in known}:
         near = difflib.get_close_matches(arch, known, n=3)
         hint = (
             f"Did you mean {' or '.join('timm/' + n for n in near)}?" if near else "timm.list_pretrained() names them."

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import RECIPE, distill, losses_of
+from safetensors.torch import load_file
 
 from distill.recipe import load
 from distill.train import prepare
@@ -98,6 +99,11 @@ def test_two_processes_train_the_same_model_as_one(alone: Path, stage: int, requ
     run = request.getfixturevalue("variants") / f"stage{stage}" if stage else request.getfixturevalue("pair")
     assert trained_by(alone) == (1, 0, False) and trained_by(run) == (2, stage, False)
     assert losses_of(run) == pytest.approx(losses_of(alone), abs=1e-4)
+    # What ships is whole, also where every process held a part of it only.
+    expected, found = (load_file(r / "checkpoints/step-00000006/students.safetensors") for r in (alone, run))
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert torch.allclose(found[name], expected[name], atol=1e-3), name
 
 
 @pytest.mark.parametrize("stage", [0, 2])

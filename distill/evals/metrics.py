@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 RANKS = (1, 5, 10)
+TIE = 1e-6  # float32 rounds the same product differently at a block's edge
 CHUNK = 4096  # queries scored at a time, so that memory does not grow with queries × candidates
 
 
@@ -20,14 +21,16 @@ def recalls(queries: np.ndarray, candidates: np.ndarray, right: Sequence[Sequenc
 
     Returns:
         {1: …, 5: …, 10: …} in [0, 1]. A wrong candidate that ties with the best right one ranks before it, so
-        a collapsed model scores nothing instead of everything.
+        a collapsed model scores nothing instead of everything; so does one that gives NaN.
     """
     hits = dict.fromkeys(RANKS, 0)
     for start in range(0, len(queries), CHUNK):
         scores = queries[start : start + CHUNK] @ candidates.T
         for row, answers in zip(scores, right[start : start + CHUNK], strict=True):
             own = row[np.asarray(answers)]
-            ahead = np.count_nonzero(row >= own.max()) - np.count_nonzero(own >= own.max())
+            # Not "row >= best": that is false for NaN, and a model that gives NaN would score everything.
+            below = own.max() - TIE
+            ahead = np.count_nonzero(~(row < below)) - np.count_nonzero(~(own < below))
             for k in RANKS:
                 hits[k] += int(ahead < k)
     return {k: count / max(1, len(queries)) for k, count in hits.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,23 +41,11 @@ def train(run: Path) -> None:
         run: a folder that ``distill.train.prepare`` made.
     """
     group = processes.start()
-    import deepspeed
-
     recipe = read_recipe(run)
     shards = Shards.of(recipe.data.train)
     tokenizer = Tokenizer.load(run / TOKENIZER, setup.text_spec(recipe).context)
     objective = losses.objective(recipe.objective.name, **recipe.objective.options)
-
-    torch.manual_seed(recipe.train.seed)
-    model = setup.model_of(recipe, tokenizer.vocab, objective.uses_heads).to(group.device)
-    settings = deepspeed_settings(
-        batch_size=recipe.train.batch_size,
-        world=group.world,
-        stage=recipe.zero.stage,
-        precision=recipe.train.precision,
-        clip=recipe.optim.clip,
-    )
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer(model, recipe.optim), config=settings)
+    engine = make_engine(recipe, tokenizer.vocab, objective.uses_heads, group)
     start, total = checkpoint.restore(engine, run), recipe.train.total_steps(len(shards))
 
     teach = teacher_forwards(recipe, group)
@@ -81,18 +70,11 @@ def train(run: Path) -> None:
             engine.backward(terms["loss"])
             engine.step()
 
-            values = processes.mean(
-                torch.cat([*(t.detach().view(1) for t in terms.values()), embeddings.scale]), group
-            )
+            means = mean_terms(terms, embeddings.scale, group)
             if log is not None:
-                now = time.perf_counter()
-                *named, scale = values.tolist()
-                log.step(
-                    {"step": step + 1}
-                    | dict(zip(terms, named, strict=True))
-                    | {"tau": 1 / scale, "lr": lr, "examples": (step + 1) * recipe.train.batch_size}
-                    | {"examples_per_s": recipe.train.batch_size / (now - clock)}
-                )
+                now, examples = time.perf_counter(), recipe.train.batch_size
+                rate = {"lr": lr, "examples": (step + 1) * examples, "examples_per_s": examples / (now - clock)}
+                log.step({"step": step + 1} | means | rate)
                 clock = now
             if (step + 1) % recipe.checkpoint.every_steps == 0 or step + 1 == total:
                 checkpoint.save(engine, run, step + 1, recipe.checkpoint.keep, group)
@@ -101,6 +83,30 @@ def train(run: Path) -> None:
             log.close()
         shards.close()
         engine.destroy()
+
+
+def make_engine(recipe: Recipe, vocab: int, uses_heads: bool, group: processes.Group) -> Any:
+    """DeepSpeed's engine around the model of a recipe, with weights that follow from the seed."""
+    import deepspeed
+
+    torch.manual_seed(recipe.train.seed)
+    model = setup.model_of(recipe, vocab, uses_heads).to(group.device)
+    settings = deepspeed_settings(
+        batch_size=recipe.train.batch_size,
+        world=group.world,
+        stage=recipe.zero.stage,
+        precision=recipe.train.precision,
+        clip=recipe.optim.clip,
+    )
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer(model, recipe.optim), config=settings)
+    return engine
+
+
+def mean_terms(terms: dict[str, torch.Tensor], scale: torch.Tensor, group: processes.Group) -> dict[str, float]:
+    """Every term over the global batch, by name, and the temperature."""
+    local = torch.cat([*(term.detach().view(1) for term in terms.values()), scale])
+    *values, mean_scale = processes.mean(local, group).tolist()  # one collective, one wait for the device
+    return dict(zip(terms, values, strict=True)) | {"tau": 1 / mean_scale}
 
 
 def teacher_forwards(recipe: Recipe, group: processes.Group) -> list[TeacherForward | None]:

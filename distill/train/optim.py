@@ -22,7 +22,7 @@ def learning_rate(step: int, total: int, optim: Optim) -> float:
     """
     warmup = optim.warmup * total if optim.warmup < 1 else optim.warmup
     if step < warmup:
-        return optim.lr * (step + 1) / max(1.0, warmup)
+        return optim.lr * min(1.0, (step + 1) / max(1.0, warmup))
     progress = (step - warmup) / max(1.0, total - warmup)
     return optim.lr * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
