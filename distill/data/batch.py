@@ -112,8 +112,12 @@ class Pairs(Dataset[Batch]):
         self.needs_image = side > 0 or any(t.needs_image for t in teachers)
 
     def view_number(self, epoch: int, i: int) -> int:
-        """Which view of sample i an epoch shows: the cached ones in turn, or a new one each epoch."""
-        return epoch if self.cached_views is None else (epoch + i) % self.cached_views
+        """Which view of sample i an epoch shows: the cached ones in turn, or a new one each epoch.
+
+        Of the cached ones 0 is the plain image; an endless supply starts behind it, so that a run of a single
+        epoch is augmented too.
+        """
+        return epoch + 1 if self.cached_views is None else (epoch + i) % self.cached_views
 
     def __getitems__(self, places: list[tuple[int, int]]) -> Batch | UserError:
         try:

@@ -22,7 +22,17 @@ from distill.errors import UserError
 SIDE = 128  # pixels a rendered picture
 TEST_PERCENT = 12
 TONES = frozenset({"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"})
-MAN, WOMAN, PERSON = "1F468", "1F469", "1F9D1"
+PERSON, CHILD, JOINER = "1F9D1", "1F9D2", "200D"
+# Code points that draw the same thing with another gender, each as the one that stands for all.
+SIBLINGS = {
+    **{"1F468": PERSON, "1F469": PERSON, "1F466": CHILD, "1F467": CHILD},
+    **{"1F474": "1F9D3", "1F475": "1F9D3"},  # old man, old woman
+    **{"1F478": "1F934", "1FAC5": "1F934"},  # princess, person with crown
+    **{"1F936": "1F385"},  # Mrs. Claus
+    **{"1F57A": "1F483"},  # man dancing
+    **{"1FAC3": "1F930", "1FAC4": "1F930"},  # pregnant man, pregnant person
+    **{"1F46C": "1F46B", "1F46D": "1F46B"},  # men, women holding hands
+}
 
 
 @dataclass(frozen=True)
@@ -48,8 +58,14 @@ class Emoji:
     def concept(self) -> str:
         """What the split is made by: the code without skin tone, gender and direction."""
         code = re.sub(r"-200D-(2640|2642|27A1)", "", self.code)
-        parts = [PERSON if part in (MAN, WOMAN) else part for part in code.split("-")]
-        return "-".join(part for part in parts if part not in TONES)
+        parts = [SIBLINGS.get(part, part) for part in code.split("-") if part not in TONES]
+        if PERSON in parts and "1F91D" in parts:
+            return "1F46B"  # two people holding hands
+        if PERSON in parts and "2764" in parts:
+            return "1F48F" if "1F48B" in parts else "1F491"  # a kiss, a couple with a heart
+        if len(parts) > 1 and {PERSON, CHILD, JOINER}.issuperset(parts):
+            return "1F46A"  # a family
+        return "1F385" if parts == [PERSON, JOINER, "1F384"] else "-".join(parts)  # Santa, however written
 
 
 def collect() -> list[Emoji]:
