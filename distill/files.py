@@ -11,9 +11,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file so that it is complete or absent: temporary name, fsync, rename.
 
     Args:
-        path: where it ends up; its folder must exist.
+        path: where it ends up; its folder is made when it is missing.
         write: is given the temporary path and writes everything to it.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
+import re
 import tomllib
 from collections.abc import Iterable
 from importlib import resources
@@ -105,8 +107,10 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     if isinstance(node, list):
         descend(node, last, override)
         node[int(last)] = value
-    else:
+    elif isinstance(node, dict):
         node[last] = value
+    else:
+        raise UserError(f"--set {override}: '{last}' lies below a value that is not a table.", "Shorten the path.")
 
 
 def descend(node: Any, key: str, override: str) -> Any:
@@ -183,14 +187,21 @@ def dump(recipe: Recipe) -> str:
 
 
 def body(table: dict[str, Any]) -> str:
-    return "".join(f"{key} = {toml(value)}\n" for key, value in table.items())
+    return "".join(f"{bare(key)} = {toml(value)}\n" for key, value in table.items())
+
+
+def bare(key: str) -> str:
+    """A key as TOML, quoted where it must be."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
 
 
 def toml(value: Any) -> str:
     """A value as TOML. JSON's strings, numbers and booleans are TOML's; tables become inline tables."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {toml(v)}" for key, v in value.items()) + " }" if value else "{}"
+        return "{ " + ", ".join(f"{bare(key)} = {toml(v)}" for key, v in value.items()) + " }" if value else "{}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(toml(v) for v in value) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # inf and nan are TOML's words too, and not JSON's
     # JSON writes U+007F as it is, which TOML forbids.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -48,7 +48,7 @@ CARRIED = ("DS_", "DEEPSPEED_", "OMP_", "NCCL_", "GLOO_", "TORCH_", "HF_", "CUDA
 
 def local_command(job: Job) -> list[str]:
     """``nproc`` processes on this machine, through ``deepspeed.launcher.launch``."""
-    world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(job.nproc))}).encode()).decode()
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": devices(job.nproc)}).encode()).decode()
     return [
         *(sys.executable, "-u", "-m", "deepspeed.launcher.launch"),
         f"--world_info={world}",
@@ -58,6 +58,13 @@ def local_command(job: Job) -> list[str]:
         str(job.script),
         *job.arguments,
     ]
+
+
+def devices(count: int) -> list[int]:
+    """The numbers of the devices to use: DeepSpeed's launcher overwrites ``CUDA_VISIBLE_DEVICES`` with them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    numbers = [int(number) for number in visible if number.strip().isdigit()]
+    return numbers[:count] if len(numbers) >= count else list(range(count))
 
 
 def slots(hostfile: Path) -> int:
@@ -86,14 +93,8 @@ def hosts(hostfile: Path) -> dict[str, int]:
 
 
 def hosts_command(job: Job) -> list[str]:
-    """The processes a host file names, through ``deepspeed.launcher.runner`` and pdsh.
-
-    Raises:
-        ImportError: if pdsh is not installed.
-    """
+    """The processes a host file names, through ``deepspeed.launcher.runner`` and pdsh."""
     assert job.hostfile is not None
-    if shutil.which("pdsh") is None:
-        raise ImportError("DeepSpeed starts several hosts through pdsh, which is not installed. Install pdsh.")
     master = [f"--master_addr={job.master_addr}"] if job.master_addr else []
     return [
         *(sys.executable, "-u", "-m", "deepspeed.launcher.runner"),
@@ -115,7 +116,8 @@ def check_hosts(job: Job) -> None:
         ConnectionError: naming the first host that is not ready.
     """
     assert job.hostfile is not None
-    needs = (sys.executable, str(job.script), str(job.folder))
+    shared = next(folder for folder in job.folder.parents if folder.exists())
+    needs = (sys.executable, str(job.script), str(shared))
     look = " && ".join(f"test -e {shlex.quote(path)}" for path in needs)
     ssh = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
     logins = {
@@ -131,23 +133,30 @@ def check_hosts(job: Job) -> None:
             )
 
 
-def run(job: Job) -> int:
-    """Start a job, wait for it, and return its exit status; an interrupt reaches every process.
+def check(job: Job) -> None:
+    """Find out whether a job can be started, before any work is done for it.
 
     Raises:
         ValueError: if this machine has fewer GPUs than processes are asked for.
         ImportError: if a host file is given and pdsh is not installed.
         ConnectionError: if a host is not ready.
     """
-    command = hosts_command(job) if job.hostfile else local_command(job)
     if job.hostfile:
+        if shutil.which("pdsh") is None:
+            raise ImportError("DeepSpeed starts several hosts through pdsh, which is not installed. Install pdsh.")
         check_hosts(job)
+    elif default_device().type != "cpu" and job.nproc > torch.accelerator.device_count():
+        found = torch.accelerator.device_count()
+        raise ValueError(f"--nproc {job.nproc} asks for more devices than this machine has ({found}). Lower it.")
+
+
+def run(job: Job) -> int:
+    """Start a job, wait for it, and return its exit status; an interrupt reaches every process."""
+    command = hosts_command(job) if job.hostfile else local_command(job)
     environment = os.environ | {"PYTHONSAFEPATH": "1"}
-    if default_device().type == "cpu":
+    if not job.hostfile and default_device().type == "cpu":
+        # Not for other hosts: this one may be a login node without a GPU.
         environment.setdefault("DS_ACCELERATOR", "cpu")
-    elif not job.hostfile and job.nproc > torch.accelerator.device_count():
-        devices = torch.accelerator.device_count()
-        raise ValueError(f"--nproc {job.nproc} asks for more devices than this machine has ({devices}). Lower it.")
     if job.nproc > 1 and not job.hostfile:
         # Without this every process takes all cores for itself.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // job.nproc)))

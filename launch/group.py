@@ -61,8 +61,11 @@ def start() -> Group:
 
 
 def default_device() -> torch.device:
-    """What a process that is alone computes on: the accelerator, if this machine has one."""
-    if torch.accelerator.is_available():
+    """What a process that is alone computes on: the accelerator, if this machine has one.
+
+    ``DS_ACCELERATOR=cpu`` keeps it, like DeepSpeed, on the CPU.
+    """
+    if os.environ.get("DS_ACCELERATOR") != "cpu" and torch.accelerator.is_available():
         return torch.accelerator.current_accelerator() or torch.device("cpu")
     keep_freed_memory()
     return torch.device("cpu")

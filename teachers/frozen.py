@@ -47,13 +47,17 @@ class Teacher(nn.Module):
         return digest.hexdigest()
 
 
-def load(card: Card) -> Teacher:
+def load(card: Card, image_size: int = 0) -> Teacher:
     """Load a teacher's weights, strictly.
+
+    Args:
+        card: which one.
+        image_size: side of the images it will be given, in pixels, to be tried out here; 0: the card's.
 
     Raises:
         ImportError: if the package that carries the weights is not installed; the message says what to run.
         ConnectionError: if the weights are on the hub and it cannot be reached.
-        ValueError: if the weights do not fit the architecture.
+        ValueError: if the weights do not fit the architecture, or the architecture not the image size.
     """
     import timm
 
@@ -65,11 +69,28 @@ def load(card: Card) -> Teacher:
                 f"The weights of '{card.name}' could not be fetched ({card.source}): {error}. "
                 "Run once where the hub can be reached, or set HF_HOME to a folder that already holds them."
             ) from error
-        return Teacher(card, net)
+        return tried(Teacher(card, net), image_size)
     net = timm.create_model(card.arch, pretrained=False)
     try:
         net.load_state_dict(card.weights(), strict=True)
     except RuntimeError as error:
         raise ValueError(f"The weights of '{card.name}' are not those of '{card.arch}': {error}") from error
     net.reset_classifier(0)  # type: ignore[operator]
-    return Teacher(card, net)
+    return tried(Teacher(card, net), image_size)
+
+
+def tried(teacher: Teacher, image_size: int) -> Teacher:
+    """The teacher, after one black image has gone through it.
+
+    Raises:
+        ValueError: if it does not take that size.
+    """
+    side = image_size or teacher.card.image_size
+    try:
+        teacher(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+    except Exception as error:  # the forward of an arbitrary network
+        raise ValueError(
+            f"The teacher '{teacher.card.name}' does not take {side}-pixel images: {error}. "
+            f"Leave out teacher.N.image_size: its own is {teacher.card.image_size}."
+        ) from error
+    return teacher

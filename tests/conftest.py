@@ -14,14 +14,16 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
-from PIL import Image, ImageDraw
-
-# One thread a process: the tests start many, and idle OpenMP threads spin.
+# One thread a process, set before NumPy and torch are imported: the tests start many processes, and idle threads
+# spin. On the CPU, also where there is a GPU: the tests compare k processes with one, to the last digits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from PIL import Image, ImageDraw  # noqa: E402
 
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = ("red", "green", "blue", "orange", "purple", "black", "brown", "pink")

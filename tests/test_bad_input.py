@@ -45,6 +45,13 @@ def refused(*arguments: object, cwd: Path) -> str:
         (["optim.name=adafactor", "zero.stage=1"], "needs zero.stage = 0"),
         (["optim.lr=fast"], "'optim.lr' does not check out"),
         (["optim.lr"], "not of the form section.key=value"),
+        (["optim.clip=inf"], "'optim.clip' does not check out"),
+        (["data.train.0=a.tar"], "'0' lies below a value that is not a table"),
+        (["teacher.1.views=3"], "there is no entry '1'"),
+        (["teacher=packaged"], "'teacher' does not check out"),
+        (["data.train=a-{000.."], "braces of"),
+        (["data.train=https://host/a.tar"], "remote stream"),
+        (["student.tokenizer.vocab=10"], "SentencePiece cannot make 10 pieces"),
         (["student.tokenizer.file=nowhere.model"], "nowhere.model cannot be read"),
         (["student.tokenizer.file=recipe.toml"], "no SentencePiece model"),
     ],
@@ -117,21 +124,36 @@ def test_an_export_with_a_damaged_or_foreign_tower_is_refused(tmp_path: Path, re
     distill(*embed, cwd=tmp_path)
 
 
-def test_a_shard_that_goes_bad_during_training_stops_it_and_resume_finishes_it(tmp_path: Path, recipe: Path) -> None:
-    (shard,) = write_shards(tmp_path / "own", (32,))
-    whole = shard.read_bytes()
-    options = ["--set", f"data.train={shard}", "--set", "teacher=[]", "--set", "objective.name=contrastive"]
+def test_two_shards_of_one_name_do_not_share_a_cache_file(tmp_path: Path, recipe: Path) -> None:
+    for name in ("a", "b"):
+        write_shards(tmp_path / name, (16,))
+    options = ["--set", 'data.train=["a", "b"]', "--set", "teacher.0.cache=cache", "--set", "train.steps=1"]
+    assert "Two shards of one name" in refused("train", recipe, "--out", "run", *options, cwd=tmp_path)
+    options[3] = "teacher.0.cache=auto"
     distill("train", recipe, "--out", "run", *options, cwd=tmp_path)
-    for name in ("step-00000006", "latest"):
-        path = tmp_path / "run" / "checkpoints" / name
-        path.rename(tmp_path / name)
-    (tmp_path / "run" / "checkpoints" / "latest").write_text("step-00000003")
-    spoiled = bytearray(whole)
-    for start in (i for i in range(len(whole)) if whole.startswith(b"IDAT", i)):
-        spoiled[start + 8 : start + 40] = bytes(32)
-    shard.write_bytes(spoiled)
-    words = refused("train", recipe, "--out", "run", *options, "--resume", cwd=tmp_path)
-    assert "does not decode" in words and str(shard) in words
-    shard.write_bytes(whole)
-    distill("train", recipe, "--out", "run", *options, "--resume", cwd=tmp_path)
-    assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step-00000006"
+
+
+def test_resume_refuses_what_it_could_only_guess(tmp_path: Path, recipe: Path) -> None:
+    (shard,) = write_shards(tmp_path / "own", (32,))
+    options = ["--set", f"data.train={shard}", "--set", "teacher=[]", "--set", "objective.name=contrastive"]
+    command = ("train", recipe, "--out", "run", *options, "--resume")
+    distill(*command[:-1], cwd=tmp_path)
+    latest = tmp_path / "run" / "checkpoints" / "latest"
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_text()
+
+    latest.write_text("step-00000009")
+    assert "step-00000009, which is not there" in refused(*command, cwd=tmp_path)
+    latest.write_text("step-00000003")
+    state = tmp_path / "run" / "checkpoints" / "step-00000003" / "mp_rank_00_model_states.pt"
+    whole = state.read_bytes()
+    state.write_bytes(whole[:1000])
+    assert "step-00000003 cannot be loaded" in refused(*command, cwd=tmp_path)
+    state.write_bytes(whole)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == metrics
+
+    content = shard.read_bytes()
+    write_shards(tmp_path / "own", (31,))
+    assert f"has changed since the run was started: {shard}" in refused(*command, cwd=tmp_path)
+    shard.write_bytes(content)
+    distill(*command, cwd=tmp_path)
+    assert latest.read_text() == "step-00000006"

@@ -16,10 +16,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import distill as package
-from distill.data.captions import Captions
+from distill.data.batch import Batch
+from distill.data.captions import Captions, Tokenizer
 from distill.data.shards import Shards
+from distill.data.views import decode
 from distill.recipe import check, dump, load
 from distill.ship.embed import embed_images
+from distill.train import setup
 
 METHODS = {
     "three_towers": [],
@@ -118,6 +121,28 @@ def test_an_export_is_two_safetensors_towers_and_no_pickle(home: Path, export: P
         with safe_open(export / f"{tower}.safetensors", framework="pt") as file:
             # As many numbers as the student has parameters: neither teacher nor heads came along.
             assert sum(file.get_tensor(key).numel() for key in file.keys()) == counts[tower]
+
+
+def test_an_exports_embeddings_are_those_of_the_trained_model(home: Path, export: Path) -> None:
+    """The model as DeepSpeed saved it, fed by the training data's own path, against the export's."""
+    recipe = load(str(home / "recipe.toml"), ["data.captions=first"])
+    tokenizer = Tokenizer.load(home / "run" / "tokenizer.model", 8)
+    model = setup.model_of(recipe, tokenizer.vocab, uses_heads=True)
+    saved = torch.load(home / "run/checkpoints/step-00000006/mp_rank_00_model_states.pt", weights_only=True)
+    model.load_state_dict(saved["module"])
+    opened = Shards.of(recipe.data.train)
+    # Of two cached views, epoch 0 shows the plain one of every even sample.
+    batch = setup.pairs_of(recipe, opened, tokenizer).__getitems__([(0, i) for i in range(0, 64, 2)])
+    assert isinstance(batch, Batch)
+    with torch.no_grad():
+        rows, scale = model.eval()(batch.images, batch.tokens, batch.teachers)
+    shipped = package.load(export)
+    assert 1 / shipped.config.temperature == pytest.approx(float(scale), rel=1e-6)
+    texts = [Captions().of(opened.read(i))[0].text for i in range(0, 64, 2)]
+    assert (shipped.encode_text(texts) - rows[:, 1]).abs().max() <= 1e-6
+    images = [decode(opened.read(i)) for i in range(0, 64, 2)]
+    assert (shipped.encode_image(images) - rows[:, 0]).abs().max() <= 1e-6
+    opened.close()
 
 
 def test_an_exports_embeddings_are_the_runs(home: Path, export: Path, shards: Path) -> None:

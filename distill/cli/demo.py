@@ -28,6 +28,7 @@ def demo(out: Path, seed: int, overrides: tuple[str, ...], limit: int | None, as
       distill demo --out /tmp/demo --seed 1 --set train.epochs=48
     """
     import json
+    import shlex
 
     from distill.demo import Demo, table
 
@@ -44,5 +45,5 @@ def demo(out: Path, seed: int, overrides: tuple[str, ...], limit: int | None, as
     click.echo(f"{'contact sheet':15}{out / 'contact-sheet.png'}")
     click.echo(f"{'numbers':15}{out / 'results.json'}")
     click.echo(f"{'runs, recipes':15}{out / 'runs'}, {out / 'recipes'}   ({minutes:.0f} minutes in all)")
-    longer = f"--set train.epochs=60 --out {out / 'runs' / 'longer'}"
-    click.echo(f"\nTry next:\n  distill train {out / 'recipes' / 'three_towers.toml'} {longer}")
+    recipe, run = (shlex.quote(str(out / part)) for part in ("recipes/three_towers.toml", "runs/longer"))
+    click.echo(f"\nTry next:\n  distill train {recipe} --set train.epochs=60 --out {run}")

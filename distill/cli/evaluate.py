@@ -12,7 +12,7 @@ import click
 @click.argument("path", metavar="RUN|EXPORT", type=click.Path(path_type=Path))
 @click.option("--task", required=True, help="What to measure: retrieval.")
 @click.option("--data", multiple=True, help="Shards; repeatable. Default for a run: its recipe's data.eval.")
-@click.option("--language", "languages", multiple=True, help="Only captions of this language; repeatable.")
+@click.option("--language", "languages", multiple=True, help="Only captions of this language, or of none; repeatable.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write the result to a file too.")
 @click.option("--device", help="Such as cuda or cpu; default a GPU where there is one.")
 def evaluate(

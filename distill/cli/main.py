@@ -86,6 +86,12 @@ def main() -> None:
         # The reader of our output has gone (``distill teachers list | head``); that is no error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if debug:
+            raise
+        # No space, no permission, no such folder: the system's words are plain enough.
+        click.echo(f"Error: {error.strerror or error}: {error.filename or 'a file'}", err=True)
+        sys.exit(2)
     except Exception as error:
         if debug:
             raise

@@ -70,6 +70,7 @@ class Cache:
         return shard.parent / "teacher-cache" / f"{self.table.name.replace('/', '-')}-{digest[:12]}"
 
     def file(self, shard: Path) -> Path:
+        """Where the embeddings of a shard are; see :meth:`missing` for two shards of one name."""
         return self.folder(shard) / f"{shard.stem}.safetensors"
 
     def missing(self, shards: Shards) -> list[ShardIndex]:
@@ -78,15 +79,35 @@ class Cache:
         Raises:
             UserError: if the folder holds the embeddings of something else.
         """
-        for folder in {self.folder(index.path) for index in shards.indexes}:
+        files = [self.file(index.path) for index in shards.indexes]
+        if len(set(files)) < len(files):
+            raise UserError(
+                f"Two shards of one name would share a file of the teacher cache {self.table.cache}.",
+                'Rename one of them, or set teacher.N.cache = "auto": then each cache is beside its shards.',
+            )
+        for folder in {file.parent for file in files}:
             self._check_folder(folder)
         return [index for index in shards.indexes if not self._holds(index)]
 
-    def _check_folder(self, folder: Path) -> None:
+    def read_note(self, folder: Path) -> dict[str, Any]:
+        """What a cache folder's ``teacher.json`` says; empty for a new folder.
+
+        Raises:
+            UserError: if it is damaged, or missing beside embeddings.
+        """
         note = folder / "teacher.json"
-        if not note.is_file():
+        if not note.is_file() and not any(folder.glob("*.safetensors")):
+            return {}
+        try:
+            found = json.loads(note.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{note} is missing or damaged: {error}.", f"Remove the folder {folder}.") from error
+        return dict(found)
+
+    def _check_folder(self, folder: Path) -> None:
+        found = self.read_note(folder)
+        if not found:
             return
-        found = json.loads(note.read_text(encoding="utf-8"))
         differing = [key for key, value in self.identity.items() if found.get(key) != value]
         if differing:
             what = ", ".join(f"{key} {found.get(key)} instead of {self.identity[key]}" for key in differing)
@@ -125,13 +146,12 @@ class Cache:
         for index in self.missing(shards):
             folder = self.folder(index.path)
             folder.mkdir(parents=True, exist_ok=True)
-            note = folder / "teacher.json"
-            if note.is_file() and json.loads(note.read_text(encoding="utf-8")).get("weights") != weights:
+            if self.read_note(folder).get("weights", weights) != weights:
                 raise UserError(
                     f"The teacher cache {folder} was made with other weights of '{self.card.name}'.",
                     "Remove that folder, or name another.",
                 )
-            write_text(note, json.dumps(self.identity | {"weights": weights}, indent=1) + "\n")
+            write_text(folder / "teacher.json", json.dumps(self.identity | {"weights": weights}, indent=1) + "\n")
             embeddings = torch.empty(self.table.views, len(index), self.card.width, dtype=DTYPES[self.table.dtype])
             row = 0
             for pixels in self._pixels(index, workers):

@@ -77,11 +77,12 @@ class Captions:
 def flatten(value: Any, language: str = "") -> list[Caption]:
     """Captions from a JSON value: text, a list, ``{language: …}``, or ``{"text": …, "language": …}``."""
     if isinstance(value, str):
-        return [Caption(value.strip(), language)]
+        # JSON can spell half a surrogate pair, which is no text: SentencePiece refuses it.
+        return [Caption(value.encode("utf-8", "replace").decode().strip(), language)]
     if isinstance(value, list):
         return [caption for item in value for caption in flatten(item, language)]
     if isinstance(value, dict) and isinstance(value.get("text"), str):
-        return [Caption(value["text"].strip(), str(value.get("language", language)))]
+        return flatten(value["text"], str(value.get("language") or language))
     if isinstance(value, dict):
         return [caption for name, item in value.items() for caption in flatten(item, str(name))]
     return []
@@ -114,26 +115,34 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab: int, context: int) -> Tokenizer:
-        """A unigram model of at most ``vocab`` pieces; case-folded, as captions are."""
+        """A unigram model of at most ``vocab`` pieces; case-folded, as captions are.
+
+        Raises:
+            UserError: if that many pieces cannot hold the captions' characters.
+        """
         import sentencepiece
 
         out = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
-            model_writer=out,
-            vocab_size=vocab,
-            hard_vocab_limit=False,
-            character_coverage=0.9995,
-            normalization_rule_name="nmt_nfkc_cf",
-            pad_id=cls.PAD,
-            unk_id=1,
-            bos_id=-1,
-            eos_id=-1,
-            input_sentence_size=1_000_000,
-            shuffle_input_sentence=False,
-            num_threads=1,  # the result must not depend on the machine
-            minloglevel=2,
-        )
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(texts),
+                model_writer=out,
+                vocab_size=vocab,
+                hard_vocab_limit=False,
+                character_coverage=0.9995,
+                normalization_rule_name="nmt_nfkc_cf",
+                pad_id=cls.PAD,
+                unk_id=1,
+                bos_id=-1,
+                eos_id=-1,
+                num_threads=1,  # the result must not depend on the machine
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            raise UserError(
+                f"SentencePiece cannot make {vocab} pieces of these captions: {str(error).splitlines()[-1]}",
+                "Raise student.tokenizer.vocab; every character of the captions needs a piece.",
+            ) from error
         return cls(out.getvalue(), context)
 
     @classmethod

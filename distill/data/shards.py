@@ -8,6 +8,7 @@ shard's size or modification time has changed.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -72,8 +73,6 @@ def expand(specs: Iterable[str]) -> list[Path]:
     Raises:
         UserError: if one does not exist, is a remote address, or a folder holds no ``.tar``.
     """
-    import braceexpand
-
     paths: list[Path] = []
     for spec in specs:
         if "://" in spec or spec.startswith("pipe:"):
@@ -81,8 +80,7 @@ def expand(specs: Iterable[str]) -> list[Path]:
                 f"'{spec}' is a remote stream, and training here addresses samples in local files.",
                 "Copy the shards to a local or mounted folder and name that.",
             )
-        for name in braceexpand.braceexpand(spec):
-            path = Path(name)
+        for path in matches(spec):
             if path.is_dir():
                 inside = sorted(path.glob("*.tar"))
                 if not inside:
@@ -96,6 +94,19 @@ def expand(specs: Iterable[str]) -> list[Path]:
     if repeated:
         raise UserError(f"The shard {sorted(repeated)[0]} is named twice.", "Name each shard once.")
     return paths
+
+
+def matches(spec: str) -> list[Path]:
+    """The paths that a specification stands for: itself if it exists, else its braces and wildcards expanded."""
+    import braceexpand
+
+    if Path(spec).exists():
+        return [Path(spec)]
+    try:
+        names = list(braceexpand.braceexpand(spec))
+    except ValueError as error:
+        raise UserError(f"The braces of '{spec}' are not balanced.", "Write shard-{000000..000009}.tar.") from error
+    return [Path(found) for name in names for found in (sorted(glob.glob(name)) or [name])]
 
 
 def build_index(path: Path) -> ShardIndex:
@@ -124,7 +135,7 @@ def build_index(path: Path) -> ShardIndex:
             # tarfile takes any damaged header for the end of the archive; the real end is a block of zeros.
             if not is_end(path, tar.offset):
                 raise tarfile.ReadError("it has no end-of-archive mark where its last member ends")
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OSError) as error:
         raise UserError(
             f"The shard {path} is empty, damaged or no tar file: {error}.", "Copy or pack it again."
         ) from error

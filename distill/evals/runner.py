@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.config import Data
 from distill.data.captions import Captions
 from distill.data.shards import Shards
 from distill.errors import UserError
 from distill.ship.load import load
-from distill.train import prepare, setup
+from distill.train import prepare
 
 
 def tasks() -> list[str]:
@@ -21,6 +22,12 @@ def tasks() -> list[str]:
     package = importlib.import_module("distill.evals")
     modules = (info.name for info in pkgutil.iter_modules(package.__path__))
     return sorted(m for m in modules if hasattr(importlib.import_module(f"distill.evals.{m}"), "evaluate"))
+
+
+def spoken(shards: Shards, captions: Captions) -> bool:
+    """Whether any caption says that it is in one of the languages asked for."""
+    samples = (shards.read(i, ["txt", "json"]) for i in range(len(shards)))
+    return any(caption.language in captions.languages for sample in samples for caption in captions.of(sample))
 
 
 def run(
@@ -32,7 +39,7 @@ def run(
         path: the run or export folder.
         task: see :func:`tasks`.
         data: shards; for a run, none means its recipe's ``data.eval``.
-        languages: only captions of these; none means the recipe's, or all.
+        languages: only captions of these, and those without one; none means those it was trained with.
         device: default a GPU where there is one.
 
     Raises:
@@ -43,20 +50,20 @@ def run(
         near = difflib.get_close_matches(task, known, n=1)
         hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known)}."
         raise UserError(f"There is no evaluation '{task}'.", hint)
-    captions, workers = Captions(languages=languages), 0
     if prepare.is_run(path):
-        recipe = prepare.read_recipe(path)
-        data = data or recipe.data.eval
-        own = setup.captions_of(recipe)
-        captions = Captions(own.keys, languages or own.languages)
-        workers = recipe.data.workers
+        data = data or prepare.read_recipe(path).data.eval
     model = load(path, device)
     if not data:
         raise UserError("There is nothing to evaluate on.", "Name shards with --data.")
+    # An export reads captions as its run did: what it was trained with stands in its configuration.
+    trained = Data.model_validate(model.config.provenance["recipe"]["data"])
+    captions = Captions(trained.caption_keys, languages or trained.languages)
     shards = Shards.of(data)
     for shard, key in shards.missing("image")[:1]:
         raise UserError(f"There is no image in sample '{key}' of {shard}.", "Add it or remove the sample.")
+    if languages and not spoken(shards, captions):
+        raise UserError(f"No caption says that its language is {' or '.join(languages)}.", "Leave out --language.")
     result: dict[str, Any] = importlib.import_module(f"distill.evals.{task}").evaluate(
-        model, shards, captions, workers
+        model, shards, captions, trained.workers
     )
     return result

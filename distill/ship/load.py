@@ -142,4 +142,7 @@ def build(config: Config, tensors: dict[str, torch.Tensor], tokenizer: Tokenizer
             raise UserError(
                 f"The {name} tower's weights do not fit its configuration: {error}.", "Export the run again."
             ) from error
-    return ImageText(config, image, text, tokenizer, torch.device(device) if device else default_device())
+    try:
+        return ImageText(config, image, text, tokenizer, torch.device(device) if device else default_device())
+    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there
+        raise UserError(f"The device '{device}' cannot be used: {error}.", "Correct --device.") from error

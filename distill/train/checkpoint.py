@@ -18,6 +18,7 @@ from distill.files import write_text, write_whole
 from launch import group as processes
 
 STUDENTS = "students.safetensors"
+REMEDY = "Name an older one in checkpoints/latest."
 
 
 def save(engine: Any, run: Path, step: int, keep: int, group: processes.Group) -> None:
@@ -65,12 +66,18 @@ def student_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def newest(run: Path) -> Path | None:
-    """The folder of a run's newest checkpoint, if it has one."""
+    """The folder of a run's newest checkpoint, if it has one.
+
+    Raises:
+        UserError: if ``latest`` names one that is not there: starting anew would throw the run away.
+    """
     latest = run / "checkpoints" / "latest"
     if not latest.is_file():
         return None
     folder = run / "checkpoints" / latest.read_text(encoding="utf-8").strip()
-    return folder if folder.is_dir() else None
+    if not (folder / STUDENTS).is_file():
+        raise UserError(f"{latest} names the checkpoint {folder.name}, which is not there.", "Name one that is.")
+    return folder
 
 
 def restore(engine: Any, run: Path) -> int:
@@ -85,10 +92,10 @@ def restore(engine: Any, run: Path) -> int:
     folder = newest(run)
     if folder is None:
         return 0
-    loaded, state = engine.load_checkpoint(str(folder.parent), tag=folder.name)
+    try:
+        loaded, state = engine.load_checkpoint(str(folder.parent), tag=folder.name)
+    except Exception as error:  # DeepSpeed, pickle and zipfile raise whatever a damaged file makes them
+        raise UserError(f"The checkpoint {folder} cannot be loaded: {error}.", REMEDY) from error
     if loaded is None:
-        raise UserError(
-            f"The checkpoint {folder} cannot be loaded.",
-            "Remove it and name an older one in checkpoints/latest.",
-        )
+        raise UserError(f"The checkpoint {folder} cannot be loaded.", REMEDY)
     return int(state["step"])

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from distill.files import write_text
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -65,7 +67,7 @@ class Log:
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start]
-            path.write_text("".join(kept), encoding="utf-8")
+            write_text(path, "".join(kept))
         self.file = path.open("a", encoding="utf-8")
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1 if start else None)
         self.progress = Progress(label, total, "steps", start)

@@ -113,7 +113,7 @@ def teacher_forwards(recipe: Recipe, group: processes.Group) -> list[TeacherForw
     """For every teacher, the frozen forward if it runs online, None if its embeddings come from a cache."""
     with from_leaves():
         return [
-            teachers.load(setup.card_of(table)).to(group.device) if table.cache == "none" else None
+            teachers.load(setup.card_of(table), table.image_size).to(group.device) if table.cache == "none" else None
             for table in recipe.teacher
         ]
 

@@ -6,7 +6,9 @@ Cheap checks come first, the folder last: a recipe that is wrong leaves nothing 
 from __future__ import annotations
 
 import json
+import os
 import platform
+import shutil
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -70,12 +72,12 @@ def prepare(recipe: Recipe, run: Path, resume: bool, world: int) -> None:
     shards = Shards.of(recipe.data.train)
     preflight(recipe, shards)
     if resume:
+        check_unchanged(recipe, run, shards, world)
         make_caches(setup.caches_of(recipe), shards, recipe.data.workers)
         return
     tokenizer = make_tokenizer(recipe, shards)
     make_caches(setup.caches_of(recipe), shards, recipe.data.workers)
     model = setup.model_of(recipe, tokenizer.vocab, objective.uses_heads)
-    run.mkdir(parents=True, exist_ok=True)
     about = {
         "versions": {"distill": version("distill"), "python": platform.python_version()}
         | {package: version(package) for package in PACKAGES},
@@ -85,12 +87,19 @@ def prepare(recipe: Recipe, run: Path, resume: bool, world: int) -> None:
         "steps": recipe.train.total_steps(len(shards)),
         "vocab": tokenizer.vocab,
         "parameters": parameter_counts(model),
-        "shards": {str(index.path): {"samples": len(index), "sha256": index.sha256} for index in shards.indexes},
+        "shards": fingerprints(shards),
         "teachers": [card.name for card in cards],
     }
-    write_whole(run / TOKENIZER, lambda to: to.write_bytes(tokenizer.model))
-    write_text(run / ABOUT, json.dumps(about, indent=1) + "\n")
-    write_text(run / RECIPE, dump(recipe))
+    unfinished = run.with_name(f".{run.name}.unfinished-{os.getpid()}")
+    unfinished.mkdir(parents=True)
+    write_whole(unfinished / TOKENIZER, lambda to: to.write_bytes(tokenizer.model))
+    write_text(unfinished / ABOUT, json.dumps(about, indent=1) + "\n")
+    write_text(unfinished / RECIPE, dump(recipe))
+    try:
+        unfinished.rename(run)  # fails if another start has been quicker
+    except OSError as error:
+        shutil.rmtree(unfinished)
+        raise UserError(f"{run} has been taken meanwhile: {error.strerror}.", "Choose another --out.") from error
 
 
 def claim(recipe: Recipe, run: Path, resume: bool) -> None:
@@ -109,6 +118,29 @@ def claim(recipe: Recipe, run: Path, resume: bool) -> None:
         raise UserError(f"{run} already holds a run.", "Add --resume to continue it, or choose another --out.")
     elif run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(f"{run} exists and is no empty folder.", "Choose another --out.")
+
+
+def check_unchanged(recipe: Recipe, run: Path, shards: Shards, world: int) -> None:
+    """Refuse to resume on other shards than the run was started on, or where its checkpoint cannot be read."""
+    about = json.loads((run / ABOUT).read_text(encoding="utf-8"))
+    now = fingerprints(shards)
+    changed = sorted(p for p in about["shards"].keys() | now.keys() if about["shards"].get(p) != now.get(p))
+    if changed:
+        raise UserError(
+            f"The training data has changed since the run was started: {changed[0]}.",
+            "Restore it, or train into another folder.",
+        )
+    if recipe.zero.stage and world != about["processes"]:
+        raise UserError(
+            f"The run was started with {about['processes']} processes, and at zero.stage = {recipe.zero.stage} its "
+            f"checkpoint is split among them.",
+            f"Resume it with {about['processes']}.",
+        )
+
+
+def fingerprints(shards: Shards) -> dict[str, Any]:
+    """What ``run.json`` notes of every shard."""
+    return {str(index.path): {"samples": len(index), "sha256": index.sha256} for index in shards.indexes}
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
@@ -159,7 +191,7 @@ def make_caches(caches: list[Cache], shards: Shards, workers: int) -> None:
         if not missing:
             continue
         with from_leaves():
-            teacher = teachers.load(cache.card).to(default_device())
+            teacher = teachers.load(cache.card, cache.identity["image_size"]).to(default_device())
         progress = Progress(f"embedding with {cache.card.name}", sum(map(len, missing)), "images")
         cache.make(teacher, shards, workers, progress.tick)
         progress.close()

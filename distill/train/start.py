@@ -34,18 +34,18 @@ def start(
     from launch import command
 
     run = run.absolute()
+    job = command.Job(Path(worker.__file__).resolve(), (str(run),), run, nproc, hostfile, master_addr)
+    prepare.claim(recipe, run, resume)
     with from_leaves():
         world = command.slots(hostfile) if hostfile else nproc
+        command.check(job)
     prepare.prepare(recipe, run, resume, world)
     if hostfile is None and nproc == 1:
         from distill.train.loop import train
 
         train(run)
         return
-    script = Path(worker.__file__).resolve()
-    job = command.Job(script, (str(run),), run, nproc, hostfile, master_addr)
-    with from_leaves():
-        status = command.run(job)
+    status = command.run(job)
     if status:
         raise UserError(
             f"The training stopped: a process ended with status {status}; its own message stands above.",
