@@ -4,7 +4,8 @@ A card says everything about a teacher without loading it. A new teacher is one 
 group; nothing else has a list to edit.
 """
 
-from teachers.card import Card, card, cards
+from teachers.card import Card
 from teachers.frozen import Teacher, load
+from teachers.registry import card, cards
 
 __all__ = ["Card", "Teacher", "card", "cards", "load"]

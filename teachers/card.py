@@ -1,10 +1,7 @@
-"""The card that describes a teacher, and how one is found by name."""
+"""The card that describes a teacher."""
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,32 +46,3 @@ class Card:
     install: str = ""
     paper: str = ""
     weights: Callable[[], dict[str, torch.Tensor]] | None = None
-
-
-GROUPS_WITHOUT_CARDS = {"card", "frozen", "timm_hub"}
-
-
-def cards() -> list[Card]:
-    """Every card, sorted by name: those in ``CARDS`` of each group module of this package."""
-    package = importlib.import_module("teachers")
-    groups = [m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in GROUPS_WITHOUT_CARDS]
-    found = [c for group in groups for c in importlib.import_module(f"teachers.{group}").CARDS]
-    return sorted(found, key=lambda c: c.name)
-
-
-def card(name: str) -> Card:
-    """The card called ``name``; ``timm/ARCH`` makes one for any pretrained timm model.
-
-    Raises:
-        LookupError: if there is no such teacher; the message names the nearest ones.
-    """
-    if name.startswith("timm/"):
-        from teachers.timm_hub import timm_card
-
-        return timm_card(name)
-    known = {c.name: c for c in cards()}
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}, timm/ARCH."
-        raise LookupError(f"There is no teacher '{name}'. {hint}")
-    return known[name]

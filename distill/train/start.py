@@ -35,7 +35,6 @@ def start(
 
     run = run.absolute()
     job = command.Job(Path(worker.__file__).resolve(), (str(run),), run, nproc, hostfile, master_addr)
-    prepare.claim(recipe, run, resume)
     with from_leaves():
         world = command.slots(hostfile) if hostfile else nproc
         command.check(job)
