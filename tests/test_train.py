@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import distill as package
+import teachers
 from distill.data.batch import Batch
 from distill.data.captions import Captions, Tokenizer
 from distill.data.shards import Shards
@@ -61,8 +62,9 @@ def test_a_run_holds_what_the_design_says(home: Path, shards: Path) -> None:
         assert {"loss", "fg", "fh", "gh", "tau", "lr", "examples", "examples_per_s"} <= line.keys()
         assert line["loss"] == pytest.approx((line["fg"] + line["fh"] + line["gh"]) / 3, rel=1e-5)
         assert line["examples"] == 16 * line["step"]
-    about = json.loads((run / "run.json").read_text())
+    about, card = json.loads((run / "run.json").read_text()), teachers.card("packaged/efficientnet_lite0")
     assert about["samples"] == 64 and about["steps"] == 6 and about["teachers"] == ["packaged/efficientnet_lite0"]
+    assert about["teacher_weights"] == {card.name: teachers.load(card).fingerprint()}
     assert (run / "checkpoints" / "latest").read_text() == "step-00000006"
     assert {p.name for p in (run / "checkpoints").glob("step-*")} == {"step-00000003", "step-00000006"}
     assert list((run / "tensorboard").iterdir())

@@ -104,6 +104,10 @@ class Cache:
             raise UserError(f"{note} is missing or damaged: {error}.", f"Remove the folder {folder}.") from error
         return dict(found)
 
+    def weights(self, shards: Shards) -> str:
+        """SHA-256 of the weights that the embeddings of some shards were made with."""
+        return str(self.read_note(self.folder(shards.indexes[0].path)).get("weights", ""))
+
     def _check_folder(self, folder: Path) -> None:
         found = self.read_note(folder)
         if not found:

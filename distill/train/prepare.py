@@ -75,8 +75,8 @@ def prepare(recipe: Recipe, run: Path, resume: bool, world: int) -> None:
         check_unchanged(recipe, run, shards, world)
         make_caches(setup.caches_of(recipe), shards, recipe.data.workers)
         return
-    tokenizer = make_tokenizer(recipe, shards)
-    make_caches(setup.caches_of(recipe), shards, recipe.data.workers)
+    tokenizer, caches = make_tokenizer(recipe, shards), setup.caches_of(recipe)
+    make_caches(caches, shards, recipe.data.workers)
     model = setup.model_of(recipe, tokenizer.vocab, objective.uses_heads)
     about = {
         "versions": {"distill": version("distill"), "python": platform.python_version()}
@@ -89,6 +89,7 @@ def prepare(recipe: Recipe, run: Path, resume: bool, world: int) -> None:
         "parameters": parameter_counts(model),
         "shards": fingerprints(shards),
         "teachers": [card.name for card in cards],
+        "teacher_weights": {cache.card.name: cache.weights(shards) for cache in caches},
     }
     unfinished = run.with_name(f".{run.name}.unfinished-{os.getpid()}")
     unfinished.mkdir(parents=True)
