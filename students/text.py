@@ -43,7 +43,7 @@ class TextTransformer(nn.Module):
     def __init__(self, spec: TextSpec, vocab: int, width: int) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocab, spec.dim)
-        self.positions = nn.Parameter(torch.randn(spec.context, spec.dim) * 0.02)
+        self.positions = nn.Parameter(torch.randn(spec.context, spec.dim) * spec.dim**-0.5)
         block = nn.TransformerEncoderLayer(
             spec.dim,
             spec.heads,
@@ -57,10 +57,7 @@ class TextTransformer(nn.Module):
         self.norm = nn.LayerNorm(spec.dim)
         self.pool = AttentionPool(spec.dim, spec.heads) if spec.pool == "map" else MeanPool()
         self.head = nn.Linear(spec.dim, width)
-        for parameter in self.blocks.parameters():
-            if parameter.ndim > 1:
-                nn.init.xavier_uniform_(parameter)
-        nn.init.normal_(self.tokens.weight, std=0.02)
+        self.apply(start)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """[n, context] int64 token ids, padded with ``PAD`` → [n, D]."""
@@ -73,12 +70,27 @@ class TextTransformer(nn.Module):
         return embedding
 
 
+def start(module: nn.Module) -> None:
+    """Initial weights as in big_vision: Xavier, no biases, embeddings of about unit length.
+
+    torch's own leave the text embedding dominated by the last layer's bias: all captions begin side by side.
+    """
+    if isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
+    elif isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.MultiheadAttention):
+        nn.init.xavier_uniform_(module.in_proj_weight)
+        nn.init.zeros_(module.in_proj_bias)
+
+
 class AttentionPool(nn.Module):
     """Multi-head attention with one learned query, then a residual MLP (big_vision's MAP head)."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.query = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
+        self.query = nn.Parameter(torch.randn(1, 1, dim) * dim**-0.5)
         self.attention = nn.MultiheadAttention(dim, heads, batch_first=True)
         self.norm = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
