@@ -6,6 +6,7 @@ import ctypes
 import os
 import socket
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def start() -> Group:
     local_rank = int(os.environ["LOCAL_RANK"])
     if device.type == "cpu":
         # DeepSpeed would compile its own collectives; gloo's need no compiler on the user's machine.
-        deepspeed.ops.__compatible_ops__ = {}
+        deepspeed.ops.__compatible_ops__ = defaultdict(bool)
     else:
         get_accelerator().set_device(local_rank)
         device = torch.device(device.type, local_rank)

@@ -92,7 +92,7 @@ def test_the_mean_over_equal_shares_is_the_whole(name: str, shares: int) -> None
         embeddings, leaves = batch(12, 5, (1.0, 0.5), rows)
         loss = objective(embeddings)["loss"]
         gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
-        return loss.item(), np.concatenate([gradient.flatten() for gradient in gradients])
+        return loss.item(), np.concatenate([gradient.detach().flatten() for gradient in gradients])
 
     whole, gradient = value_and_gradient(slice(None))
     values, gradients = zip(*(value_and_gradient(slice(i, i + step)) for i in range(0, 12, step)), strict=True)
