@@ -50,7 +50,7 @@ class Config(BaseModel):
     Attributes:
         width: D, the width of both towers' embeddings.
         temperature: τ as learned; similarities are divided by it.
-        provenance: how the towers came about; for people, not for loading.
+        provenance: how the towers came about; loading does without it, evaluations read captions as its recipe says.
     """
 
     model_config = ConfigDict(extra="forbid")
