@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from distill.data.cache import ViewPixels
-from distill.data.shards import Shards
+from distill.data.shards import IMAGE, Shards
 from distill.data.views import Views, decode_bytes
 from distill.errors import UserError
 from distill.ship.load import ImageText
 
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+PICTURES = frozenset(f".{extension}" for extension in IMAGE)
 BATCH = 256
 
 
