@@ -1,11 +1,15 @@
-"""Teachers: cards of pretrained encoders, and the frozen forward that turns pixels into embeddings.
+"""Teachers: cards of pretrained encoders, and the frozen forward that turns pixels or tokens
+into embeddings.
 
 A card says everything about a teacher without loading it. A new teacher is one card in the module of its
 group; nothing else has a list to edit.
 """
 
 from teachers.card import Card
-from teachers.frozen import Teacher, load
+from teachers.frozen import Teacher
+from teachers.loading import load
 from teachers.registry import card, cards
+from teachers.text import TextTeacher
+from teachers.tokens import TextTokenizer, tokenizer
 
-__all__ = ["Card", "Teacher", "card", "cards", "load"]
+__all__ = ["Card", "Teacher", "TextTeacher", "TextTokenizer", "card", "cards", "load", "tokenizer"]

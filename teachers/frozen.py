@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -11,11 +12,11 @@ from teachers.card import Card
 
 
 class Teacher(nn.Module):
-    """The frozen third tower's encoder ``p``: pixels in, [n, P] embeddings out.
+    """The frozen third tower's encoder ``p``: pixels in, [n, P] embeddings out; see TextTeacher for texts.
 
     Attributes:
         card: what it is.
-        net: the timm network without its classifier.
+        net: the timm network, without its classifier unless it was loaded for its logits.
     """
 
     mean: torch.Tensor
@@ -34,7 +35,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[n, 3, image_size, image_size] uint8 RGB → [n, P] float32."""
+        """[n, 3, image_size, image_size] uint8 RGB → [n, P] float32, or [n, classes] logits."""
         embedding: torch.Tensor = self.net((pixels.float() / 255 - self.mean) / self.std)
         return embedding.float()
 
@@ -47,50 +48,29 @@ class Teacher(nn.Module):
         return digest.hexdigest()
 
 
-def load(card: Card, image_size: int = 0) -> Teacher:
-    """Load a teacher's weights, strictly.
+T = TypeVar("T", bound=Teacher)
+
+
+def tried(teacher: T, example: torch.Tensor, width: int, advice: str) -> T:
+    """The teacher, after one image or text has gone through it.
 
     Args:
-        card: which one.
-        image_size: side of the images it will be given, in pixels, to be tried out here; 0: the card's.
+        teacher: any.
+        example: a batch of one.
+        width: of the vector that is to come out.
+        advice: what to do if the example is refused.
 
     Raises:
-        ImportError: if the package that carries the weights is not installed; the message says what to run.
-        ConnectionError: if the weights are on the hub and it cannot be reached.
-        ValueError: if the weights do not fit the architecture, or the architecture not the image size.
+        ValueError: if it does not take the example, or makes something else of it.
     """
-    import timm
-
-    if card.weights is None:
-        try:
-            net = timm.create_model(card.arch, pretrained=True, num_classes=0)
-        except Exception as error:  # huggingface_hub, urllib and safetensors raise a dozen kinds
-            raise ConnectionError(
-                f"The weights of '{card.name}' could not be fetched ({card.source}): {error}. "
-                "Run once where the hub can be reached, or set HF_HOME to a folder that already holds them."
-            ) from error
-        return tried(Teacher(card, net), image_size)
-    net = timm.create_model(card.arch, pretrained=False)
+    what = f"{example.shape[-1]}-pixel images" if teacher.card.modality == "image" else f"{example.shape[-1]} tokens"
     try:
-        net.load_state_dict(card.weights(), strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"The weights of '{card.name}' are not those of '{card.arch}': {error}") from error
-    net.reset_classifier(0)  # type: ignore[operator]
-    return tried(Teacher(card, net), image_size)
-
-
-def tried(teacher: Teacher, image_size: int) -> Teacher:
-    """The teacher, after one black image has gone through it.
-
-    Raises:
-        ValueError: if it does not take that size.
-    """
-    side = image_size or teacher.card.image_size
-    try:
-        teacher(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+        out = teacher(example)
     except Exception as error:  # the forward of an arbitrary network
+        raise ValueError(f"The teacher '{teacher.card.name}' does not take {what}: {error}. {advice}") from error
+    if out.shape != (1, width):
         raise ValueError(
-            f"The teacher '{teacher.card.name}' does not take {side}-pixel images: {error}. "
-            f"Leave out teacher.N.image_size: its own is {teacher.card.image_size}."
-        ) from error
+            f"The teacher '{teacher.card.name}' makes {tuple(out.shape)} of one {teacher.card.modality}, where its "
+            f"card promises (1, {width}). Correct the card."
+        )
     return teacher

@@ -29,6 +29,7 @@ def card(name: str) -> Card:
     known = {c.name: c for c in cards()}
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}, timm/ARCH."
+        images, texts = (", ".join(n for n, c in known.items() if c.modality == m) for m in ("image", "text"))
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {images}, timm/ARCH; for texts: {texts}."
         raise LookupError(f"There is no teacher '{name}'. {hint}")
     return known[name]

@@ -37,6 +37,7 @@ def timm_card(name: str) -> Card:
         name=name,
         arch=arch,
         width=width,
+        classes=config.num_classes or 0,
         image_size=int(config.input_size[-1]),
         mean=(mean[0], mean[1], mean[2]),
         std=(std[0], std[1], std[2]),

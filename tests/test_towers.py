@@ -154,7 +154,7 @@ def test_the_packaged_teacher_is_the_published_network(teacher: teachers.Teacher
     assert ours.dtype == torch.float32 and torch.pdist(ours).min() > 1
 
 
-@pytest.mark.parametrize("name", [card.name for card in teachers.cards()])
+@pytest.mark.parametrize("name", [card.name for card in teachers.cards() if card.modality == "image"])
 def test_a_teacher_is_frozen_and_as_its_card_says(name: str) -> None:
     card = pickle.loads(pickle.dumps(teachers.card(name)))  # as a loader process is given it
     teacher, config = teachers.load(card).train(), timm.get_pretrained_cfg(card.arch)

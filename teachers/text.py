@@ -1,0 +1,84 @@
+"""Text teachers: pretrained sentence encoders, frozen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from teachers.card import Card
+from teachers.folder import library, pad_of, pooling_of, settings
+from teachers.frozen import Teacher, tried
+
+
+class TextTeacher(Teacher):
+    """A frozen text encoder: tokens in, [n, P] embeddings out, not normalised.
+
+    Attributes:
+        card: what it is.
+        net: the transformers network without its pooler, which sentence encoders do not use.
+        pad: the token id that means "no token".
+        pooling: ``mean`` of the tokens, or the first one, ``cls``.
+    """
+
+    def __init__(self, card: Card, net: nn.Module, pad: int, pooling: str) -> None:
+        super().__init__(card, net)
+        self.pad, self.pooling = pad, pooling
+
+    @torch.no_grad()
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[n, context] int64, as the card's tokenizer makes them → [n, P] float32; zeros for a row of padding."""
+        mask = tokens != self.pad
+        # Captions fill a fraction of the context: columns that are padding in every text are not computed.
+        used = max(1, int((mask.any(0) * torch.arange(1, mask.shape[1] + 1, device=mask.device)).max()))
+        tokens, mask = tokens[:, :used], mask[:, :used]
+        hidden: torch.Tensor = self.net(input_ids=tokens, attention_mask=mask.long())[0].float()
+        mask = mask[:, :, None]
+        if self.pooling == "cls":
+            return hidden[:, 0] * mask[:, 0]
+        return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
+def load_folder(card: Card, folder: Path) -> TextTeacher:
+    """The text teacher in a folder, see teachers/folder.py; nothing is fetched, and no pickle is read.
+
+    Raises:
+        ImportError: if transformers is not installed; the message says what to run.
+        ValueError: if the folder is not a sentence encoder's, or not the one of the card.
+    """
+    transformers = library("transformers", card)
+    pad, pooling = pad_of(folder), pooling_of(folder)
+    arch = settings(folder / "config.json").get("model_type")
+    if arch != card.arch:
+        raise ValueError(f"{folder} holds the architecture '{arch}', where '{card.name}' is '{card.arch}'.")
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        net = transformers.AutoModel.from_config(config, trust_remote_code=False).float()
+    except Exception as error:  # each architecture checks its settings in its own way
+        raise ValueError(f"transformers cannot build what {folder / 'config.json'} describes: {error}") from error
+    if getattr(net, "pooler", None) is not None:
+        net.pooler = None
+    try:
+        net.load_state_dict(weights(folder), strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"The weights of '{card.name}' are not those of {folder / 'config.json'}: {error}") from error
+    word = 1 if pad == 0 else 0  # any token that is one
+    example = torch.full((1, card.context), word)
+    return tried(TextTeacher(card, net, pad, pooling), example, card.width, "Give its card a smaller context.")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The ``state_dict`` of the folder, without the pooler and without what older versions saved of no weight.
+
+    Raises:
+        ValueError: if ``model.safetensors`` is missing or damaged.
+    """
+    path = folder / "model.safetensors"
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is missing or damaged: {error}. Only safetensors are read.") from error
+    return {k: v for k, v in state.items() if not k.startswith("pooler.") and not k.endswith(".position_ids")}
