@@ -24,7 +24,10 @@ class Data(Table):
     Attributes:
         train, eval: WebDataset shards: brace notation, a folder, or a list of either.
         image_size: side of the student's input, in pixels.
-        captions: "sample" draws one of an image's captions anew each epoch, "first" always takes the first.
+        captions: "sample" draws one of an image's captions anew each epoch, "first" always takes the first, "joint"
+            trains on several at once, with the losses summed (LiT, arXiv 2111.07991, appendix C).
+        captions_per_image: with "joint", how many at once; an image with fewer repeats its own, one with more goes
+            on with the next in the next epoch.
         caption_keys: the keys of ``KEY.json`` that hold captions; ``KEY.txt``, where present, comes first.
         languages: keep only captions of these languages (and those without one); empty keeps all.
         first_share: with "sample", how often the first caption is drawn; null draws all alike.
@@ -36,7 +39,8 @@ class Data(Table):
     train: tuple[str, ...]
     eval: tuple[str, ...] = ()
     image_size: int = Field(default=224, gt=0)
-    captions: Literal["sample", "first"] = "sample"
+    captions: Literal["sample", "first", "joint"] = "sample"
+    captions_per_image: int = Field(default=2, ge=2)
     caption_keys: tuple[str, ...] = ("captions", "caption")
     languages: tuple[str, ...] = ()
     first_share: float | None = Field(default=None, ge=0, le=1)
@@ -48,6 +52,11 @@ class Data(Table):
     @classmethod
     def one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @property
+    def captions_at_once(self) -> int:
+        """C, the captions of an image in one batch."""
+        return self.captions_per_image if self.captions == "joint" else 1
 
     @field_validator("crop")
     @classmethod
@@ -95,9 +104,49 @@ class Open(BaseModel):
 
 
 class Tower(Open):
-    """A tower: ``arch``, and the options of that architecture."""
+    """A tower: ``arch``, the options of that architecture, and how it starts and learns.
+
+    With ``init``, ``locked``, ``lr_scale`` and ``delay`` these are the settings of LiT (arXiv 2111.07991): u without
+    any, U with ``init``, L with ``init`` and ``locked``; the schedules of its appendix F with the last two.
+
+    Attributes:
+        init: weights to start from: an export, or for an image tower "teacher" (the first one, of the same ``arch``).
+        locked: true locks all but the projection, a list locks the named parts only.
+        lr_scale: times optim.lr.
+        delay: share of the steps before the tower starts to learn; its warm-up and decay fill the rest.
+    """
 
     arch: str
+    init: str = ""
+    locked: bool | tuple[str, ...] = False
+    lr_scale: float = Field(default=1.0, ge=0)
+    delay: float = Field(default=0.0, ge=0, lt=1)
+
+
+class ImageTower(Tower):
+    """The image tower: any timm architecture, or arch = "teacher": the first teacher, locked, is inside.
+
+    Attributes:
+        layers: on a teacher, layers of a learned MLP on its embedding: 0 is LiT, 1 LiT with a linear head, 4
+            FlexiLiT (arXiv 2305.16999, section E.5).
+        beside: on a teacher, a learned timm network beside it, joined by the MLP (FlexiLiT 2).
+    """
+
+    layers: int = Field(default=0, ge=0)
+    beside: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def on_teacher_only(self) -> ImageTower:
+        if self.arch != TEACHER and (self.layers or self.beside):
+            raise ValueError('layers and beside are for arch = "teacher", the locked teacher as image tower')
+        extra = [*self.options, *(n for n in ("init", "locked") if getattr(self, n))]
+        if self.arch == TEACHER and extra:
+            raise ValueError(f'arch = "teacher" is the locked teacher itself: leave out {", ".join(extra)}')
+        if self.beside is not None and not self.layers:
+            raise ValueError("beside needs layers: an MLP that joins both networks, of 4 layers in FlexiLiT 2")
+        if self.beside is not None and not isinstance(self.beside.get("arch"), str):
+            raise ValueError("beside needs an arch: a timm architecture")
+        return self
 
 
 class Student(Table):
@@ -105,17 +154,20 @@ class Student(Table):
 
     Attributes:
         width: D, the width of the shared embedding.
-        image: any timm architecture with its options, or arch = "teacher" (locked: LiT).
+        image: the image tower.
         text: the text tower and its options, see ``students/text.py``.
         tokenizer: how captions become tokens.
         temperature: τ at the start; learned from there.
+        alpha: evaluate α·h(I) + (1 − α)·f(I), h the first teacher through its adapter, instead of f(I). Needs towers
+            that were trained without heads (arXiv 2305.16999, section E.4); what is exported is f and g all the same.
     """
 
     width: int = Field(default=512, gt=0)
-    image: Tower = Tower(arch="vit_tiny_patch16_224")
+    image: ImageTower = ImageTower(arch="vit_tiny_patch16_224")
     text: Tower = Tower(arch="transformer")
     tokenizer: Tokenizer = Tokenizer()
     temperature: float = Field(default=0.07, ge=0.01, le=1.0)
+    alpha: float = Field(default=0.0, ge=0, le=1)
 
 
 class ObjectiveTable(Open):
@@ -142,12 +194,19 @@ class Optim(Table):
 
 
 class Train(Table):
-    """How long, how much at a time, how precisely. Exactly one of ``steps``, ``epochs``, ``examples``."""
+    """How long, how much at a time, how precisely. Exactly one of ``steps``, ``epochs``, ``examples``.
+
+    Attributes:
+        batch_size: of the loss, over all processes.
+        micro_batch: how many samples a process embeds at a time; 0: its whole share. The loss and its gradient stay
+            those of the whole batch (gradient caching), for the price of a second forward.
+    """
 
     steps: int | None = Field(default=None, gt=0)
     epochs: float | None = Field(default=None, gt=0)
     examples: int | None = Field(default=None, gt=0)
     batch_size: int = Field(default=256, gt=0)
+    micro_batch: int = Field(default=0, ge=0)
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = Field(default=0, ge=0)
 
@@ -192,16 +251,18 @@ class Recipe(Table):
 
     @model_validator(mode="after")
     def makes_sense(self) -> Recipe:
-        if self.student.image.arch == TEACHER and len(self.teacher) != 1:
-            raise ValueError('student.image.arch = "teacher" needs exactly one [[teacher]]')
-        if len({t.views for t in self.teacher}) > 1:
-            raise ValueError("all teachers must cache the same number of views: the student sees the same ones")
+        if self.on_teacher and not self.teacher:
+            raise ValueError('student.image.arch = "teacher" needs a [[teacher]]: the first is the image tower')
+        if self.student.image.init == TEACHER and not self.teacher:
+            raise ValueError('student.image.init = "teacher" needs a [[teacher]] to start from')
+        if self.student.text.init == TEACHER:
+            raise ValueError("student.text.init starts from an export; a teacher is no text student")
         if self.optim.name == "adafactor" and self.zero.stage > 0:
             # ZeRO flattens every parameter into one vector, which leaves nothing to factor.
             raise ValueError('optim.name = "adafactor" needs zero.stage = 0; use "adamw" from stage 1 on')
         return self
 
     @property
-    def locked(self) -> bool:
-        """Whether the image tower is the frozen teacher (LiT)."""
+    def on_teacher(self) -> bool:
+        """Whether the locked teacher is the image tower, or part of it (LiT, FlexiLiT)."""
         return self.student.image.arch == TEACHER

@@ -28,7 +28,7 @@ from distill.ship.embed import embed_images
 from distill.ship.export import export
 from distill.ship.load import ImageText
 from distill.ship.load import load as load_students
-from distill.train import prepare, setup
+from distill.train import prepare, setup, towers
 from distill.train.start import start
 
 TEACHER = "packaged/efficientnet_lite0"
@@ -124,8 +124,8 @@ class Demo:
         """Refuse overrides that do not hold before any work is done."""
         for name in METHODS:
             recipe = self.resolve(name, [], [])
-            setup.image_student(recipe)
-            setup.text_spec(recipe)
+            towers.image_student(recipe)
+            towers.text_spec(recipe)
             if recipe.teacher and recipe.teacher[0].name != TEACHER:
                 raise UserError("The demo is about its own teacher.", "Write a recipe of your own: see the README.")
         if self.limit is not None and recipe.train.batch_size > self.limit:

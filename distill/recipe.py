@@ -12,10 +12,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from distill.config import Recipe
 from distill.errors import UserError
+from distill.explain import explain
 
 LENGTHS = ("train.steps", "train.epochs", "train.examples")
 
@@ -60,27 +61,15 @@ def check(tree: dict[str, Any]) -> Recipe:
     """A recipe from its parsed TOML, the objective's own options included.
 
     Raises:
-        UserError: naming the first thing that is wrong.
+        UserError: naming the first thing that is wrong, in itself or together.
     """
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
         raise UserError(*explain(error, Recipe)) from error
-    import losses
+    from distill.facts import check_objective
 
-    options = recipe.objective.options
-    try:
-        objective = losses.objective(recipe.objective.name, **options)
-    except LookupError as error:
-        raise UserError(str(error.args[0])) from error
-    except ValidationError as error:
-        kind = type(losses.objective(recipe.objective.name))
-        raise UserError(*explain(error, kind, "objective")) from error
-    if objective.uses_heads and not recipe.teacher:
-        raise UserError(
-            f"The objective '{recipe.objective.name}' transfers from a teacher, and the recipe names none.",
-            'Add a [[teacher]] table, or set objective.name = "contrastive".',
-        )
+    check_objective(recipe)
     return recipe
 
 
@@ -137,44 +126,16 @@ def anchor(tree: dict[str, Any], base: Path) -> None:
     tables: list[tuple[Any, str, tuple[str, ...]]] = [
         (tree.get("data"), "train", ()),
         (tree.get("data"), "eval", ()),
-        (
-            (tree.get("student") or {}).get("tokenizer") if isinstance(tree.get("student"), dict) else None,
-            "file",
-            (),
-        ),
     ]
+    student = tree.get("student")
+    if isinstance(student, dict):
+        tables += [(student.get("tokenizer"), "file", ())]
+        tables += [(student.get(tower), "init", ("teacher",)) for tower in ("image", "text")]
     teachers = tree.get("teacher")
     tables += [(t, "cache", ("auto", "none")) for t in (teachers if isinstance(teachers, list) else [])]
     for table, key, words in tables:
         if isinstance(table, dict) and key in table:
             table[key] = absolute(table[key], *words)
-
-
-def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> tuple[str, str]:
-    """What is wrong and what to do, for the first complaint of a validation."""
-    first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
-    name = ".".join([prefix] * bool(prefix) + location) or "the recipe"
-    if first["type"] == "extra_forbidden":
-        known = fields_at(model, location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"Did you mean '{near[0]}'?" if near else f"Known here: {', '.join(known) or 'nothing'}."
-        return f"The recipe has an unknown key '{name}'.", hint
-    if first["type"] == "missing":
-        return f"The recipe does not say '{name}'.", f"Set it there, or with --set {name}=VALUE."
-    message = first["msg"].removeprefix("Value error, ")
-    return f"The recipe's '{name}' does not check out: {message}.", f"Correct it, or --set {name}=VALUE."
-
-
-def fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
-    """The keys that exist in the table at ``location``; list indices are passed over."""
-    for part in location:
-        if part.isdigit():
-            continue
-        annotation: Any = model.model_fields[part].annotation
-        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
-        model = next(a for a in inner if issubclass(a, BaseModel))
-    return list(model.model_fields)
 
 
 def dump(recipe: Recipe) -> str:

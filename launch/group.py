@@ -120,16 +120,21 @@ class _Gather(torch.autograd.Function):
         return total[dist.get_rank() * share :][:share]
 
 
-def gather(local: torch.Tensor, group: Group) -> torch.Tensor:
-    """[n, W] of each process → [world · n, W] in rank order, with gradient.
+def gather(local: dict[str, torch.Tensor], group: Group) -> dict[str, torch.Tensor]:
+    """[n, …] of each process → [world · n, …] in rank order, with gradient; all tensors in one collective.
 
     The gradient that reaches ``local`` is the *sum* over processes; data-parallel averaging of parameter
     gradients then yields the gradient of the mean over processes of their losses (``losses/rows.py``).
+
+    Args:
+        local: tensors of one dtype, with the same n on every process.
     """
     if group.world == 1:
         return local
-    everyone: torch.Tensor = _Gather.apply(local)
-    return everyone
+    flat = [value.flatten(1) for value in local.values()]
+    everyone: torch.Tensor = _Gather.apply(torch.cat(flat, dim=1))
+    parts = everyone.split([part.shape[1] for part in flat], dim=1)
+    return {name: part.unflatten(1, value.shape[1:]) for (name, value), part in zip(local.items(), parts, strict=True)}
 
 
 def mean(values: torch.Tensor, group: Group) -> torch.Tensor:

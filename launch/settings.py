@@ -5,28 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 
-def deepspeed_settings(*, batch_size: int, world: int, stage: int, precision: str, clip: float) -> dict[str, Any]:
+def deepspeed_settings(
+    *, batch_size: int, world: int, pieces: int, stage: int, precision: str, clip: float
+) -> dict[str, Any]:
     """A DeepSpeed configuration.
 
     Args:
-        batch_size: global, a multiple of ``world``.
+        batch_size: global, a multiple of ``world · pieces``.
         world: number of processes.
+        pieces: micro-batches of a process's share, whose gradients are accumulated.
         stage: ZeRO stage, 0 to 3.
         precision: "fp32", or "bf16": fp32 weights under autocast, so that temperature, norms and optimiser
             state keep their precision at every stage.
         clip: largest global gradient norm; 0 switches clipping off.
 
-    Raises:
-        ValueError: if the batch does not divide among the processes.
     """
-    if batch_size % world:
-        raise ValueError(
-            f"train.batch_size = {batch_size} does not divide among {world} processes. Choose a multiple of {world}."
-        )
     settings: dict[str, Any] = {
         "train_batch_size": batch_size,
-        "train_micro_batch_size_per_gpu": batch_size // world,
-        "gradient_accumulation_steps": 1,
+        "train_micro_batch_size_per_gpu": batch_size // (world * pieces),
+        "gradient_accumulation_steps": pieces,
         "gradient_clipping": clip,
         "zero_optimization": {"stage": stage},
         "zero_allow_untested_optimizer": True,

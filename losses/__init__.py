@@ -2,15 +2,33 @@
 
 A loss takes tensors that already hold the global batch and returns a scalar; it knows nothing of ranks,
 processes or models. ``rows`` says which rows of that batch this process answers for, so that k processes
-share the work of one (``losses/rows.py`` explains why the gradients still add up).
+share the work of one (``losses/rows.py`` explains why the gradients still add up). Losses over all pairs of
+the batch are tiled (``losses/tiles.py``): their memory grows with N, not with N².
 
-An objective is one module of this package that defines ``OBJECTIVE``: a class that maps
-:class:`~losses.objective.Embeddings` to named terms. Adding the file is all it takes to add the objective.
+``losses.objectives`` combines them into what a run optimises.
 """
 
 from losses.contrastive import contrastive
+from losses.features import cosine, kl, smooth_l1
 from losses.l2 import l2
-from losses.objective import Embeddings, Objective, names, objective
+from losses.objectives import Embeddings, Needs, Objective, Teaching, names, objective
+from losses.relational import relational
+from losses.sigmoid import sigmoid
 from losses.three_towers import three_towers
 
-__all__ = ["Embeddings", "Objective", "contrastive", "l2", "names", "objective", "three_towers"]
+__all__ = [
+    "Embeddings",
+    "Needs",
+    "Objective",
+    "Teaching",
+    "contrastive",
+    "cosine",
+    "kl",
+    "l2",
+    "names",
+    "objective",
+    "relational",
+    "sigmoid",
+    "smooth_l1",
+    "three_towers",
+]

@@ -1,51 +1,91 @@
-"""The symmetric softmax contrastive loss, and the objective that is nothing else (CLIP, LiT)."""
+"""The symmetric softmax contrastive loss."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
-import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
-from losses.objective import Embeddings, Objective
-from losses.rows import WHOLE, check_pair, check_scale
+from losses import tiles
+from losses.rows import WHOLE, check_number, check_pair, share
 
 
-def contrastive(a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, *, rows: slice = WHOLE) -> torch.Tensor:
+def contrastive(
+    a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, *, rows: slice = WHOLE, tile: int | None = None
+) -> torch.Tensor:
     """Bidirectional InfoNCE between two towers.
 
     ``½ (L_{a→b} + L_{b→a})`` where ``L_{a→b}`` is the cross-entropy of picking ``b_i`` for ``a_i`` among
-    all N candidates.
+    all N candidates. Tiled: the N × N logits never exist at once, neither here nor in the backward.
 
     Args:
-        a: [N, D] unit rows, one tower's embeddings of the global batch.
+        a: [N, D] unit rows of any float type, one tower's embeddings of the global batch.
         b: [N, D] unit rows, the other tower's; row i matches row i of ``a``.
-        scale: [1], the inverse temperature 1/τ.
+        scale: [1], the inverse temperature 1/τ, ≥ 0; infinity counts as a very large number.
         rows: the rows of the batch this process answers for; default all.
+        tile: side of a tile; default one that suits the device.
 
     Returns:
         Scalar float32 (float64 for float64 inputs): the mean over ``rows``.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: if the shapes do not fit or an embedding is not finite.
 
     References:
         Kossen et al., Three Towers, arXiv 2305.16999, Eq. 2–4; Radford et al., CLIP, arXiv 2103.00020.
     """
     check_pair(a, b)
-    check_scale(scale)
-    dtype = torch.promote_types(a.dtype, torch.float32)
-    a, b, scale = a.to(dtype), b.to(dtype), scale.to(dtype)
-    target = torch.arange(len(a), device=a.device)[rows]
-    a_to_b = F.cross_entropy(scale * (a[rows] @ b.T), target)
-    b_to_a = F.cross_entropy(scale * (b[rows] @ a.T), target)
-    return (a_to_b + b_to_a) / 2
+    check_number("scale", scale)
+    side, mine = tiles.side(tile, a.device), share(rows, len(a))
+    loss: torch.Tensor
+    if mine == slice(0, len(a)):
+        loss = _Picking.apply(a, b, scale, 0, True, side)
+        return loss
+    # A share needs its rows of the matrix and its rows of the transpose: two matrices without a common tile.
+    a_to_b = _Picking.apply(a[mine], b, scale, mine.start, False, side)
+    b_to_a = _Picking.apply(b[mine], a, scale, mine.start, False, side)
+    loss = (a_to_b + b_to_a) / 2
+    return loss
 
 
-class Contrastive(Objective):
-    """``L_{f↔g}`` alone: CLIP from scratch, or LiT where the image tower is the frozen teacher."""
+class _Picking(torch.autograd.Function):
+    """Mean cross-entropy of picking ``b_{start+i}`` for ``a_i``; with ``both``, averaged with the way back."""
 
-    def __call__(self, embeddings: Embeddings) -> dict[str, torch.Tensor]:
-        e = embeddings
-        return {"loss": contrastive(e.image, e.text, e.scale, rows=e.rows)}
+    @staticmethod
+    def forward(
+        ctx: Any, a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, start: int, both: bool, side: int
+    ) -> torch.Tensor:
+        factor = tiles.factor(scale, a.dtype)
+        rows, columns = factor.new_full((len(a),), -torch.inf), factor.new_full((len(b),), -torch.inf)
+        right = torch.empty_like(rows)
+        with tiles.full_precision(a.device):
+            for tile in tiles.tiles(a, b, factor, start, side):
+                rows[tile.rows] = torch.logaddexp(rows[tile.rows], tile.logits.logsumexp(dim=1))
+                if both:
+                    columns[tile.columns] = torch.logaddexp(columns[tile.columns], tile.logits.logsumexp(dim=0))
+                where, matching = tile.matching()
+                right[where] = matching
+        ctx.save_for_backward(a, b, scale, rows, columns)
+        ctx.settings = start, both, side
+        loss = (rows - right).mean()
+        return (loss + (columns - right).mean()) / 2 if both else loss
 
-
-OBJECTIVE = Contrastive
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        a, b, scale, rows, columns = ctx.saved_tensors
+        start, both, side = ctx.settings
+        gradients = tiles.Gradients(a, b, scale, ctx.needs_input_grad)
+        with tiles.full_precision(a.device):
+            for tile in tiles.tiles(a, b, gradients.factor, start, side):
+                # A cross-entropy's gradient by its logits: softmax minus one-hot, by row and by column.
+                slope = (tile.logits - rows[tile.rows, None]).exp_()
+                if both:
+                    slope += tile.logits.sub_(columns[tile.columns]).exp_()
+                slopes = replace(tile, logits=slope)
+                slopes.matching()[1].sub_(2 if both else 1)
+                gradients.add(slopes)
+        by_a, by_b, by_scale = gradients.of(grad / (len(a) * (2 if both else 1)))
+        return by_a, by_b, by_scale, None, None, None

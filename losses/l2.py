@@ -1,12 +1,10 @@
-"""L2 representation transfer: the paper's alternative to contrastive transfer."""
+"""The squared distance between matching rows."""
 
 from __future__ import annotations
 
 import torch
 
-from losses.objective import Embeddings
-from losses.rows import WHOLE, check_pair
-from losses.transfer import Transfer
+from losses.rows import WHOLE, check_pair, share
 
 
 def l2(a: torch.Tensor, b: torch.Tensor, *, rows: slice = WHOLE) -> torch.Tensor:
@@ -21,21 +19,11 @@ def l2(a: torch.Tensor, b: torch.Tensor, *, rows: slice = WHOLE) -> torch.Tensor
         Scalar float32 (float64 for float64 inputs): the mean over ``rows``, in [0, 4] for unit rows.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: if the shapes do not fit or an embedding is not finite.
 
     References:
         Kossen et al., Three Towers, arXiv 2305.16999, Eq. 5.
     """
     check_pair(a, b)
-    dtype = torch.promote_types(a.dtype, torch.float32)
-    return (a[rows].to(dtype) - b[rows].to(dtype)).square().sum(dim=1).mean()
-
-
-class L2Transfer(Transfer):
-    """Eq. 5 of arXiv 2305.16999: ``⅓ (L_{f↔g} + w/N Σ_i (‖f_h − h_f‖² + ‖g_h − h_g‖²))``."""
-
-    def term(self, student: torch.Tensor, teacher: torch.Tensor, embeddings: Embeddings) -> torch.Tensor:
-        return l2(student, teacher, rows=embeddings.rows)
-
-
-OBJECTIVE = L2Transfer
+    mine, dtype = share(rows, len(a)), torch.promote_types(a.dtype, torch.float32)
+    return (a[mine].to(dtype) - b[mine].to(dtype)).square().sum(dim=1).mean()

@@ -1,13 +1,16 @@
-"""The Three Towers objective."""
+"""The loss of Three Towers as one function."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 
 from losses.contrastive import contrastive
-from losses.objective import Embeddings
 from losses.rows import WHOLE
-from losses.transfer import Transfer
+from losses.sigmoid import sigmoid
+
+TERMS = ("fg", "fh", "gh")
 
 
 def three_towers(
@@ -19,8 +22,11 @@ def three_towers(
     teacher_g: torch.Tensor,
     scale: torch.Tensor,
     *,
+    bias: torch.Tensor | None = None,
     weight: float = 1.0,
+    terms: Sequence[str] = TERMS,
     rows: slice = WHOLE,
+    tile: int | None = None,
 ) -> torch.Tensor:
     """Mean of three contrastive losses, ``⅓ (L_{f↔g} + w (L_{f_h↔h_f} + L_{g_h↔h_g}))``.
 
@@ -31,30 +37,31 @@ def three_towers(
         teacher_f: [N, D] unit rows, ``h_f(I)``, the teacher through its head for the image tower.
         text_h: [N, D] unit rows, ``g_h(T)``, the text tower through its head.
         teacher_g: [N, D] unit rows, ``h_g(I)``, the teacher through its head for the text tower.
-        scale: [1], the one inverse temperature 1/τ that all terms share.
+        scale: [1], the one inverse temperature 1/τ that all terms share; or [3], one each.
+        bias: [1] or [3]: compute the terms with the sigmoid loss and this bias, instead of the softmax loss.
         weight: w, the weight of the two transfer terms; 1 in the paper.
+        terms: which of "fg", "fh" and "gh" are kept; the mean is over those.
         rows: the rows of the batch this process answers for; default all.
+        tile: side of a tile; default one that suits the device.
 
     Returns:
         Scalar: the mean over ``rows``.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: if the shapes do not fit, an embedding is not finite, or a term is unknown.
 
     References:
-        Kossen et al., Three Towers, arXiv 2305.16999, Eq. 1.
+        Kossen et al., Three Towers, arXiv 2305.16999, Eq. 1; dropped terms and three temperatures: section E.5.
     """
-    fg = contrastive(image, text, scale, rows=rows)
-    fh = contrastive(image_h, teacher_f, scale, rows=rows)
-    gh = contrastive(text_h, teacher_g, scale, rows=rows)
-    return (fg + weight * (fh + gh)) / 3
-
-
-class ThreeTowers(Transfer):
-    """Eq. 1 of arXiv 2305.16999: all three terms contrastive, one temperature."""
-
-    def term(self, student: torch.Tensor, teacher: torch.Tensor, embeddings: Embeddings) -> torch.Tensor:
-        return contrastive(student, teacher, embeddings.scale, rows=embeddings.rows)
-
-
-OBJECTIVE = ThreeTowers
+    unknown = set(terms) - set(TERMS)
+    if unknown or not terms:
+        raise ValueError(f"The terms are {', '.join(TERMS)}; got {', '.join(map(repr, terms)) or 'none'}.")
+    pairs = {"fg": (image, text), "fh": (image_h, teacher_f), "gh": (text_h, teacher_g)}
+    weights = {"fg": 1.0, "fh": weight, "gh": weight}
+    scales = dict(zip(TERMS, scale.split(1) if len(scale) == 3 else [scale] * 3, strict=True))
+    if bias is None:
+        values = [weights[t] * contrastive(*pairs[t], scales[t], rows=rows, tile=tile) for t in terms]
+    else:
+        biases = dict(zip(TERMS, bias.split(1) if len(bias) == 3 else [bias] * 3, strict=True))
+        values = [weights[t] * sigmoid(*pairs[t], scales[t], biases[t], rows=rows, tile=tile) for t in terms]
+    return torch.stack(values).sum() / len(values)

@@ -4,7 +4,9 @@ The image tower is any timm model by name; the text tower is a small Transformer
 teachers, losses or distribution: a tower maps inputs to [n, D] embeddings that are *not* yet normalised.
 """
 
-from students.image import ImageSpec, image_tower
+from students.image import ImageSpec, ImageTower, image_tower
+from students.on_teacher import HalfLocked, OnTeacher
 from students.text import TextSpec, text_tower
+from students.tower import Tower
 
-__all__ = ["ImageSpec", "TextSpec", "image_tower", "text_tower"]
+__all__ = ["HalfLocked", "ImageSpec", "ImageTower", "OnTeacher", "TextSpec", "Tower", "image_tower", "text_tower"]

@@ -10,6 +10,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from students.tower import Tower
+
 
 class ImageSpec(BaseModel):
     """What an image tower is: a timm architecture and the keyword arguments it is created with.
@@ -27,7 +29,7 @@ class ImageSpec(BaseModel):
         return dict(self.model_extra or {})
 
 
-class ImageTower(nn.Module):
+class ImageTower(Tower):
     """A timm network behind the normalisation it expects.
 
     Attributes:
@@ -49,6 +51,25 @@ class ImageTower(nn.Module):
         # Same arithmetic for training, evaluation and the export, on whatever device the pixels are.
         embedding: torch.Tensor = self.net((pixels.float() / 255 - self.mean) / self.std)
         return embedding
+
+    @torch.no_grad()
+    def features(self, image_size: int) -> int:
+        """The width of the output, for images of a size."""
+        black = torch.zeros(2, 3, image_size, image_size, dtype=torch.uint8, device=self.mean.device)
+        training = self.training
+        width = int(self.eval()(black).shape[1])
+        self.train(training)
+        return width
+
+    def projection(self) -> str:
+        """timm's classifier, which is built with D outputs."""
+        classifier = self.net.get_classifier()  # type: ignore[operator]
+        names = [name for name, module in self.named_modules() if module is classifier]
+        if not names or not isinstance(classifier, nn.Linear):
+            raise ValueError(
+                f"{type(self.net).__name__} does not end in one linear layer. Choose another student.image.arch."
+            )
+        return names[0]
 
 
 def image_tower(

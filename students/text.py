@@ -9,6 +9,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
+from students.tower import Tower
+
 PAD = 0  # the token id that means "no token"; data/captions.py trains its SentencePiece models with it
 
 
@@ -33,7 +35,7 @@ class TextSpec(BaseModel):
         return self
 
 
-class TextTransformer(nn.Module):
+class TextTransformer(Tower):
     """Bidirectional Transformer over SentencePiece tokens, pooled by one learned query (MAP) or by the mean.
 
     The text tower of the paper is "a ViT whose patching is replaced by SentencePiece" (arXiv 2305.16999
@@ -68,6 +70,9 @@ class TextTransformer(nn.Module):
         x = self.norm(self.blocks(x, src_key_padding_mask=padding))
         embedding: torch.Tensor = self.head(self.pool(x, padding))
         return embedding
+
+    def projection(self) -> str:
+        return "head"
 
 
 def start(module: nn.Module) -> None:
@@ -115,7 +120,7 @@ class MeanPool(nn.Module):
 ARCHITECTURES = {"transformer": TextTransformer}
 
 
-def text_tower(spec: TextSpec, vocab: int, width: int) -> nn.Module:
+def text_tower(spec: TextSpec, vocab: int, width: int) -> Tower:
     """Build a text tower with random weights.
 
     Args:

@@ -11,7 +11,7 @@ import torch
 from conftest import encoded, picture, write_tar
 from PIL import Image
 
-from distill.data.batch import Batch, Pairs, Schedule, batches
+from distill.data.batch import Batch, Drawing, Pairs, Schedule, batches
 from distill.data.captions import Caption, Captions, Tokenizer
 from distill.data.order import Order
 from distill.data.shards import Sample, Shards
@@ -123,11 +123,11 @@ def test_captions_are_drawn_by_epoch_and_share() -> None:
     own = [Caption(str(i)) for i in range(4)]
     for share, expected in ((None, 0.25), (0.7, 0.7), (1.0, 1.0), (0.0, 0.0)):
         captions = Captions(first_share=share)
-        drawn = [captions.draw(own, f"key{i}", 0, 2).text for i in range(2000)]
-        assert drawn == [captions.draw(own, f"key{i}", 0, 2).text for i in range(2000)]
+        drawn = [captions.draw(own, f"key{i}", 0, 2)[0].text for i in range(2000)]
+        assert drawn == [captions.draw(own, f"key{i}", 0, 2)[0].text for i in range(2000)]
         assert abs(drawn.count("0") / 2000 - expected) < 0.05
-    assert {Captions().draw(own, "key", 0, epoch).text for epoch in range(40)} == {"0", "1", "2", "3"}
-    assert Captions(first_only=True).draw(own, "key", 0, 3) == own[0]
+    assert {Captions().draw(own, "key", 0, epoch)[0].text for epoch in range(40)} == {"0", "1", "2", "3"}
+    assert Captions(first_only=True).draw(own, "key", 0, 3) == own[:1]
 
 
 def test_the_tokenizer_pads_cuts_folds_case_and_is_the_same_each_time() -> None:
@@ -145,7 +145,7 @@ def test_the_tokenizer_pads_cuts_folds_case_and_is_the_same_each_time() -> None:
 
 def pairs_of(shards: Shards) -> Pairs:
     tokenizer = Tokenizer.train(["a red circle", "ein Kreis, rot", "a blue square"], 50, 8)
-    return Pairs(shards, Captions(), tokenizer, Views((0.5, 1.0), True), 16, [], seed=1)
+    return Pairs(shards, tokenizer, [], Drawing(Captions(), Views((0.5, 1.0), True), side=16, seed=1))
 
 
 def stream(shards: Shards, world: int, workers: int, start: int = 0) -> list[Batch]:

@@ -129,7 +129,7 @@ def test_an_exports_embeddings_are_those_of_the_trained_model(home: Path, export
     """The model as DeepSpeed saved it, fed by the training data's own path, against the export's."""
     recipe = load(str(home / "recipe.toml"), ["data.captions=first"])
     tokenizer = Tokenizer.load(home / "run" / "tokenizer.model", 8)
-    model = setup.model_of(recipe, tokenizer.vocab, uses_heads=True)
+    model = setup.model_of(recipe, tokenizer.vocab)
     saved = torch.load(home / "run/checkpoints/step-00000006/mp_rank_00_model_states.pt", weights_only=True)
     model.load_state_dict(saved["module"])
     opened = Shards.of(recipe.data.train)
@@ -137,13 +137,13 @@ def test_an_exports_embeddings_are_those_of_the_trained_model(home: Path, export
     batch = setup.pairs_of(recipe, opened, tokenizer).__getitems__([(0, i) for i in range(0, 64, 2)])
     assert isinstance(batch, Batch)
     with torch.no_grad():
-        rows, scale = model.eval()(batch.images, batch.tokens, batch.teachers)
+        rows = model.eval()(batch.images, batch.tokens, batch.teachers)
     shipped = package.load(export)
-    assert 1 / shipped.config.temperature == pytest.approx(float(scale), rel=1e-6)
+    assert 1 / shipped.config.temperature == pytest.approx(float(rows["scale"]), rel=1e-6)
     texts = [Captions().of(opened.read(i))[0].text for i in range(0, 64, 2)]
-    assert (shipped.encode_text(texts) - rows[:, 1]).abs().max() <= 1e-6
+    assert (shipped.encode_text(texts) - rows["text"][:, 0]).abs().max() <= 1e-6
     images = [decode(opened.read(i)) for i in range(0, 64, 2)]
-    assert (shipped.encode_image(images) - rows[:, 0]).abs().max() <= 1e-6
+    assert (shipped.encode_image(images) - rows["image"][:, 0]).abs().max() <= 1e-6
     opened.close()
 
 

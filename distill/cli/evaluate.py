@@ -14,6 +14,7 @@ import click
 @click.option("--data", multiple=True, help="Shards; repeatable. Default for a run: its recipe's data.eval.")
 @click.option("--language", "languages", multiple=True, help="Only captions of this language, or of none; repeatable.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write the result to a file too.")
+@click.option("--alpha", type=click.FloatRange(0, 1), help="Share of the teacher in images; for runs without heads.")
 @click.option("--device", help="Such as cuda or cpu; default a GPU where there is one.")
 def evaluate(
     path: Path,
@@ -21,6 +22,7 @@ def evaluate(
     data: tuple[str, ...],
     languages: tuple[str, ...],
     file: Path | None,
+    alpha: float | None,
     device: str | None,
 ) -> None:
     """Measure a run or an export; the result is JSON on standard output.
@@ -28,6 +30,7 @@ def evaluate(
     \b
     Examples:
       distill evaluate runs/first --task retrieval
+      distill evaluate runs/headless --task retrieval --alpha 0.5
       distill evaluate my-model --task retrieval --data 'shards/test-{000000..000003}.tar' --json test.json
     """
     from distill.errors import UserError
@@ -36,7 +39,7 @@ def evaluate(
 
     if file is not None and file.exists():
         raise UserError(f"{file} already exists.", "Choose another --json.")
-    result = json.dumps(run(path, task, data, languages, device), indent=1)
+    result = json.dumps(run(path, task, data, languages, device, alpha), indent=1)
     click.echo(result)
     if file is not None:
         write_text(file, result + "\n")

@@ -4,83 +4,96 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from distill.data.cache import Cache
 from distill.data.captions import Captions, Tokenizer
+from distill.data.chance import uniform
+from distill.data.inputs import TeacherInput
 from distill.data.order import Order
 from distill.data.shards import Shards
-from distill.data.views import View, Views, decode
+from distill.data.views import Views, decode
 from distill.errors import UserError
 
 
 @dataclass(frozen=True)
 class Batch:
-    """This process's share of a global batch.
+    """This process's share of a global batch, C captions an image.
 
     Attributes:
         images: [n, 3, S, S] uint8, the student's view; [n, 0] where no student looks at images.
-        tokens: [n, context] int64.
-        teachers: one a teacher: cached embeddings [n, P] float32, or the same view as the student's, at the
-            teacher's own resolution, [n, 3, s, s] uint8.
+        tokens: [n, C, context] int64.
+        teachers: one a teacher: embeddings [n, 1, P] float32, or what it makes them of: the same view as the
+            student's at its own resolution, [n, 1, 3, s, s] uint8, or its own tokens, [n, C, context] int64.
         keys: n sample keys.
+        mixed: [n, 3, S, S] uint8, each image mixed with its neighbour in the global batch, as are the pixels in
+            ``teachers`` then; None where nothing is mixed.
     """
 
     images: torch.Tensor
     tokens: torch.Tensor
     teachers: tuple[torch.Tensor, ...]
     keys: tuple[str, ...]
+    mixed: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         def move(x: torch.Tensor) -> torch.Tensor:
             return x.to(device, non_blocking=True)
 
-        return Batch(move(self.images), move(self.tokens), tuple(map(move, self.teachers)), self.keys)
+        mixed = None if self.mixed is None else move(self.mixed)
+        return Batch(move(self.images), move(self.tokens), tuple(map(move, self.teachers)), self.keys, mixed)
 
     def pin_memory(self) -> Batch:
+        mixed = None if self.mixed is None else self.mixed.pin_memory()
         teachers = tuple(t.pin_memory() for t in self.teachers)
-        return Batch(self.images.pin_memory(), self.tokens.pin_memory(), teachers, self.keys)
+        return Batch(self.images.pin_memory(), self.tokens.pin_memory(), teachers, self.keys, mixed)
+
+    def split(self, pieces: int) -> list[Batch]:
+        """The batch in equal pieces, in order."""
+        size = len(self.tokens) // pieces
+        assert size * pieces == len(self.tokens)
+
+        def part(i: int) -> Batch:
+            own = slice(i * size, (i + 1) * size)
+            teachers = tuple(t[own] for t in self.teachers)
+            mixed = None if self.mixed is None else self.mixed[own]
+            return Batch(self.images[own], self.tokens[own], teachers, self.keys[own], mixed)
+
+        return [part(i) for i in range(pieces)]
 
 
-class TeacherInput(Protocol):
-    """Where a teacher's part of a batch comes from."""
+@dataclass(frozen=True)
+class Drawing:
+    """What a sample looks like in an epoch.
 
-    views: int | None
-    needs_image: bool
+    Attributes:
+        captions: which captions an epoch shows.
+        count: how many of them a time.
+        views: how augmented views are drawn.
+        side: side of the student's images; 0 when no student looks at images.
+        interpolation: of the student's images.
+        mixup: the largest share of a neighbour that is mixed in; 0 for none.
+        seed: of the run.
+    """
 
-    def take(self, shards: Shards, i: int, number: int, view: View, image: Image.Image | None) -> torch.Tensor:
-        """Sample i's entry of ``Batch.teachers`` for the given view."""
+    captions: Captions
+    views: Views
+    side: int
+    seed: int
+    count: int = 1
+    interpolation: str = "bicubic"
+    mixup: float = 0.0
 
 
-class FromCache:
-    """Rows of a teacher cache."""
+class Pair(NamedTuple):
+    """One sample of a batch: pixels [3, S, S], C captions, every teacher's part, and the key."""
 
-    needs_image = False
-
-    def __init__(self, cache: Cache) -> None:
-        self.cache = cache
-        self.views: int | None = cache.table.views
-
-    def take(self, shards: Shards, i: int, number: int, view: View, image: Image.Image | None) -> torch.Tensor:
-        return self.cache.row(shards, i, number)
-
-
-class FromPixels:
-    """The student's view at the teacher's own resolution, for a teacher that runs while training."""
-
-    needs_image = True
-    views: int | None = None
-
-    def __init__(self, side: int, interpolation: str) -> None:
-        self.side, self.interpolation = side, interpolation
-
-    def take(self, shards: Shards, i: int, number: int, view: View, image: Image.Image | None) -> torch.Tensor:
-        assert image is not None
-        return view.render(image, self.side, self.interpolation)
+    pixels: torch.Tensor
+    captions: list[str]
+    teachers: tuple[torch.Tensor, ...]
+    key: str
 
 
 class Pairs(Dataset[Batch]):
@@ -88,28 +101,17 @@ class Pairs(Dataset[Batch]):
 
     Args:
         shards: where the samples are.
-        captions: which caption an epoch shows.
-        tokenizer: turns it into tokens.
-        views: how augmented views are drawn.
-        side: side of the student's images; 0 when no student looks at images.
-        teachers: one :class:`TeacherInput` a teacher.
-        seed: of the run.
+        tokenizer: turns captions into tokens.
+        teachers: one :class:`~distill.data.inputs.TeacherInput` a teacher.
+        drawing: how captions and views are drawn.
     """
 
     def __init__(
-        self,
-        shards: Shards,
-        captions: Captions,
-        tokenizer: Tokenizer,
-        views: Views,
-        side: int,
-        teachers: Sequence[TeacherInput],
-        seed: int,
+        self, shards: Shards, tokenizer: Tokenizer, teachers: Sequence[TeacherInput], drawing: Drawing
     ) -> None:
-        self.shards, self.captions, self.tokenizer = shards, captions, tokenizer
-        self.views, self.side, self.teachers, self.seed = views, side, tuple(teachers), seed
+        self.shards, self.tokenizer, self.teachers, self.drawing = shards, tokenizer, tuple(teachers), drawing
         self.cached_views = min((t.views for t in teachers if t.views is not None), default=None)
-        self.needs_image = side > 0 or any(t.needs_image for t in teachers)
+        self.needs_image = drawing.side > 0 or any(t.of_pixels for t in teachers)
 
     def view_number(self, epoch: int, i: int) -> int:
         """Which view of sample i an epoch shows: the cached ones in turn, or a new one each epoch.
@@ -120,44 +122,74 @@ class Pairs(Dataset[Batch]):
         return epoch + 1 if self.cached_views is None else (epoch + i) % self.cached_views
 
     def __getitems__(self, places: list[tuple[int, int]]) -> Batch | UserError:
+        """The batch of some places; where images are mixed, of all but the last, which is a neighbour only."""
         try:
-            rows = [self._pair(epoch, i) for epoch, i in places]
+            pairs = [self._pair(epoch, i) for epoch, i in places]
         except UserError as error:  # raised in the main process: a loader process would wrap it in its traceback
             return error
-        images, texts, teachers, keys = zip(*rows, strict=True)
+        mixed = None
+        if self.drawing.mixup:
+            mixed, pairs = self._mixed(places, pairs)
+        texts = [caption for pair in pairs for caption in pair.captions]
         return Batch(
-            images=torch.stack(images),
-            tokens=self.tokenizer.encode(texts),
-            teachers=tuple(torch.stack(column) for column in zip(*teachers, strict=True)),
-            keys=keys,
+            images=torch.stack([pair.pixels for pair in pairs]),
+            tokens=self.tokenizer.encode(texts).view(len(pairs), self.drawing.count, -1),
+            teachers=tuple(torch.stack(column) for column in zip(*(pair.teachers for pair in pairs), strict=True)),
+            keys=tuple(pair.key for pair in pairs),
+            mixed=mixed,
         )
 
-    def _pair(self, epoch: int, i: int) -> tuple[torch.Tensor, str, tuple[torch.Tensor, ...], str]:
+    def _pair(self, epoch: int, i: int) -> Pair:
+        drawing = self.drawing
         wanted = ["image", "txt", "json"] if self.needs_image else ["txt", "json"]
         sample = self.shards.read(i, wanted)
-        caption = self.captions.draw(self.captions.of(sample), sample.key, self.seed, epoch)
+        own = drawing.captions.of(sample)
+        captions = [c.text for c in drawing.captions.draw(own, sample.key, drawing.seed, epoch, drawing.count)]
         number = self.view_number(epoch, i)
         image = decode(sample) if self.needs_image else None
-        view = self.views.draw(sample.key, number, image.size if image else (1, 1))
-        pixels = view.render(image, self.side) if image and self.side else torch.empty(0, dtype=torch.uint8)
-        teachers = tuple(t.take(self.shards, i, number, view, image) for t in self.teachers)
-        return pixels, caption.text, teachers, sample.key
+        view = drawing.views.draw(sample.key, number, image.size if image else (1, 1))
+        pixels = torch.empty(0, dtype=torch.uint8)
+        if image and drawing.side:
+            pixels = view.render(image, drawing.side, drawing.interpolation)
+        teachers = tuple(t.take(self.shards, i, number, view, image, captions) for t in self.teachers)
+        return Pair(pixels, captions, teachers, sample.key)
+
+    def _mixed(self, places: list[tuple[int, int]], pairs: list[Pair]) -> tuple[torch.Tensor, list[Pair]]:
+        """Every image with its neighbour mixed in, and the pairs with their teachers' pixels mixed alike."""
+        mixed, kept = [], []
+        for (epoch, _), own, neighbour in zip(places, pairs, pairs[1:], strict=False):
+            share = self.drawing.mixup * uniform(f"mixup {self.drawing.seed} {epoch} {own.key}", 1)[0]
+            mixed.append(mix(own.pixels, neighbour.pixels, share))
+            parts = zip(self.teachers, own.teachers, neighbour.teachers, strict=True)
+            kept.append(own._replace(teachers=tuple(mix(a, b, share) if t.of_pixels else a for t, a, b in parts)))
+        return torch.stack(mixed), kept
+
+
+def mix(own: torch.Tensor, other: torch.Tensor, share: float) -> torch.Tensor:
+    """uint8 pixels of which ``share`` is the other's."""
+    return torch.lerp(own.float(), other.float(), share).round().to(torch.uint8)
 
 
 class Schedule(Sampler[list[tuple[int, int]]]):
     """The (epoch, sample) places of each of this process's batches, from step ``start`` up to ``stop``.
 
-    Step s covers positions [s·B, (s+1)·B) of the stream; process r of R takes the r-th of R equal parts.
+    Step s covers positions [s·B, (s+1)·B) of the stream; process r of R takes the r-th of R equal parts, and with
+    ``neighbours`` the position after it too, where the one after the batch's last is its first.
     """
 
-    def __init__(self, order: Order, batch_size: int, rank: int, world: int, start: int, stop: int) -> None:
+    def __init__(
+        self, order: Order, batch_size: int, rank: int, world: int, start: int, stop: int, neighbours: bool = False
+    ) -> None:
         self.order, self.batch_size, self.share = order, batch_size, batch_size // world
-        self.offset, self.start, self.stop = rank * self.share, start, stop
+        self.offset, self.start, self.stop, self.neighbours = rank * self.share, start, stop, neighbours
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in range(self.start, self.stop):
-            first = step * self.batch_size + self.offset
-            yield list(self.order.take(first, first + self.share))
+            first = step * self.batch_size
+            places = list(self.order.take(first + self.offset, first + self.offset + self.share))
+            if self.neighbours:
+                places.append(self.order.at(first + (self.offset + self.share) % self.batch_size))
+            yield places
 
     def __len__(self) -> int:
         return self.stop - self.start

@@ -31,9 +31,10 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 BATCH = 64  # images a teacher forward: enough to keep any device busy, little enough for any memory
 
 
-def identity(table: TeacherTable, card: Card, views: Views) -> dict[str, Any]:
+def identity(table: TeacherTable, card: Card, views: Views, logits: bool) -> dict[str, Any]:
     """Everything a cached embedding depends on besides the weights and the image."""
-    return {
+    output = {"output": "logits"} if logits else {}
+    return output | {
         "version": 1,
         "teacher": card.name,
         "arch": card.arch,
@@ -45,7 +46,7 @@ def identity(table: TeacherTable, card: Card, views: Views) -> dict[str, Any]:
         "crop": list(views.crop) if table.views > 1 else None,
         "flip": views.flip if table.views > 1 else None,
         "dtype": table.dtype,
-        "width": card.width,
+        "width": card.classes if logits else card.width,
     }
 
 
@@ -54,12 +55,14 @@ class Cache:
 
     Attributes:
         table: the recipe's ``[[teacher]]``.
+        logits: whether it holds the teacher's logits [n, classes] instead of its embeddings [n, P].
         identity: what ``teacher.json`` must say.
     """
 
-    def __init__(self, table: TeacherTable, card: Card, views: Views) -> None:
-        self.table, self.card, self.views = table, card, views
-        self.identity = identity(table, card, views)
+    def __init__(self, table: TeacherTable, card: Card, views: Views, logits: bool = False) -> None:
+        self.table, self.card, self.views, self.logits = table, card, views, logits
+        self.identity = identity(table, card, views, logits)
+        self.width: int = self.identity["width"]
         self._open: dict[int, Any] = {}
 
     def folder(self, shard: Path) -> Path:
@@ -112,9 +115,11 @@ class Cache:
         found = self.read_note(folder)
         if not found:
             return
-        differing = [key for key, value in self.identity.items() if found.get(key) != value]
+        wanted = {"output": "embedding"} | self.identity
+        found = {"output": "embedding"} | found
+        differing = [key for key, value in wanted.items() if found.get(key) != value]
         if differing:
-            what = ", ".join(f"{key} {found.get(key)} instead of {self.identity[key]}" for key in differing)
+            what = ", ".join(f"{key} {found.get(key)} instead of {wanted[key]}" for key in differing)
             raise UserError(
                 f"The teacher cache {folder} is of something else: {what}.",
                 'Name another folder, or set teacher.N.cache = "auto".',
@@ -130,7 +135,7 @@ class Cache:
                 sha256 = (file.metadata() or {}).get("shard")
         except (OSError, SafetensorError) as error:
             raise UserError(f"The cached embeddings {path} are damaged: {error}.", "Remove that file.") from error
-        if sha256 != index.sha256 or shape != (self.table.views, len(index), self.card.width):
+        if sha256 != index.sha256 or shape != (self.table.views, len(index), self.width):
             raise UserError(
                 f"The cached embeddings {path} are of another {index.path.name}: its content has changed.",
                 "Remove that file.",
@@ -156,7 +161,7 @@ class Cache:
                     "Remove that folder, or name another.",
                 )
             write_text(folder / "teacher.json", json.dumps(self.identity | {"weights": weights}, indent=1) + "\n")
-            embeddings = torch.empty(self.table.views, len(index), self.card.width, dtype=DTYPES[self.table.dtype])
+            embeddings = torch.empty(self.table.views, len(index), self.width, dtype=DTYPES[self.table.dtype])
             row = 0
             for pixels in self._pixels(index, workers):
                 n = len(pixels)

@@ -62,8 +62,18 @@ class Captions:
             )
         return kept
 
-    def draw(self, captions: Sequence[Caption], key: str, seed: int, epoch: int) -> Caption:
-        """The caption an epoch shows: a function of (key, seed, epoch) alone."""
+    def draw(self, captions: Sequence[Caption], key: str, seed: int, epoch: int, count: int = 1) -> list[Caption]:
+        """The captions an epoch shows: a function of (key, seed, epoch) alone.
+
+        With a ``count`` above 1 they come in turn, going on where the last epoch stopped, and start again where an
+        image has fewer.
+        """
+        if count > 1:
+            first = 0 if len(captions) <= count else epoch * count
+            return [captions[(first + i) % len(captions)] for i in range(count)]
+        return [self._draw_one(captions, key, seed, epoch)]
+
+    def _draw_one(self, captions: Sequence[Caption], key: str, seed: int, epoch: int) -> Caption:
         if self.first_only or len(captions) == 1:
             return captions[0]
         first, which = uniform(f"{seed} {epoch} {key}", 2)

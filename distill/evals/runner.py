@@ -31,7 +31,12 @@ def spoken(shards: Shards, captions: Captions) -> bool:
 
 
 def run(
-    path: Path, task: str, data: Sequence[str], languages: tuple[str, ...] = (), device: str | None = None
+    path: Path,
+    task: str,
+    data: Sequence[str],
+    languages: tuple[str, ...] = (),
+    device: str | None = None,
+    alpha: float | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run or an export.
 
@@ -41,6 +46,7 @@ def run(
         data: shards; for a run, none means its recipe's ``data.eval``.
         languages: only captions of these, and those without one; none means those it was trained with.
         device: default a GPU where there is one.
+        alpha: see :func:`distill.ship.load.load`.
 
     Raises:
         UserError: if there is no such task, no data, or no such folder.
@@ -52,7 +58,7 @@ def run(
         raise UserError(f"There is no evaluation '{task}'.", hint)
     if prepare.is_run(path):
         data = data or prepare.read_recipe(path).data.eval
-    model = load(path, device)
+    model = load(path, device, alpha)
     if not data:
         raise UserError("There is nothing to evaluate on.", "Name shards with --data.")
     # An export reads captions as its run did: what it was trained with stands in its configuration.

@@ -13,26 +13,41 @@ from distill.errors import UserError
 FORMAT = "distill-export/1"
 
 
-class ImageConfig(BaseModel):
-    """The image tower and its preprocessing: largest central square, resized, divided by 255, normalised.
+class NetConfig(BaseModel):
+    """A timm network and the normalisation of its input.
 
     Attributes:
         arch, options: for ``timm.create_model``.
-        width: outputs of the projection that the architecture ends with; 0 for pooled features.
-        image_size: side of the input, in pixels.
         mean, std: of the channels, for pixels in [0, 1].
-        interpolation: of the resizing.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     arch: str
-    options: dict[str, Any]
-    width: int
-    image_size: int
+    options: dict[str, Any] = {}
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+
+class ImageConfig(NetConfig):
+    """The image tower and its preprocessing: largest central square, resized, divided by 255, normalised.
+
+    Where ``layers`` is not 0, the network is locked and its pooled features are only the input of an MLP, which was
+    trained on them (and on those of the network ``beside`` it) and ends in the embedding: FlexiLiT.
+
+    Attributes:
+        width: outputs of the projection that the architecture ends with; 0 for pooled features.
+        image_size: side of the input, in pixels.
+        interpolation: of the resizing.
+        layers: of the MLP.
+        beside: the network beside the locked one.
+    """
+
+    width: int
+    image_size: int
     interpolation: str
+    layers: int = 0
+    beside: NetConfig | None = None
 
 
 class TextConfig(BaseModel):

@@ -23,9 +23,13 @@ def embed_images(model: ImageText, shards: Shards, workers: int = 0) -> torch.Te
     Raises:
         UserError: at the first image that cannot be read.
     """
-    size, interpolation = model.config.image.image_size, model.config.image.interpolation
-    dataset = ViewPixels(shards, Views(), 1, size, interpolation)
-    return torch.cat([model.encode_image(pixels[:, 0]) for pixels in dataset.batches(BATCH, workers)])
+    total = torch.zeros(())
+    for weight, part in model.parts:
+        size, interpolation = part.config.image.image_size, part.config.image.interpolation
+        dataset = ViewPixels(shards, Views(), 1, size, interpolation)
+        rows = torch.cat([part.encode_image(pixels[:, 0]) for pixels in dataset.batches(BATCH, workers)])
+        total = total + weight * rows
+    return torch.nn.functional.normalize(total, dim=1) if len(model.parts) > 1 else total
 
 
 def embed_folder(model: ImageText, folder: Path) -> tuple[torch.Tensor, list[str]]:

@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+import students
 import teachers
 from distill.config import Recipe
 from distill.data.captions import Tokenizer
 from distill.errors import UserError, from_leaves
+from distill.facts import card_of
 from distill.files import write_text, write_whole
 from distill.ship import card
-from distill.ship.describe import Config, ImageConfig, TextConfig
-from distill.train import checkpoint, prepare, setup
+from distill.ship.describe import Config, ImageConfig, NetConfig, TextConfig
+from distill.train import checkpoint, prepare, towers
 
 
 def export(run: Path, out: Path) -> Config:
@@ -54,55 +56,91 @@ def contents(run: Path) -> tuple[Config, dict[str, torch.Tensor], Tokenizer]:
         raise UserError(f"The run {run} has no checkpoint yet.", "Let it train, or continue it with --resume.")
     tensors = load_file(folder / checkpoint.STUDENTS)
     temperature = 1 / float(tensors.pop("scale"))
-    tokenizer = Tokenizer.load(run / prepare.TOKENIZER, setup.text_spec(recipe).context)
-    # In the export the image tower's weights are timm's own names; in a checkpoint they lie below "net".
-    tensors = {k.replace("image.net.", "image.", 1): v for k, v in tensors.items()}
-    if recipe.locked:
-        image, weights = locked_teacher(recipe)
-        tensors |= {f"image.{k}": v for k, v in weights.items()}
-    else:
-        image = trained_image(recipe)
+    tokenizer = Tokenizer.load(run / prepare.TOKENIZER, towers.text_spec(recipe).context)
+    tensors = {k: v for k, v in tensors.items() if not k.startswith("adapter.")}
+    image = image_config(recipe)
+    if recipe.on_teacher:
+        tensors = {k.replace("image.", "image.top.", 1): v for k, v in tensors.items()} | locked_tensors(recipe)
+    # In an export a plain image tower's weights have timm's own names.
+    plain = "image.net." if not recipe.on_teacher else "image.locked.net." if not image.layers else ""
+    if plain:
+        tensors = {k.replace(plain, "image.", 1): v for k, v in tensors.items()}
     config = Config(
         width=recipe.student.width,
         temperature=temperature,
         image=image,
-        text=TextConfig(spec=setup.text_spec(recipe).model_dump(), vocab=tokenizer.vocab),
+        text=TextConfig(spec=towers.text_spec(recipe).model_dump(), vocab=tokenizer.vocab),
         provenance=provenance(recipe, run, folder),
     )
     return config, tensors, tokenizer
 
 
-def trained_image(recipe: Recipe) -> ImageConfig:
-    """The configuration of an image student."""
-    tower = setup.image_student(recipe)
-    assert tower is not None
-    return ImageConfig(
-        arch=recipe.student.image.arch,
-        options=recipe.student.image.options,
-        width=recipe.student.width,
-        image_size=recipe.data.image_size,
-        mean=tuple(tower.mean.flatten().tolist()),
-        std=tuple(tower.std.flatten().tolist()),
-        interpolation="bicubic",
-    )
+def image_config(recipe: Recipe) -> ImageConfig:
+    """The configuration of the image tower: the student, or the locked teacher with what was learned on it."""
+    tower, table = towers.image_student(recipe), recipe.student.image
+    if isinstance(tower, students.ImageTower):
+        return ImageConfig(
+            arch=table.arch,
+            options=table.options,
+            width=recipe.student.width,
+            image_size=recipe.data.image_size,
+            mean=tuple(tower.mean.flatten().tolist()),
+            std=tuple(tower.std.flatten().tolist()),
+            interpolation="bicubic",
+        )
+    beside = None
+    if isinstance(tower, students.OnTeacher) and tower.beside is not None and table.beside is not None:
+        beside = NetConfig(
+            arch=table.beside["arch"],
+            options={k: v for k, v in table.beside.items() if k != "arch"},
+            mean=tuple(tower.beside.mean.flatten().tolist()),
+            std=tuple(tower.beside.std.flatten().tolist()),
+        )
+    return locked_config(recipe, table.layers, beside)
 
 
-def locked_teacher(recipe: Recipe) -> tuple[ImageConfig, dict[str, torch.Tensor]]:
-    """LiT: the teacher is the image tower, and ships."""
-    table = recipe.teacher[0]
-    teacher_card = setup.card_of(table)
+def third_tower(run: Path) -> tuple[Config, dict[str, torch.Tensor], Tokenizer]:
+    """As :func:`contents`, with the first teacher through its adapter, ``h(I)``, in place of the image student.
+
+    Raises:
+        UserError: if the run was trained with heads, so that its text tower does not share the adapter's space.
+    """
+    config, tensors, tokenizer = contents(run)
+    recipe, folder = prepare.read_recipe(run), checkpoint.newest(run)
+    assert folder is not None
+    adapter = {k: v for k, v in load_file(folder / checkpoint.STUDENTS).items() if k.startswith("adapter.")}
+    if not adapter:
+        raise UserError(f"The run {run} was trained with heads.", 'Train with objective.heads = "none".')
+    # The adapter is the MLP of a FlexiLiT, of one or two layers.
+    linear = "adapter.weight" in adapter
+    renamed = {
+        k.replace("adapter.", "image.top.mlp.0." if linear else "image.top.mlp."): v for k, v in adapter.items()
+    }
+    tensors = {k: v for k, v in tensors.items() if k.startswith("text.")} | renamed | locked_tensors(recipe)
+    image = locked_config(recipe, layers=1 if linear else 2)
+    return config.model_copy(update={"image": image}), tensors, tokenizer
+
+
+def locked_tensors(recipe: Recipe) -> dict[str, torch.Tensor]:
+    """The first teacher's weights, as a part of an image tower."""
     with from_leaves():
-        teacher = teachers.load(teacher_card)
-    config = ImageConfig(
-        arch=teacher_card.arch,
-        options={},
+        teacher = teachers.load(card_of(recipe.teacher[0]), recipe.teacher[0].image_size)
+    return {f"image.locked.net.{k}": v for k, v in teacher.net.state_dict().items()}
+
+
+def locked_config(recipe: Recipe, layers: int, beside: NetConfig | None = None) -> ImageConfig:
+    """The configuration of an image tower that holds the first teacher."""
+    table, card = recipe.teacher[0], card_of(recipe.teacher[0])
+    return ImageConfig(
+        arch=card.arch,
         width=0,
-        image_size=table.image_size or teacher_card.image_size,
-        mean=teacher_card.mean,
-        std=teacher_card.std,
-        interpolation=teacher_card.interpolation,
+        image_size=table.image_size or card.image_size,
+        mean=card.mean,
+        std=card.std,
+        interpolation=card.interpolation,
+        layers=layers,
+        beside=beside,
     )
-    return config, dict(teacher.net.state_dict())
 
 
 def provenance(recipe: Recipe, run: Path, folder: Path) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import students
 from distill.data.captions import Tokenizer
 from distill.data.views import Views, on_white
 from distill.errors import UserError, from_leaves
-from distill.ship.describe import Config, read_config
+from distill.facts import check_objective
+from distill.ship.describe import Config, ImageConfig, NetConfig, read_config
 from distill.train import prepare
 from launch.group import default_device
 
@@ -31,6 +32,7 @@ class ImageText:
         image, text: the towers, in evaluation mode.
         tokenizer: of the text tower.
         device: where they compute.
+        parts: whose image embeddings are added up, and how much each counts; usually itself.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class ImageText:
         self.config, self.tokenizer, self.device = config, tokenizer, device
         self.image = image.to(device).eval().requires_grad_(False)
         self.text = text.to(device).eval().requires_grad_(False)
+        self.parts: list[tuple[float, ImageText]] = [(1.0, self)]
 
     def pixels(self, image: Image) -> torch.Tensor:
         """[3, S, S] uint8: a picture as the image tower expects it (its largest central square, resized)."""
@@ -94,16 +97,52 @@ class ImageText:
         return nn.functional.normalize(x.float(), dim=-1).cpu()
 
 
-def load(path: Path, device: str | None = None) -> ImageText:
+class Blend(ImageText):
+    """``α·h(I) + (1 − α)·f(I)`` for images: the third tower and the image student together.
+
+    Three Towers, arXiv 2305.16999, sections D.4 and E.4. Each sees a picture at its own resolution.
+
+    Attributes:
+        parts: the two, and how much each counts.
+    """
+
+    def __init__(self, student: ImageText, third: ImageText, alpha: float) -> None:
+        super().__init__(student.config, student.image, student.text, student.tokenizer, student.device)
+        self.parts = [(alpha, third), (1 - alpha, student)]
+
+    def encode_image(self, images: Sequence[Image] | torch.Tensor, batch_size: int = 256) -> torch.Tensor:
+        """Embed PIL images: [n, D] float32 unit rows, on the CPU."""
+        if isinstance(images, torch.Tensor):
+            raise TypeError("Two towers of different resolutions need pictures, not pixels.")
+        return self._unit(sum(w * part.encode_image(images, batch_size) for w, part in self.parts))  # type: ignore[arg-type]
+
+
+def load(path: Path, device: str | None = None, alpha: float | None = None) -> ImageText:
     """Open an export, or a run at its newest checkpoint.
 
+    Args:
+        path: the folder.
+        device: default a GPU where there is one.
+        alpha: of a run without heads, the third tower's share in image embeddings; default the recipe's.
+
     Raises:
-        UserError: if the folder is neither, or a file of it is missing or damaged.
+        UserError: if the folder is neither, or a file of it is missing or damaged, or alpha makes no sense.
     """
     if prepare.is_run(path):
-        from distill.ship.export import contents
+        from distill.ship.export import contents, third_tower
 
-        return build(*contents(path), device)
+        recipe = prepare.read_recipe(path)
+        if alpha is not None:
+            recipe = recipe.model_copy(update={"student": recipe.student.model_copy(update={"alpha": alpha})})
+            check_objective(recipe)
+        student = build(*contents(path), device)
+        if not recipe.student.alpha:
+            return student
+        return Blend(student, build(*third_tower(path), device), recipe.student.alpha)
+    if alpha:
+        raise UserError(
+            f"{path} is an export, and holds no teacher to combine.", "Name the run, or leave out --alpha."
+        )
     config = read_config(path)
     with from_leaves():
         tensors = {f"{name}.{k}": v for name in ("image", "text") for k, v in read_tower(path, name).items()}
@@ -130,11 +169,10 @@ def build(config: Config, tensors: dict[str, torch.Tensor], tokenizer: Tokenizer
         UserError: if the tensors do not fit the configuration.
     """
     with from_leaves():
-        spec = students.ImageSpec(arch=config.image.arch, **config.image.options)
-        statistics = (config.image.mean, config.image.std)
-        image = students.image_tower(spec, config.image.width, config.image.image_size, statistics)
+        image = image_tower(config.image, config.width)
         text = students.text_tower(students.TextSpec(**config.text.spec), config.text.vocab, config.width)
-    for name, module in (("image", image.net), ("text", text)):
+    inside = image.net if isinstance(image, students.ImageTower) else image
+    for name, module in (("image", inside), ("text", text)):
         state = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
         try:
             module.load_state_dict(state, strict=True)
@@ -146,3 +184,20 @@ def build(config: Config, tensors: dict[str, torch.Tensor], tokenizer: Tokenizer
         return ImageText(config, image, text, tokenizer, torch.device(device) if device else default_device())
     except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there
         raise UserError(f"The device '{device}' cannot be used: {error}.", "Correct --device.") from error
+
+
+def image_tower(config: ImageConfig, width: int) -> nn.Module:
+    """The image tower of a configuration, with random weights; ``width`` is D."""
+    net = network(config, config.width, config.image_size)
+    if not config.layers:
+        return net
+    beside = network(config.beside, 0, config.image_size) if config.beside else None
+    features = beside.features(config.image_size) if beside else 0
+    top = students.OnTeacher(net.features(config.image_size), width, config.layers, beside, features)
+    return students.HalfLocked(net, top)
+
+
+def network(config: NetConfig, width: int, image_size: int) -> students.ImageTower:
+    """A timm network behind its normalisation."""
+    spec = students.ImageSpec(arch=config.arch, **config.options)
+    return students.image_tower(spec, width, image_size, (config.mean, config.std))

@@ -15,6 +15,8 @@ from torch import nn
 
 from distill.errors import UserError
 from distill.files import write_text, write_whole
+from distill.train.model import Model
+from distill.train.spaces import SharedSpace
 from launch import group as processes
 
 STUDENTS = "students.safetensors"
@@ -50,19 +52,36 @@ def save(engine: Any, run: Path, step: int, keep: int, group: processes.Group) -
     processes.barrier(group)
 
 
-def student_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What ships of a model, on the CPU: ``image.*``, ``text.*`` and ``scale`` (1/τ). No teacher, no heads."""
+def student_tensors(model: Model) -> dict[str, torch.Tensor]:
+    """What ships of a model, on the CPU: ``image.*``, ``text.*`` and ``scale`` (1/τ). No teacher, no heads.
+
+    Of towers that were trained without heads also ``adapter.*`` of the first teacher, for evaluations that combine it
+    with the student; that does not ship.
+    """
     tensors: dict[str, torch.Tensor] = {}
-    for name in ("image", "text"):
-        tower = getattr(model, name)
-        if tower is None:
-            continue
-        with processes.whole_parameters(tower):
-            state = {f"{name}.{key}": value.detach().cpu().clone() for key, value in tower.state_dict().items()}
-        tensors |= state
     with processes.whole_parameters(model):
-        scale = model.scale().detach().cpu().clone()  # type: ignore[operator]
+        for name, tower, head in (("image", model.image, "f_g"), ("text", model.text, "g_f")):
+            state = on_cpu(tower)
+            if head in model.between:
+                fold(state, tower.projection(), on_cpu(model.between[head])["weight"])  # type: ignore[operator]
+            tensors |= {f"{name}.{key}": value for key, value in state.items()}
+        first = next(iter(model.spaces), None)
+        if isinstance(first, SharedSpace) and not first.heads:
+            tensors |= {f"adapter.{key}": value for key, value in on_cpu(first.adapter).items()}
+        scale = model.scale()[:1].detach().cpu().clone()
     return tensors | {"scale": scale}
+
+
+def on_cpu(module: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of a module's state dict."""
+    return {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
+
+
+def fold(state: dict[str, torch.Tensor], projection: str, head: torch.Tensor) -> None:
+    """Put a head without bias into the projection before it: both are linear, and lengths do not matter."""
+    for part in (f"{projection}.weight", f"{projection}.bias"):
+        if part in state:
+            state[part] = head @ state[part]
 
 
 def newest(run: Path) -> Path | None:

@@ -6,29 +6,24 @@ It does not know which objective it runs, how many processes there are or at whi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import losses
-import teachers
 from distill.config import Recipe
-from distill.data.batch import Batch, Schedule, batches
+from distill.data.batch import Schedule, batches
 from distill.data.captions import Tokenizer
 from distill.data.order import Order
 from distill.data.shards import Shards
-from distill.errors import from_leaves
-from distill.train import checkpoint, setup
+from distill.facts import objective_of
+from distill.train import checkpoint, setup, towers
 from distill.train.log import Log
-from distill.train.model import global_embeddings
-from distill.train.optim import learning_rate, optimizer
-from distill.train.prepare import TOKENIZER, read_recipe
+from distill.train.optim import Pace, learning_rate, optimizer
+from distill.train.prepare import TOKENIZER, pieces_of, read_recipe
+from distill.train.step import Step
 from launch import group as processes
 from launch.settings import deepspeed_settings
-
-TeacherForward = Callable[[torch.Tensor], torch.Tensor]
 
 
 def train(run: Path) -> None:
@@ -43,38 +38,32 @@ def train(run: Path) -> None:
     group = processes.start()
     recipe = read_recipe(run)
     shards = Shards.of(recipe.data.train)
-    tokenizer = Tokenizer.load(run / TOKENIZER, setup.text_spec(recipe).context)
-    objective = losses.objective(recipe.objective.name, **recipe.objective.options)
-    engine = make_engine(recipe, tokenizer.vocab, objective.uses_heads, group)
+    tokenizer = Tokenizer.load(run / TOKENIZER, towers.text_spec(recipe).context)
+    engine, paces = make_engine(recipe, tokenizer.vocab, group)
     start, total = checkpoint.restore(engine, run), recipe.train.total_steps(len(shards))
 
-    teach = teacher_forwards(recipe, group)
-    weights = [table.weight for table in recipe.teacher]
-    order = Order(shards.counts, recipe.train.seed)
-    schedule = Schedule(order, recipe.train.batch_size, group.rank, group.world, start, total)
+    objective = objective_of(recipe)
+    teach, weights = setup.teacher_forwards(recipe, group.device), [table.weight for table in recipe.teacher]
+    advance = Step(engine, objective, teach, weights, pieces_of(recipe, group.world), group)
+    order, size = Order(shards.counts, recipe.train.seed), recipe.train.batch_size
+    schedule = Schedule(order, size, group.rank, group.world, start, total, neighbours=objective.needs.mixup > 0)
     pairs = setup.pairs_of(recipe, shards, tokenizer)
     log = Log(run, f"training {recipe.objective.name}", start, total) if group.first else None
     clock = time.perf_counter()
     try:
         loader = batches(pairs, schedule, recipe.data.workers, pin=group.device.type == "cuda")
-        for step, host_batch in enumerate(loader, start):
+        for step, batch in enumerate(loader, start):
+            rates = [learning_rate(step, total, recipe.optim, pace) for pace in paces]
+            for parameters, rate in zip(engine.optimizer.param_groups, rates, strict=True):
+                parameters["lr"] = rate
+
             # Dropout and the like draw from (seed, step, rank), so a resumed run needs no generator state.
-            torch.manual_seed(hash((recipe.train.seed, step, group.rank)) & (2**63 - 1))
-            batch = taught(host_batch.to(group.device), teach)
-            lr = learning_rate(step, total, recipe.optim)
-            for parameters in engine.optimizer.param_groups:
-                parameters["lr"] = lr
+            terms = advance(batch, hash((recipe.train.seed, step, group.rank)))
 
-            embeddings = global_embeddings(engine, batch, weights, group)
-            terms = objective(embeddings)
-            engine.backward(terms["loss"])
-            engine.step()
-
-            means = mean_terms(terms, embeddings.scale, group)
             if log is not None:
-                now, examples = time.perf_counter(), recipe.train.batch_size
-                rate = {"lr": lr, "examples": (step + 1) * examples, "examples_per_s": examples / (now - clock)}
-                log.step({"step": step + 1} | means | rate)
+                now = time.perf_counter()
+                pace = {"lr": max(rates), "examples": (step + 1) * size, "examples_per_s": size / (now - clock)}
+                log.step({"step": step + 1} | terms | pace)
                 clock = now
             if (step + 1) % recipe.checkpoint.every_steps == 0 or step + 1 == total:
                 checkpoint.save(engine, run, step + 1, recipe.checkpoint.keep, group)
@@ -85,44 +74,20 @@ def train(run: Path) -> None:
         engine.destroy()
 
 
-def make_engine(recipe: Recipe, vocab: int, uses_heads: bool, group: processes.Group) -> Any:
-    """DeepSpeed's engine around the model of a recipe, with weights that follow from the seed."""
+def make_engine(recipe: Recipe, vocab: int, group: processes.Group) -> tuple[Any, list[Pace]]:
+    """DeepSpeed's engine around a recipe's model, whose weights follow from the seed; and the pace of its groups."""
     import deepspeed
 
     torch.manual_seed(recipe.train.seed)
-    model = setup.model_of(recipe, vocab, uses_heads).to(group.device)
+    model = setup.model_of(recipe, vocab).to(group.device)
+    optim, paces = optimizer(model, recipe)
     settings = deepspeed_settings(
         batch_size=recipe.train.batch_size,
         world=group.world,
+        pieces=pieces_of(recipe, group.world),
         stage=recipe.zero.stage,
         precision=recipe.train.precision,
         clip=recipe.optim.clip,
     )
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer(model, recipe.optim), config=settings)
-    return engine
-
-
-def mean_terms(terms: dict[str, torch.Tensor], scale: torch.Tensor, group: processes.Group) -> dict[str, float]:
-    """Every term over the global batch, by name, and the temperature."""
-    local = torch.cat([*(term.detach().view(1) for term in terms.values()), scale])
-    *values, mean_scale = processes.mean(local, group).tolist()  # one collective, one wait for the device
-    return dict(zip(terms, values, strict=True)) | {"tau": 1 / mean_scale}
-
-
-def teacher_forwards(recipe: Recipe, group: processes.Group) -> list[TeacherForward | None]:
-    """For every teacher, the frozen forward if it runs online, None if its embeddings come from a cache."""
-    with from_leaves():
-        return [
-            teachers.load(setup.card_of(table), table.image_size).to(group.device) if table.cache == "none" else None
-            for table in recipe.teacher
-        ]
-
-
-def taught(batch: Batch, teach: list[TeacherForward | None]) -> Batch:
-    """The batch with every teacher's part turned into embeddings [n, P]."""
-    if not any(teach):
-        return batch
-    embeddings = tuple(
-        part if forward is None else forward(part) for part, forward in zip(batch.teachers, teach, strict=True)
-    )
-    return Batch(batch.images, batch.tokens, embeddings, batch.keys)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optim, config=settings)
+    return engine, paces

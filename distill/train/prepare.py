@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import losses
 import teachers
 from distill.config import Recipe
 from distill.data.cache import Cache
@@ -23,7 +22,7 @@ from distill.data.shards import Shards
 from distill.errors import UserError, from_leaves
 from distill.files import write_text, write_whole
 from distill.recipe import check, dump
-from distill.train import setup
+from distill.train import setup, towers
 from distill.train.log import Progress
 
 RECIPE, TOKENIZER, ABOUT = "recipe.toml", "tokenizer.model", "run.json"
@@ -60,24 +59,18 @@ def prepare(recipe: Recipe, run: Path, resume: bool, world: int) -> None:
         UserError: if anything the user gave does not hold; nothing is left behind then.
     """
     claim(recipe, run, resume)
-    if recipe.train.batch_size % world:
-        raise UserError(
-            f"train.batch_size = {recipe.train.batch_size} does not divide among {world} processes.",
-            f"Choose a multiple of {world}.",
-        )
-    objective = losses.objective(recipe.objective.name, **recipe.objective.options)
-    cards = [setup.card_of(table) for table in recipe.teacher]
-    setup.image_student(recipe)
-    setup.text_spec(recipe)
+    pieces_of(recipe, world)
+    given = given_tokenizer(recipe)
+    setup.model_of(recipe, given.vocab if given else 4)  # a wrong tower fails here, before any data is read
     shards = Shards.of(recipe.data.train)
     preflight(recipe, shards)
     if resume:
         check_unchanged(recipe, run, shards, world)
         make_caches(setup.caches_of(recipe), shards, recipe.data.workers)
         return
-    tokenizer, caches = make_tokenizer(recipe, shards), setup.caches_of(recipe)
+    tokenizer, caches = given or make_tokenizer(recipe, shards), setup.caches_of(recipe)
     make_caches(caches, shards, recipe.data.workers)
-    model = setup.model_of(recipe, tokenizer.vocab, objective.uses_heads)
+    model = setup.model_of(recipe, tokenizer.vocab)
     about = {
         "versions": {"distill": version("distill"), "python": platform.python_version()}
         | {package: version(package) for package in PACKAGES},
@@ -88,7 +81,7 @@ def prepare(recipe: Recipe, run: Path, resume: bool, world: int) -> None:
         "vocab": tokenizer.vocab,
         "parameters": parameter_counts(model),
         "shards": fingerprints(shards),
-        "teachers": [card.name for card in cards],
+        "teachers": [table.name for table in recipe.teacher],
         "teacher_weights": {cache.card.name: cache.weights(shards) for cache in caches},
     }
     unfinished = run.with_name(f".{run.name}.unfinished-{os.getpid()}")
@@ -101,6 +94,28 @@ def prepare(recipe: Recipe, run: Path, resume: bool, world: int) -> None:
     except OSError as error:
         shutil.rmtree(unfinished)
         raise UserError(f"{run} has been taken meanwhile: {error.strerror}.", "Choose another --out.") from error
+
+
+def pieces_of(recipe: Recipe, world: int) -> int:
+    """How many micro-batches each process's share of a batch is cut into.
+
+    Raises:
+        UserError: if batch, processes and micro-batch do not divide.
+    """
+    size, micro = recipe.train.batch_size, recipe.train.micro_batch
+    if size % world:
+        raise UserError(
+            f"train.batch_size = {size} does not divide among {world} processes.", f"Choose a multiple of {world}."
+        )
+    share = size // world
+    if not micro or micro >= share:
+        return 1
+    if share % micro:
+        raise UserError(
+            f"train.micro_batch = {micro} does not divide the {share} samples of a process.",
+            f"Choose a divisor of {share}.",
+        )
+    return share // micro
 
 
 def claim(recipe: Recipe, run: Path, resume: bool) -> None:
@@ -170,11 +185,29 @@ def preflight(recipe: Recipe, shards: Shards) -> None:
         )
 
 
+def given_tokenizer(recipe: Recipe) -> Tokenizer | None:
+    """The tokenizer that the recipe names, or that comes with the text tower it starts from.
+
+    Raises:
+        UserError: if it cannot be read, or both are named and differ.
+    """
+    context, file, init = towers.text_spec(recipe).context, recipe.student.tokenizer.file, recipe.student.text.init
+    named = Tokenizer.load(Path(file), context) if file else None
+    if not init:
+        return named
+    # To another tokenizer than its own, the tower's token ids would mean something else.
+    own = Tokenizer.load(Path(init) / TOKENIZER, context)
+    if named is not None and named.model != own.model:
+        raise UserError(
+            f"student.text.init starts from {init}, and student.tokenizer.file is not its tokenizer.",
+            "Leave out student.tokenizer.file.",
+        )
+    return own
+
+
 def make_tokenizer(recipe: Recipe, shards: Shards) -> Tokenizer:
-    """The recipe's SentencePiece model, trained from the training captions when it names no file."""
-    context, table = setup.text_spec(recipe).context, recipe.student.tokenizer
-    if table.file:
-        return Tokenizer.load(Path(table.file), context)
+    """A SentencePiece model trained from the training captions."""
+    context, table = towers.text_spec(recipe).context, recipe.student.tokenizer
     captions = setup.captions_of(recipe)
     # All of a small set, evenly spaced samples of a large one.
     chosen = range(0, len(shards), 1 + len(shards) // TOKENIZER_SAMPLES)
@@ -192,13 +225,16 @@ def make_caches(caches: list[Cache], shards: Shards, workers: int) -> None:
         if not missing:
             continue
         with from_leaves():
-            teacher = teachers.load(cache.card, cache.identity["image_size"]).to(default_device())
+            teacher = teachers.load(cache.card, cache.identity["image_size"], cache.logits).to(default_device())
         progress = Progress(f"embedding with {cache.card.name}", sum(map(len, missing)), "images")
         cache.make(teacher, shards, workers, progress.tick)
         progress.close()
 
 
 def parameter_counts(model: Any) -> dict[str, int]:
-    """Trainable parameters by part."""
-    parts = {"image": model.image, "text": model.text, "heads": model.heads}
-    return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}
+    """Trainable parameters by part; "heads" are all that is thrown away."""
+    parts = {"image": [model.image], "text": [model.text], "heads": [model.spaces, model.between]}
+    return {
+        name: sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad)
+        for name, modules in parts.items()
+    }

@@ -1,0 +1,37 @@
+"""What a failed validation means to the person who wrote the recipe."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+
+def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> tuple[str, str]:
+    """What is wrong and what to do, for the first complaint of a validation."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    name = ".".join([prefix] * bool(prefix) + location)
+    if first["type"] == "extra_forbidden":
+        known = fields_at(model, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"Did you mean '{near[0]}'?" if near else f"Known here: {', '.join(known) or 'nothing'}."
+        return f"The recipe has an unknown key '{name}'.", hint
+    if first["type"] == "missing":
+        return f"The recipe does not say '{name}'.", f"Set it there, or with --set {name}=VALUE."
+    message = first["msg"].removeprefix("Value error, ")
+    if not name:
+        return f"The recipe does not check out: {message}.", "Correct it."
+    return f"The recipe's '{name}' does not check out: {message}.", f"Correct it, or --set {name}=VALUE."
+
+
+def fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    """The keys that exist in the table at ``location``; list indices are passed over."""
+    for part in location:
+        if part.isdigit():
+            continue
+        annotation: Any = model.model_fields[part].annotation
+        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
+        model = next(a for a in inner if issubclass(a, BaseModel))
+    return list(model.model_fields)

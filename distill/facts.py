@@ -1,0 +1,123 @@
+"""What a recipe's names stand for, looked up without loading anything: cards of teachers, the objective."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+import losses
+import teachers
+from distill.config import Recipe
+from distill.config import Teacher as TeacherTable
+from distill.errors import UserError, from_leaves
+from distill.explain import explain
+from losses.objectives import Facts
+
+if TYPE_CHECKING:
+    from losses import Objective
+
+
+def card_of(table: TeacherTable) -> teachers.Card:
+    """The card of a recipe's teacher.
+
+    Raises:
+        UserError: if there is no such teacher.
+    """
+    with from_leaves():
+        return teachers.card(table.name)
+
+
+def online(table: TeacherTable) -> bool:
+    """Whether a teacher runs while training. Text teachers always do: captions change with the epoch."""
+    return table.cache == "none" or card_of(table).modality == "text"
+
+
+def facts_of(recipe: Recipe) -> tuple[Facts, ...]:
+    """What an objective may know of a recipe's teachers."""
+    cards = [(table, card_of(table)) for table in recipe.teacher]
+    return tuple(Facts(c.name, c.modality, c.width, c.classes, online(table)) for table, c in cards)
+
+
+def objective_of(recipe: Recipe) -> Objective:
+    """The objective of a recipe.
+
+    Raises:
+        UserError: if there is none of that name, or an option of it does not hold.
+    """
+    name, options = recipe.objective.name, recipe.objective.options
+    try:
+        return losses.objective(name, **options)
+    except LookupError as error:
+        raise UserError(str(error.args[0])) from error
+    except ValidationError as error:
+        kind = type(losses.objective(name))
+        raise UserError(*explain(error, kind, "objective")) from error
+
+
+def check_objective(recipe: Recipe) -> None:
+    """Find out whether objective, teachers and towers make sense together.
+
+    Raises:
+        UserError: naming what does not.
+    """
+    objective, facts = objective_of(recipe), facts_of(recipe)
+    try:
+        objective.check(facts)
+    except ValueError as error:
+        raise UserError(f"The objective '{recipe.objective.name}' {error}") from error
+    for number, (table, fact) in enumerate(zip(recipe.teacher, facts, strict=True)):
+        if fact.modality == "text" and table.cache not in ("auto", "none"):
+            raise UserError(
+                f"The teacher '{fact.name}' embeds captions, which change with the epoch: it has no cache.",
+                f'Leave out teacher.{number}.cache, or set it to "none".',
+            )
+    if len({table.views for table in recipe.teacher if not online(table)}) > 1:
+        raise UserError(
+            "All teachers must cache the same number of views: the student sees the same ones.",
+            "Set the same teacher.N.views for each.",
+        )
+    needs = objective.needs
+    if recipe.student.alpha and (needs.space != "shared" or needs.heads != "none" or facts[0].modality != "image"):
+        raise UserError(
+            "student.alpha combines the embeddings of an image teacher and the student, which share a space only "
+            "where no head stands between them.",
+            'Train with objective.name = "three_towers" and objective.heads = "none", or leave out alpha.',
+        )
+    if recipe.on_teacher or recipe.student.image.init:
+        check_image_tower(recipe, facts, objective)
+
+
+def check_image_tower(recipe: Recipe, facts: tuple[Facts, ...], objective: Objective) -> None:
+    """The rules of an image tower that is, or starts from, the first teacher."""
+    image = recipe.student.image
+    if (recipe.on_teacher or image.init == "teacher") and facts[0].modality != "image":
+        raise UserError(
+            f"The first teacher, '{facts[0].name}', embeds texts and cannot be the image tower.",
+            "Name the image teacher first.",
+        )
+    if recipe.on_teacher and (objective.needs.space == "logits" or objective.needs.heads == "independent"):
+        what = "heads that ship with the image tower" if objective.needs.heads == "independent" else "an image student"
+        raise UserError(
+            f"The objective '{recipe.objective.name}' trains {what}, and the image tower is the locked teacher.",
+            "Give student.image an architecture of its own.",
+        )
+    if recipe.on_teacher and not image.layers and facts[0].width != recipe.student.width:
+        raise UserError(
+            f"The teacher '{facts[0].name}' is the image tower and gives {facts[0].width} numbers an image, "
+            f"student.width is {recipe.student.width}.",
+            f"Set student.width = {facts[0].width}, or student.image.layers = 1 for a learned projection.",
+        )
+    card = card_of(recipe.teacher[0]) if recipe.teacher else None
+    if image.init == "teacher" and card is not None and image.arch != card.arch:
+        raise UserError(
+            f"student.image.init starts from '{card.name}', which is a '{card.arch}' and no '{image.arch}'.",
+            f'Set student.image.arch = "{card.arch}".',
+        )
+    side = (recipe.teacher[0].image_size or card.image_size) if card else 0
+    if image.beside is not None and recipe.data.image_size != side:
+        raise UserError(
+            f"The network beside the teacher looks at the same pixels, {side} a side; data.image_size is "
+            f"{recipe.data.image_size}.",
+            f"Set data.image_size = {side}.",
+        )

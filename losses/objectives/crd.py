@@ -1,0 +1,53 @@
+"""Contrastive relational distillation: how images relate to texts, as a teacher pair sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from losses.objectives.base import Embeddings, Facts, Needs, Objective
+from losses.relational import relational
+
+
+class ContrastiveRelational(Objective):
+    """``½ (L_{f↔g} + w KL(p qᵀ ‖ f gᵀ))`` with an image teacher p and a text teacher q that share one space.
+
+    Yang et al., CLIP-KD, arXiv 2307.12732, section 3.2. The two teachers are the towers of one image–text model.
+
+    Attributes:
+        weight: w.
+        teacher_temperature: τ of the teachers' similarities; fixed.
+    """
+
+    wants_teacher: ClassVar[bool] = True
+
+    weight: float = Field(default=1.0, ge=0)
+    teacher_temperature: float = Field(default=0.07, gt=0)
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(space="raw", bias=self.start_bias)
+
+    def check(self, teachers: Sequence[Facts]) -> None:
+        super().check(teachers)
+        if [t.modality for t in teachers] != ["image", "text"] or teachers[0].width != teachers[1].width:
+            found = ", ".join(f"{t.name} ({t.modality}, {t.width})" for t in teachers)
+            raise ValueError(
+                f"needs an image teacher and then a text teacher of one width, and is given {found}. "
+                'Name such a pair, or set objective.name = "relational".'
+            )
+
+    def __call__(self, embeddings: Embeddings) -> dict[str, torch.Tensor]:
+        e = embeddings
+        image_teacher, text_teacher = (t.teacher for t in e.teachers)
+        assert image_teacher is not None and text_teacher is not None
+        fixed = torch.full_like(e.scale, 1 / self.teacher_temperature)
+        fg = self.pairing(e.image, e.text, e)
+        kl = relational(e.image, e.text, image_teacher, text_teacher, e.scale, fixed, rows=e.rows)
+        return {"loss": (fg + self.weight * kl) / 2, "fg": fg.detach(), "kl": kl.detach()}
+
+
+OBJECTIVE = ContrastiveRelational

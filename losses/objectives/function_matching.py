@@ -1,0 +1,64 @@
+"""Function matching: the image student gives the answers of a teacher with a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from losses.features import kl
+from losses.objectives.base import Embeddings, Facts, Needs, Objective
+
+
+class FunctionMatching(Objective):
+    """``(L_{f↔g} + w Σ_k w_k KL_k) / (1 + K)``, KL between each teacher's classes and the image student's.
+
+    "A good teacher is patient and consistent" (arXiv 2106.05237): teacher and student see one and the same view,
+    and with ``mixup`` one and the same mixture of two images, so that the student learns the teacher as a function
+    and not at a few points only. Mixtures are new at every epoch, so a teacher can only give its answers online.
+
+    Attributes:
+        weight: w.
+        temperature: T of both softmaxes.
+        mixup: the largest share of its neighbour in the batch that is mixed into an image; each share up to it is
+            as likely; 0: nothing is mixed.
+    """
+
+    wants_teacher: ClassVar[bool] = True
+
+    weight: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=1.0, gt=0)
+    mixup: float = Field(default=0.0, ge=0, le=1)
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(space="logits", students=("f",), bias=self.start_bias, mixup=self.mixup)
+
+    def check(self, teachers: Sequence[Facts]) -> None:
+        super().check(teachers)
+        for teacher in teachers:
+            if not teacher.classes or teacher.modality != "image":
+                raise ValueError(
+                    f"matches a classifier's answers, and the teacher '{teacher.name}' has none. "
+                    'Choose an image teacher with classes, or set objective.name = "three_towers".'
+                )
+            if self.mixup and not teacher.online:
+                raise ValueError(
+                    f"mixes images anew each epoch, which no cache of '{teacher.name}' can hold. "
+                    'Set teacher.N.cache = "none", or objective.mixup = 0.'
+                )
+
+    def __call__(self, embeddings: Embeddings) -> dict[str, torch.Tensor]:
+        fg = self.pairing(embeddings.image, embeddings.text, embeddings)
+        parts = []
+        for t in embeddings.teachers:
+            assert t.student_logits is not None and t.teacher_logits is not None
+            parts.append(t.weight * kl(t.student_logits, t.teacher_logits, temperature=self.temperature))
+        total = torch.stack(parts).sum()
+        loss = (fg + self.weight * total) / (1 + len(parts))
+        return {"loss": loss, "fg": fg.detach(), "kl": total.detach()}
+
+
+OBJECTIVE = FunctionMatching

@@ -1,0 +1,19 @@
+"""L2 representation transfer: the paper's alternative to contrastive transfer."""
+
+from __future__ import annotations
+
+import torch
+
+from losses.l2 import l2
+from losses.objectives.base import Embeddings
+from losses.objectives.transfer import SharedSpace
+
+
+class L2Transfer(SharedSpace):
+    """Eq. 5 of arXiv 2305.16999: ``⅓ (L_{f↔g} + w/N Σ_i (‖f_h − h_f‖² + ‖g_h − h_g‖²))``."""
+
+    def term(self, student: torch.Tensor, teacher: torch.Tensor, embeddings: Embeddings, term: int) -> torch.Tensor:
+        return l2(student, teacher, rows=embeddings.rows)
+
+
+OBJECTIVE = L2Transfer

@@ -1,0 +1,26 @@
+"""Feature distillation by smooth L1."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+
+from losses.features import smooth_l1
+from losses.objectives.base import Embeddings
+from losses.objectives.transfer import Transfer
+
+
+class SmoothL1Features(Transfer):
+    """Each student, through one linear layer, reproduces the teacher's standardised embedding (arXiv 2205.14141).
+
+    Attributes:
+        beta: where the square turns into the absolute value.
+    """
+
+    beta: float = Field(default=2.0, gt=0)
+
+    def term(self, student: torch.Tensor, teacher: torch.Tensor, embeddings: Embeddings, term: int) -> torch.Tensor:
+        return smooth_l1(student, teacher, beta=self.beta)
+
+
+OBJECTIVE = SmoothL1Features

@@ -1,0 +1,32 @@
+"""The Three Towers objective."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+
+from losses.objectives.base import Embeddings, Needs
+from losses.objectives.transfer import SharedSpace
+
+
+class ThreeTowers(SharedSpace):
+    """Eq. 1 of arXiv 2305.16999: all three terms contrastive.
+
+    Attributes:
+        temperatures: "shared", one for all terms, or "own", one a term (section E.5).
+    """
+
+    temperatures: Literal["shared", "own"] = "shared"
+
+    @property
+    def needs(self) -> Needs:
+        count = {"shared": lambda teachers: 1, "own": lambda teachers: 1 + 2 * teachers}[self.temperatures]
+        return replace(super().needs, temperatures=count)
+
+    def term(self, student: torch.Tensor, teacher: torch.Tensor, embeddings: Embeddings, term: int) -> torch.Tensor:
+        return self.pairing(student, teacher, embeddings, term)
+
+
+OBJECTIVE = ThreeTowers

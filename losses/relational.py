@@ -1,0 +1,126 @@
+"""Relational distillation: the student's similarities between samples follow the teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from losses import tiles
+from losses.rows import WHOLE, check_number, check_pair, check_rows, share
+
+
+def relational(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    teacher_a: torch.Tensor,
+    teacher_b: torch.Tensor,
+    scale: torch.Tensor,
+    teacher_scale: torch.Tensor,
+    *,
+    without_self: bool = False,
+    rows: slice = WHOLE,
+    tile: int | None = None,
+) -> torch.Tensor:
+    """KL divergence from the student's similarity distributions to the teacher's, both ways averaged.
+
+    ``½ (K(S, T) + K(Sᵀ, Tᵀ))`` with ``K(S, T) = 1/N Σ_i KL(softmax_j T_ij ‖ softmax_j S_ij)``,
+    ``S = scale · a bᵀ`` and ``T = teacher_scale · t_a t_bᵀ``. Tiled: neither matrix ever exists at once.
+
+    Args:
+        a, b: [N, D] unit rows, the students' embeddings (both the same tower's to compare within one).
+        teacher_a, teacher_b: [N, P] unit rows, the teachers'; they get no gradient.
+        scale: [1], the student's 1/τ.
+        teacher_scale: [1], the teacher's 1/τ; no gradient.
+        without_self: leave out i = j, where within one tower the similarity is always 1 and tells nothing.
+        rows: the rows of the batch this process answers for; default all.
+        tile: side of a tile; default one that suits the device.
+
+    Returns:
+        Scalar float32 (float64 for float64 inputs), ≥ 0: the mean over ``rows``.
+
+    Raises:
+        ValueError: if the shapes do not fit or an embedding is not finite.
+
+    References:
+        Yang et al., CLIP-KD, arXiv 2307.12732, section 3.2 (contrastive relational distillation).
+    """
+    check_pair(a, b)
+    check_pair(teacher_a, teacher_b)
+    check_rows(a, teacher_a)
+    check_number("scale", scale)
+    check_number("teacher_scale", teacher_scale)
+    mine, side = share(rows, len(a)), tiles.side(tile, a.device)
+    ways = ((a, b, teacher_a, teacher_b), (b, a, teacher_b, teacher_a))
+    way_out, way_back = (
+        _Following.apply(x[mine], y, s[mine], t, scale, teacher_scale, mine.start, without_self, side)
+        for x, y, s, t in ways
+    )
+    loss: torch.Tensor = (way_out + way_back) / 2
+    return loss
+
+
+Matrix = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # a, b and the factor of factor · a bᵀ
+
+
+def both(
+    student: Matrix, teacher: Matrix, start: int, without_self: bool, side: int
+) -> Iterator[tuple[tiles.Tile, torch.Tensor]]:
+    """Every tile of the student's matrix, and the teacher's logits at the same place."""
+    for mine, theirs in zip(tiles.tiles(*student, start, side), tiles.tiles(*teacher, start, side), strict=True):
+        if without_self:
+            for one in (mine, theirs):
+                one.matching()[1].fill_(-tiles.largest(one.logits.dtype))
+        yield mine, theirs.logits
+
+
+class _Following(torch.autograd.Function):
+    """``1/n Σ_i KL(softmax_j T_ij ‖ softmax_j S_ij)`` = ``1/n Σ_i [Σ_j p_ij (T_ij − S_ij) − lse T_i + lse S_i]``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        teacher_a: torch.Tensor,
+        teacher_b: torch.Tensor,
+        scale: torch.Tensor,
+        teacher_scale: torch.Tensor,
+        start: int,
+        without_self: bool,
+        side: int,
+    ) -> torch.Tensor:
+        student = a, b, tiles.factor(scale, a.dtype)
+        teacher = teacher_a, teacher_b, tiles.factor(teacher_scale, a.dtype)
+        settings = start, without_self, side
+        of_student, of_teacher = (student[2].new_full((len(a),), -torch.inf) for _ in range(2))
+        apart = torch.zeros_like(of_student)
+        with tiles.full_precision(a.device):
+            for tile, target in both(student, teacher, *settings):
+                of_student[tile.rows] = torch.logaddexp(of_student[tile.rows], tile.logits.logsumexp(dim=1))
+                of_teacher[tile.rows] = torch.logaddexp(of_teacher[tile.rows], target.logsumexp(dim=1))
+            for tile, target in both(student, teacher, *settings):
+                share = (target - of_teacher[tile.rows, None]).exp()
+                apart[tile.rows] += (share * (target - tile.logits)).sum(dim=1)
+        ctx.save_for_backward(a, b, teacher_a, teacher_b, scale, teacher[2], of_student, of_teacher)
+        ctx.settings = settings
+        return (apart - of_teacher + of_student).mean()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        a, b, teacher_a, teacher_b, scale, teacher_factor, of_student, of_teacher = ctx.saved_tensors
+        wanted = *ctx.needs_input_grad[:2], ctx.needs_input_grad[4]
+        gradients = tiles.Gradients(a, b, scale, wanted)
+        student, teacher = (a, b, gradients.factor), (teacher_a, teacher_b, teacher_factor)
+        with tiles.full_precision(a.device):
+            for tile, target in both(student, teacher, *ctx.settings):
+                # A cross-entropy's gradient by its logits, with soft targets: softmax minus softmax.
+                slope = (tile.logits - of_student[tile.rows, None]).exp_()
+                slope -= target.sub_(of_teacher[tile.rows, None]).exp_()
+                gradients.add(replace(tile, logits=slope))
+        by_a, by_b, by_scale = gradients.of(grad / len(a))
+        return by_a, by_b, None, None, by_scale, None, None, None, None

@@ -1,0 +1,128 @@
+"""The N × N matrix of similarities, a tile at a time, so that it never exists as a whole.
+
+A loss over all pairs runs through the tiles once in its forward, keeping sums of length N, and once more in its
+backward, where each tile of logits is computed anew, turned into its slope, and spent on the gradients of the
+embeddings. That is four matrix products instead of the six of two whole matrices under autograd, and memory that
+grows with N, not with N².
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+# Large enough for a matrix product at full speed; on a CPU small enough to stay in its cache.
+SIDE = {"cpu": 1024}
+ELSEWHERE = 4096
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile of the matrix ``scale · a bᵀ``.
+
+    Attributes:
+        rows, columns: where it lies; rows count from the first row of ``a``.
+        logits: [rows, columns], free to be overwritten.
+        offset: of the tile's share of the matching pairs, a diagonal in the sense of ``torch.diagonal``.
+    """
+
+    rows: slice
+    columns: slice
+    logits: torch.Tensor
+    offset: int
+
+    def matching(self) -> tuple[slice, torch.Tensor]:
+        """The matching pairs in this tile: which rows of ``a``, and a writable view of their entries."""
+        if not -self.logits.shape[0] < self.offset < self.logits.shape[1]:
+            return slice(0, 0), self.logits[:0, 0]
+        diagonal = self.logits.diagonal(self.offset)
+        first = self.rows.start + max(0, -self.offset)
+        return slice(first, first + len(diagonal)), diagonal
+
+
+def tiles(a: torch.Tensor, b: torch.Tensor, factor: torch.Tensor, start: int, side: int) -> Iterator[Tile]:
+    """Every tile of ``factor · a bᵀ``, row by row, in the dtype of ``factor``.
+
+    Args:
+        a: [n, D], rows ``start`` to ``start + n`` of the batch.
+        b: [N, D].
+        factor: [1], see :func:`factor`.
+        start: row i of ``a`` matches row ``start + i`` of ``b``.
+        side: rows and columns of a tile; those at the edges may have fewer.
+    """
+    most = largest(factor.dtype)
+    for r in range(0, len(a), side):
+        some = a[r : r + side].to(factor.dtype) * factor
+        for c in range(0, len(b), side):
+            # Bounded, since an infinite logit would make the loss ∞ − ∞.
+            logits = (some @ b[c : c + side].to(factor.dtype).T).clamp_(-most, most)
+            rows, columns = slice(r, r + logits.shape[0]), slice(c, c + logits.shape[1])
+            yield Tile(rows, columns, logits, start + r - c)
+
+
+class Gradients:
+    """What the slopes of all tiles add up to: the gradients of ``a``, ``b`` and the scale.
+
+    Args:
+        a, b: as in :func:`tiles`.
+        scale: [1].
+        wanted: whether the gradients of a, b and scale are asked for.
+    """
+
+    def __init__(self, a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, wanted: Sequence[bool]) -> None:
+        self.a, self.b, self.scale, self.wanted = a, b, scale, wanted[:3]
+        self.factor = factor(scale, a.dtype)
+        dtype = self.factor.dtype
+        # The scale's gradient Σ slope_ij · a_i·b_j = Σ a_i · (slope b)_i comes out of a's for nothing.
+        self.by_a = torch.zeros_like(a, dtype=dtype) if wanted[0] or wanted[2] else None
+        self.by_b = torch.zeros_like(b, dtype=dtype) if wanted[1] else None
+
+    def add(self, tile: Tile) -> None:
+        """Spend one tile, whose logits have become the loss's slopes by them."""
+        if self.by_a is not None:
+            self.by_a[tile.rows].addmm_(tile.logits, self.b[tile.columns].to(self.factor.dtype))
+        if self.by_b is not None:
+            self.by_b[tile.columns].addmm_(tile.logits.T, self.a[tile.rows].to(self.factor.dtype))
+
+    def of(self, weight: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """The gradients by a, b and scale, times a scalar; each in the dtype of its input."""
+        by_scale = None
+        if self.wanted[2] and self.by_a is not None:
+            total = torch.stack(
+                [(x * y).sum() for x, y in zip(self.by_a.split(4096), self.a.split(4096), strict=True)]
+            )
+            by_scale = (weight * total.sum()).view(1).to(self.scale.dtype)
+        times = self.factor * weight
+        by_a = self.by_a.mul_(times).to(self.a.dtype) if self.wanted[0] and self.by_a is not None else None
+        by_b = self.by_b.mul_(times).to(self.b.dtype) if self.by_b is not None else None
+        return by_a, by_b, by_scale
+
+
+def factor(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The scale as tiles use it: finite, in float32 (float64 for float64 embeddings)."""
+    dtype = torch.promote_types(dtype, torch.float32)
+    return scale.detach().to(dtype).clamp(-largest(dtype), largest(dtype))
+
+
+def largest(dtype: torch.dtype) -> float:
+    """A bound on logits that leaves room to add and subtract a few of them."""
+    return torch.finfo(dtype).max / 8
+
+
+def side(asked: int | None, device: torch.device) -> int:
+    """The side of a tile: the one asked for, or one that suits the device.
+
+    Raises:
+        ValueError: if it is not positive.
+    """
+    if asked is not None and asked < 1:
+        raise ValueError(f"A tile has at least one row; got tile = {asked}.")
+    return asked or SIDE.get(device.type, ELSEWHERE)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Inside, autocast leaves matrix products alone: in bfloat16 a logit near 100 would be wrong by 0.25."""
+    return torch.autocast(device.type, enabled=False)

@@ -1,0 +1,64 @@
+"""Image towers that keep the locked teacher inside: LiT, LiT with a learned projection, FlexiLiT 1 and 2."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from students.image import ImageTower
+
+EXPANSION = 4
+
+
+class OnTeacher(nn.Module):
+    """What is learned on top of, and beside, a locked image model; nothing at all in LiT.
+
+    ``FlexiLiT-1(I) = MLP(LiT(I))`` and ``FlexiLiT-2(I) = MLP(concat(LiT(I), ViT(I)))``, with an MLP of four layers,
+    GELU and an expansion of 4 (Three Towers, arXiv 2305.16999, section E.5). One layer is LiT's optional linear head
+    (arXiv 2111.07991, section 3).
+
+    Args:
+        locked_width: P, the width of the locked model's embedding.
+        width: D.
+        layers: of the MLP; 0 for none, which needs D = P and nothing beside.
+        beside: a learned image network next to the locked one, without projection.
+        beside_width: the width of its features.
+    """
+
+    def __init__(
+        self, locked_width: int, width: int, layers: int, beside: ImageTower | None = None, beside_width: int = 0
+    ) -> None:
+        super().__init__()
+        self.beside = beside
+        self.mlp = mlp(locked_width + beside_width, width, layers)
+
+    def forward(self, locked: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """[n, P] embeddings of the locked model and [n, 3, S, S] uint8 (looked at by a network beside) → [n, D]."""
+        both = locked if self.beside is None else torch.cat([locked, self.beside(pixels)], dim=1)
+        embedding: torch.Tensor = self.mlp(both)
+        return embedding
+
+
+class HalfLocked(nn.Module):
+    """The locked model and what was learned on it as one image tower, as it ships."""
+
+    def __init__(self, locked: ImageTower, top: OnTeacher) -> None:
+        super().__init__()
+        self.locked, self.top = locked, top
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[n, 3, S, S] uint8 RGB → [n, D]."""
+        embedding: torch.Tensor = self.top(self.locked(pixels).float(), pixels)
+        return embedding
+
+
+def mlp(width: int, out: int, layers: int) -> nn.Sequential:
+    """Linear layers with GELU between them, expanding by 4 and contracting in turn; the last ends in ``out``."""
+    parts: list[nn.Module] = []
+    for layer in range(layers):
+        before = width if layer % 2 == 0 else EXPANSION * width
+        after = out if layer == layers - 1 else EXPANSION * width if layer % 2 == 0 else width
+        parts += [nn.Linear(before, after), nn.GELU()]
+        nn.init.normal_(parts[-2].weight, std=before**-0.5)  # type: ignore[arg-type]
+        nn.init.zeros_(parts[-2].bias)  # type: ignore[arg-type]
+    return nn.Sequential(*parts[:-1])

@@ -1,0 +1,84 @@
+"""What image and text towers have in common: a projection at the end, parts that can be locked, a start."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+
+class Tower(nn.Module):
+    """A network that maps inputs to [n, D] embeddings, with parts that may be locked.
+
+    Attributes:
+        locked: the dotted names of locked modules or parameters: no gradient, always in evaluation mode.
+    """
+
+    locked: tuple[str, ...] = ()
+
+    def projection(self) -> str:
+        """The dotted name of the linear layer that ends in D, which belongs to the embedding, not to the network.
+
+        Raises:
+            ValueError: if the tower does not end in a linear layer.
+        """
+        raise TypeError(f"{type(self).__name__} does not say where its projection is.")
+
+    def lock(self, names: Sequence[str] | bool) -> None:
+        """Lock modules or parameters by name; True locks everything but the projection.
+
+        Raises:
+            LookupError: if there is no part of that name; the message names the nearest one.
+        """
+        everything = dict(self.named_modules()) | dict(self.named_parameters())
+        if isinstance(names, bool):
+            kept = self.projection() if names else ""
+            # Modules too, since a batch norm's statistics are no parameters; but none that holds the projection.
+            names = [n for n in everything if n and not below(n, kept) and not below(kept, n)] if names else []
+        for name in names:
+            if name not in everything:
+                near = difflib.get_close_matches(name, everything, n=3)
+                hint = f"Did you mean {' or '.join(near)}?" if near else "Its parts are named as in its state dict."
+                raise LookupError(f"The tower has no part '{name}' to lock. {hint}")
+        self.locked = tuple(names)
+        for name, parameter in self.named_parameters():
+            if any(below(name, part) for part in names):
+                parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Tower:
+        """Locked parts stay in evaluation mode: their batch statistics never move."""
+        super().train(mode)
+        modules = dict(self.named_modules())
+        for name in self.locked:
+            if name in modules:
+                modules[name].eval()
+        return self
+
+    def start_from(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take over weights; those of a projection of another width are left as they are.
+
+        Args:
+            state: the state dict of a tower of the same architecture.
+
+        Raises:
+            ValueError: if they are those of another architecture.
+        """
+        own, projection = self.state_dict(), self.projection()
+        fitting = {
+            name: value
+            for name, value in state.items()
+            if not below(name, projection) or (name in own and own[name].shape == value.shape)
+        }
+        missing = {name: value for name, value in own.items() if name not in fitting and below(name, projection)}
+        try:
+            self.load_state_dict({**fitting, **missing}, strict=True)
+        except RuntimeError as error:
+            raise ValueError(f"The weights to start from are of another architecture: {error}") from error
+
+
+def below(name: str, part: str) -> bool:
+    """Whether a dotted name is that of a part, or of something inside it."""
+    return name == part or name.startswith(f"{part}.")
