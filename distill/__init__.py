@@ -33,19 +33,20 @@ def _check_siblings() -> None:
 _check_siblings()
 
 
-def load(path: str | Path, device: str | None = None) -> ImageText:
+def load(path: str | Path, device: str | None = None, alpha: float | None = None) -> ImageText:
     """Open an export, or a run at its newest checkpoint, for inference.
 
     Args:
         path: the folder that ``distill export`` or ``distill train`` wrote.
         device: such as ``"cuda"``; default a GPU where there is one.
+        alpha: of a run that was trained without heads, the teacher's share in the embedding of an image.
 
     Raises:
-        distill.errors.UserError: if the folder is neither.
+        distill.errors.UserError: if the folder is neither, or ``alpha`` makes no sense for it.
     """
     from distill.ship.load import load as load_students
 
-    return load_students(Path(path), device)
+    return load_students(Path(path), device, alpha)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,260 @@
+"""The papers' grids as recipe settings: each trains, logs its terms, and ships what it trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import distill
+from safetensors.torch import load_file
+
+import distill as package
+import teachers
+from distill.data.batch import Batch
+from distill.data.captions import Captions, Tokenizer
+from distill.data.shards import Shards
+from distill.data.views import decode
+from distill.recipe import load
+from distill.ship.embed import embed_images
+from distill.train import setup
+from distill.train.optim import Pace, learning_rate
+
+RECIPE = """
+[data]
+train = "{shards}"
+image_size = 32
+captions = "first"
+workers = 0
+
+[[teacher]]
+name = "packaged/efficientnet_lite0"
+image_size = 32
+
+[student]
+width = 32
+text = {{ arch = "transformer", dim = 24, depth = 1, heads = 2, context = 8 }}
+tokenizer = {{ vocab = 100 }}
+
+[student.image]
+arch = "vit_tiny_patch16_224"
+img_size = 32
+depth = 1
+embed_dim = 48
+num_heads = 3
+class_token = false
+global_pool = "map"
+
+[train]
+steps = 2
+batch_size = 32
+
+[checkpoint]
+every_steps = 2
+"""
+
+LITE0 = '{name="packaged/efficientnet_lite0",image_size=32}'
+MINILM = '{name="packaged/all_minilm_l6_v2",weight=0.5}'
+FROM_TEACHER = 'arch="tf_efficientnet_lite0",init="teacher"'
+THREE = {"loss", "fg", "fh", "gh", "tau"}
+# Name → the settings, and the terms that are logged.
+GRID: dict[str, tuple[list[str], set[str]]] = {
+    "3T": ([], THREE),
+    "no fg": (['objective.terms=["fh","gh"]'], THREE - {"fg"}),
+    "no fh": (['objective.terms=["fg","gh"]'], THREE - {"fh"}),
+    "no gh": (['objective.terms=["fg","fh"]'], THREE - {"gh"}),
+    "heads on the third tower, MLP": (["objective.heads=third", "objective.adapter=mlp"], THREE),
+    "heads on the main towers": (["objective.heads=main"], THREE),
+    "headless": (["objective.heads=none"], THREE),
+    "headless, MLP": (["objective.heads=none", "objective.adapter=mlp"], THREE),
+    "independent heads": (["objective.heads=independent"], THREE),
+    "three temperatures": (["objective.temperatures=own", "objective.weight=2"], THREE | {"tau_1", "tau_2"}),
+    "sigmoid 3T": (["objective.pair=sigmoid", "student.temperature=0.1"], THREE),
+    "L2 transfer": (["objective.name=l2", "objective.weight=0.01"], THREE),
+    "initialised from the teacher": ([f"student.image={{{FROM_TEACHER}}}"], THREE),
+    "cosine features": (["objective.name=cosine"], THREE),
+    "smooth L1 features": (["objective.name=smooth_l1"], THREE),
+    "relational": (["objective.name=relational"], THREE),
+    "function matching": (["objective.name=function_matching"], {"loss", "fg", "kl", "tau"}),
+    "function matching with mixup": (
+        ["objective.name=function_matching", "objective.mixup=1", "teacher.0.cache=none", "train.micro_batch=16"],
+        {"loss", "fg", "kl", "tau"},
+    ),
+    "image and text teacher": ([f"teacher=[{LITE0},{MINILM}]", "train.micro_batch=16"], THREE),
+    "joint captions": (
+        ["data.captions=joint", f"teacher=[{LITE0},{MINILM}]", "objective.heads=main", "train.micro_batch=8"],
+        THREE,
+    ),
+    "uu": (["objective.name=contrastive", "teacher=[]"], {"loss", "tau"}),
+    "Uu": (["objective.name=contrastive", f"student.image={{{FROM_TEACHER}}}"], {"loss", "tau"}),
+    "Lu, online": (["objective.name=contrastive", f"student.image={{{FROM_TEACHER},locked=true}}"], {"loss", "tau"}),
+    "LiT": (["objective.name=contrastive", 'student.image={arch="teacher"}', "student.width=1280"], {"loss", "tau"}),
+    "SigLiT": (
+        ["objective.name=contrastive", "objective.pair=sigmoid", 'student.image={arch="teacher",layers=1}'],
+        {"loss", "tau"},
+    ),
+    "FlexiLiT 1": (["objective.name=contrastive", 'student.image={arch="teacher",layers=4}'], {"loss", "tau"}),
+    "FlexiLiT 2": (
+        [
+            "objective.name=contrastive",
+            'student.image={arch="teacher",layers=4,beside={arch="vit_tiny_patch16_224",img_size=32,depth=1,'
+            "embed_dim=48,num_heads=3}}",
+        ],
+        {"loss", "tau"},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
+    """A folder with the recipe that every entry of the grid changes."""
+    home = tmp_path_factory.mktemp("grid")
+    (home / "recipe.toml").write_text(RECIPE.format(shards=shards))
+    return home
+
+
+def run(home: Path, name: str, settings: list[str]) -> Path:
+    """The run of some settings, trained once."""
+    if not (home / name).exists():
+        options = [part for setting in settings for part in ("--set", setting)]
+        distill("train", "recipe.toml", "--out", name, *options, cwd=home)
+    return home / name
+
+
+def trained(run: Path) -> dict[str, torch.Tensor]:
+    """What a run's towers are after its last step, as they ship."""
+    return load_file(run / "checkpoints/step-00000002/students.safetensors")
+
+
+def moved(run: Path, before: dict[str, torch.Tensor], prefix: str) -> set[str]:
+    """The tensors of a run's towers, by name, that differ from what they were before."""
+    after = trained(run)
+    return {k for k, v in before.items() if not torch.equal(v, after[prefix + k])}
+
+
+@pytest.mark.parametrize("name", GRID)
+def test_every_entry_trains_and_ships_what_it_trained(home: Path, name: str) -> None:
+    settings, terms = GRID[name]
+    folder = run(home, name, settings)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 2 and set(lines[0]) - {"step", "lr", "examples", "examples_per_s"} == terms
+    assert all(torch.tensor(list(line.values())).isfinite().all() for line in lines)
+
+    recipe = load(str(folder / "recipe.toml"))
+    tokenizer = Tokenizer.load(folder / "tokenizer.model", 8)
+    model = setup.model_of(recipe, tokenizer.vocab)
+    saved = torch.load(folder / "checkpoints/step-00000002/mp_rank_00_model_states.pt", weights_only=True)
+    model.load_state_dict(saved["module"])
+    opened = Shards.of(recipe.data.train)
+    places = [(0, i) for i in range(9)]
+    batch = setup.pairs_of(recipe, opened, tokenizer).__getitems__(places)
+    assert isinstance(batch, Batch)
+    teach = setup.teacher_forwards(recipe, torch.device("cpu"))
+    given = [
+        part if forward is None else forward(part.flatten(0, 1)).unflatten(0, part.shape[:2])
+        for part, forward in zip(batch.teachers, teach, strict=True)
+    ]
+    with torch.no_grad():
+        rows = model.eval()(batch.images, batch.tokens, given, batch.mixed)
+    count = len(batch.keys)
+    shipped = package.load(folder)
+    images = shipped.encode_image([decode(opened.read(i)) for i in range(count)])
+    texts = shipped.encode_text([Captions().of(opened.read(i))[0].text for i in range(count)])
+    # A teacher's cached embeddings are float16.
+    close = 2e-3 if recipe.on_teacher else 1e-5
+    assert (images - rows["image"][:, 0]).abs().max() <= close
+    assert (texts - rows["text"][:, 0]).abs().max() <= 1e-5
+    opened.close()
+
+
+@pytest.mark.parametrize("name", ["independent heads", "FlexiLiT 2", "LiT", "SigLiT", "joint captions"])
+def test_an_export_is_the_run(home: Path, name: str, shards: Path) -> None:
+    folder = run(home, name, GRID[name][0])
+    distill("export", folder, "--out", home / f"{name} export")
+    ours, shipped = package.load(folder), package.load(home / f"{name} export")
+    data = Shards.of([str(shards)])
+    assert torch.equal(embed_images(ours, data), embed_images(shipped, data))
+    assert torch.equal(ours.encode_text(["a red circle"]), shipped.encode_text(["a red circle"]))
+    data.close()
+
+
+def teacher_state() -> dict[str, torch.Tensor]:
+    return dict(teachers.load(teachers.card("packaged/efficientnet_lite0")).net.state_dict())
+
+
+def test_a_tower_from_the_teacher_starts_as_the_teacher_and_moves_as_far_as_it_may(home: Path) -> None:
+    """U moves everywhere, batch statistics included; L not at all; in between, what is not locked."""
+    before, all_of_it = teacher_state(), set(teacher_state())
+    counters = {k for k in before if k.endswith("num_batches_tracked")}
+    assert moved(run(home, "Uu", GRID["Uu"][0]), before, "image.net.") == all_of_it
+    assert moved(run(home, "Lu, online", GRID["Lu, online"][0]), before, "image.net.") == set()
+    part = '"conv_stem","bn1","blocks.0","blocks.1.0.conv_pw.weight"'
+    partly = run(home, "partly", [f"student.image={{{FROM_TEACHER},locked=[{part}]}}"])
+    names = ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.0.conv_pw.weight")
+    assert moved(partly, before, "image.net.") == {k for k in all_of_it if not k.startswith(names)}
+    still = run(home, "delayed", [f"student.image={{{FROM_TEACHER},delay=0.9}}", "student.text.lr_scale=2"])
+    statistics = {k for k in all_of_it if "running" in k} | counters
+    assert moved(still, before, "image.net.") == statistics, "a tower that waits learns nothing but sees batches"
+    unmoved = run(home, "scaled", [f"student.image={{{FROM_TEACHER},lr_scale=0}}"])
+    assert moved(unmoved, before, "image.net.") == statistics
+
+
+def test_towers_start_from_an_export_with_its_tokenizer(home: Path) -> None:
+    """UU and LU: the second run's text tower is the first one's, projection included, before it moves."""
+    first = run(home, "3T", [])
+    if not (home / "export").exists():
+        distill("export", first, "--out", home / "export")
+    settings = ["student.text.init=export", "student.image.init=export", "objective.name=contrastive", "teacher=[]"]
+    locked = run(home, "LL", [*settings, "student.image.locked=true", "student.text.lr_scale=0"])
+    assert (locked / "tokenizer.model").read_bytes() == (first / "tokenizer.model").read_bytes()
+    for tower, prefix in (("image", "image.net."), ("text", "text.")):
+        before = load_file(home / "export" / f"{tower}.safetensors")
+        kept = {k for k in moved(locked, before, prefix) if not k.startswith("head.")}
+        assert kept == set(), tower
+    learned = run(home, "UU", settings)
+    assert moved(learned, load_file(home / "export" / "text.safetensors"), "text.")
+    error = distill("train", "recipe.toml", "--out", "x", "--set", "student.text.init=nowhere", cwd=home, status=2)
+    assert "nowhere" in error.stderr
+    other = run(home, "fewer pieces", ["student.tokenizer.vocab=40"]) / "tokenizer.model"
+    both = ("--set", "student.text.init=export", "--set", f"student.tokenizer.file={other}")
+    error = distill("train", "recipe.toml", "--out", "x", *both, cwd=home, status=2)
+    assert "is not its tokenizer" in error.stderr
+
+
+def test_a_delay_leaves_the_rest_of_the_schedule_to_the_tower() -> None:
+    recipe = load("scratch", ["data.train=x", "optim.lr=1.0", "optim.warmup=0.1"])
+    whole = [learning_rate(s, 50, recipe.optim) for s in range(50)]
+    late = [learning_rate(s, 100, recipe.optim, Pace(scale=0.1, delay=0.5)) for s in range(100)]
+    assert late[:50] == [0.0] * 50
+    assert late[50:] == pytest.approx([0.1 * rate for rate in whole])
+
+
+def test_the_third_tower_joins_at_test_time_where_no_head_stands_between(home: Path, shards: Path) -> None:
+    """α = 0 is the student, α = 1 the teacher through its adapter, and in between their weighted sum."""
+    data = Shards.of([str(shards)])
+    for name in ("headless", "headless, MLP"):
+        folder = run(home, name, GRID[name][0])
+        rows = {a: embed_images(package.load(folder, alpha=a), data) for a in (0.0, 0.3, 1.0)}
+        assert torch.equal(rows[0.0], embed_images(package.load(folder), data))
+        between = torch.nn.functional.normalize(0.3 * rows[1.0] + 0.7 * rows[0.0], dim=1)
+        assert torch.allclose(rows[0.3], between, atol=1e-6)
+        recipe = load(str(folder / "recipe.toml"))
+        model = setup.model_of(recipe, 100)
+        state = torch.load(folder / "checkpoints/step-00000002/mp_rank_00_model_states.pt", weights_only=True)[
+            "module"
+        ]
+        adapter = {k.removeprefix("spaces.0."): v for k, v in state.items() if k.startswith("spaces.0.")}
+        model.spaces[0].load_state_dict(adapter)
+        teacher = teachers.load(teachers.card(recipe.teacher[0].name), 32)
+        pixels = torch.stack([package.load(folder).pixels(decode(data.read(i))) for i in range(8)])
+        h = model.spaces[0].adapter(teacher(pixels))
+        assert torch.allclose(rows[1.0][:8], torch.nn.functional.normalize(h, dim=1), atol=1e-5)
+    pictures = [decode(data.read(i)) for i in range(3)]
+    assert torch.allclose(package.load(folder, alpha=0.3).encode_image(pictures), rows[0.3][:3], atol=1e-5)
+    scores = distill("evaluate", folder, "--task", "retrieval", "--data", shards, "--alpha", "0.3").stdout
+    assert json.loads(scores)["images"] == 64
+    headed = run(home, "3T", [])
+    error = distill("evaluate", headed, "--task", "retrieval", "--data", shards, "--alpha", "0.3", status=2).stderr
+    assert "no head stands between" in error and error.count("\n") == 1
+    data.close()
