@@ -39,6 +39,7 @@ class ImageTower(Tower):
 
     mean: torch.Tensor
     std: torch.Tensor
+    inside = "net."
 
     def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()

@@ -13,9 +13,11 @@ class Tower(nn.Module):
     """A network that maps inputs to [n, D] embeddings, with parts that may be locked.
 
     Attributes:
+        inside: what stands before the names of the network in the tower's own state dict; users do not write it.
         locked: the dotted names of locked modules or parameters: no gradient, always in evaluation mode.
     """
 
+    inside: str = ""
     locked: tuple[str, ...] = ()
 
     def projection(self) -> str:
@@ -27,24 +29,25 @@ class Tower(nn.Module):
         raise TypeError(f"{type(self).__name__} does not say where its projection is.")
 
     def lock(self, names: Sequence[str] | bool) -> None:
-        """Lock modules or parameters by name; True locks everything but the projection.
+        """Lock modules or parameters by the network's own names; True locks everything but the projection.
 
         Raises:
             LookupError: if there is no part of that name; the message names the nearest one.
         """
-        everything = dict(self.named_modules()) | dict(self.named_parameters())
+        parts = dict(self.named_modules()) | dict(self.named_parameters())
+        own = [name.removeprefix(self.inside) for name in parts if name.startswith(self.inside)]
         if isinstance(names, bool):
-            kept = self.projection() if names else ""
+            kept = self.projection().removeprefix(self.inside) if names else ""
             # Modules too, since a batch norm's statistics are no parameters; but none that holds the projection.
-            names = [n for n in everything if n and not below(n, kept) and not below(kept, n)] if names else []
+            names = [n for n in own if n and not below(n, kept) and not below(kept, n)] if names else []
         for name in names:
-            if name not in everything:
-                near = difflib.get_close_matches(name, everything, n=3)
+            if name not in own:
+                near = difflib.get_close_matches(name, own, n=3)
                 hint = f"Did you mean {' or '.join(near)}?" if near else "Its parts are named as in its state dict."
                 raise LookupError(f"The tower has no part '{name}' to lock. {hint}")
-        self.locked = tuple(names)
+        self.locked = tuple(f"{self.inside}{name}" for name in names)
         for name, parameter in self.named_parameters():
-            if any(below(name, part) for part in names):
+            if any(below(name, part) for part in self.locked):
                 parameter.requires_grad_(False)
         self.train(self.training)
 
@@ -61,12 +64,13 @@ class Tower(nn.Module):
         """Take over weights; those of a projection of another width are left as they are.
 
         Args:
-            state: the state dict of a tower of the same architecture.
+            state: the state dict of a network of the same architecture.
 
         Raises:
             ValueError: if they are those of another architecture.
         """
         own, projection = self.state_dict(), self.projection()
+        state = {f"{self.inside}{name}": value for name, value in state.items()}
         fitting = {
             name: value
             for name, value in state.items()

@@ -11,8 +11,10 @@ import torch
 from conftest import encoded, picture, write_tar
 from PIL import Image
 
+import teachers
 from distill.data.batch import Batch, Drawing, Pairs, Schedule, batches
 from distill.data.captions import Caption, Captions, Tokenizer
+from distill.data.inputs import FromCaptions, FromPixels
 from distill.data.order import Order
 from distill.data.shards import Sample, Shards
 from distill.data.views import Views, decode
@@ -189,4 +191,67 @@ def test_a_bad_sample_stops_the_stream_with_its_name_through_a_loader_process(tm
     for workers in (0, 1):
         with pytest.raises(UserError, match="sample '7' of .*a.tar does not decode"):
             stream(opened, 1, workers)
+    opened.close()
+
+
+def test_joint_captions_come_in_turn() -> None:
+    own = [Caption(str(i)) for i in range(5)]
+    shown = [[c.text for c in Captions().draw(own, "key", 0, epoch, 2)] for epoch in range(5)]
+    assert shown == [["0", "1"], ["2", "3"], ["4", "0"], ["1", "2"], ["3", "4"]]
+    assert [c.text for c in Captions().draw(own[:2], "key", 0, 7, 5)] == ["0", "1", "0", "1", "0"]
+
+
+def jointly(shards: Shards, rank: int, world: int, mixup: float = 1.0) -> list[Batch]:
+    """Three batches of 12: two captions an image, mixed images, an image teacher's pixels, a text teacher's tokens."""
+    tokenizer = Tokenizer.train(["a red circle", "ein Kreis, rot", "a blue square"], 50, 8)
+    drawing = Drawing(Captions(), Views((0.5, 1.0), True), side=16, seed=1, count=2, mixup=mixup)
+    inputs = [FromPixels(24, "bicubic"), FromCaptions(teachers.tokenizer(teachers.card("packaged/all_minilm_l6_v2")))]
+    order = Order(shards.counts, seed=1)
+    schedule = Schedule(order, 12, rank, world, 4, 7, neighbours=mixup > 0)
+    return list(batches(Pairs(shards, tokenizer, inputs, drawing), schedule, 0, pin=False))
+
+
+@pytest.mark.parametrize("world", [2, 4, 12])
+def test_mixed_images_do_not_depend_on_the_number_of_processes(shards: Path, world: int) -> None:
+    """The last image of a process is mixed with the first of the next, the batch's last with its first."""
+    opened = Shards.of([str(shards)])
+    alone, together = jointly(opened, 0, 1), zip(*(jointly(opened, r, world) for r in range(world)), strict=True)
+    for one, parts in zip(alone, together, strict=True):
+        assert one.mixed is not None and one.tokens.shape == (12, 2, 8)
+        assert [t.shape[:2] for t in one.teachers] == [(12, 1), (12, 2)]
+        assert sum((part.keys for part in parts), ()) == one.keys
+        for name in ("images", "tokens", "mixed"):
+            assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(one, name)), name
+        for k, teacher in enumerate(one.teachers):
+            assert torch.equal(torch.cat([part.teachers[k] for part in parts]), teacher)
+    opened.close()
+
+
+def test_an_image_is_mixed_with_its_neighbour_in_one_share_for_student_and_teacher(shards: Path) -> None:
+    opened = Shards.of([str(shards)])
+    plain, mixed = jointly(opened, 0, 1, mixup=0.0), jointly(opened, 0, 1, mixup=0.6)
+    shares = []
+    for before, after in zip(plain, mixed, strict=True):
+        assert before.mixed is None and torch.equal(before.images, after.images) and after.mixed is not None
+        for seen, own in ((after.mixed, before.images), (after.teachers[0][:, 0], before.teachers[0][:, 0])):
+            a, b, c = seen.double(), own.double(), own.roll(-1, 0).double()
+            # Least squares for the share s in a = (1 - s) b + s c, and what it leaves unexplained: rounding.
+            share = ((a - b) * (c - b)).flatten(1).sum(1) / (c - b).square().flatten(1).sum(1)
+            assert (a - torch.lerp(b, c, share.view(-1, 1, 1, 1))).abs().max() < 1
+            shares.append(share)
+    student, teacher = torch.cat(shares[0::2]), torch.cat(shares[1::2])
+    assert torch.allclose(student, teacher, atol=2e-3)
+    assert student.min() >= -1e-3 and 0.4 < student.max() <= 0.601 and student.std() > 0.1
+    opened.close()
+
+
+def test_a_batch_is_cut_into_equal_pieces_in_order(shards: Path) -> None:
+    opened = Shards.of([str(shards)])
+    whole = jointly(opened, 0, 1)[0]
+    pieces = whole.split(3)
+    assert [len(piece.keys) for piece in pieces] == [4, 4, 4]
+    assert sum((piece.keys for piece in pieces), ()) == whole.keys
+    for name in ("images", "tokens", "mixed"):
+        assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces]), getattr(whole, name))
+    assert torch.equal(torch.cat([piece.teachers[1] for piece in pieces]), whole.teachers[1])
     opened.close()

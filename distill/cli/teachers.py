@@ -24,7 +24,8 @@ def list_(as_json: bool) -> None:
         click.echo(json.dumps([facts(card) for card in cards()], indent=1))
         return
     for card in cards():
-        click.echo(f"{card.name:32} {card.width:5} wide  {card.image_size:4} px  {card.data:16} {card.licence}")
+        takes = f"{card.image_size} px" if card.modality == "image" else f"{card.context} tokens"
+        click.echo(f"{card.name:32} {card.width:5} wide  {takes:>10}  {card.licence:12} {card.data}")
 
 
 @teachers.command()

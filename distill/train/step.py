@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from distill.data.batch import Batch
+from distill.errors import UserError
 from distill.train.embeddings import NUMBERS, embeddings, terms
 from distill.train.spaces import Rows
 from launch import group as processes
@@ -57,8 +58,19 @@ class Step:
         return self.averaged(values, rows["scale"])
 
     def terms_of(self, rows: Rows) -> dict[str, torch.Tensor]:
-        """The objective of the whole batch, from this process's rows."""
-        return terms(self.objective, embeddings(rows, self.objective.needs, self.weights, self.group))
+        """The objective of the whole batch, from this process's rows.
+
+        Raises:
+            UserError: if an embedding is not finite: training has diverged.
+        """
+        given = embeddings(rows, self.objective.needs, self.weights, self.group)
+        try:
+            return terms(self.objective, given)
+        except ValueError as error:
+            raise UserError(
+                f"Training has diverged at step {self.engine.global_steps + 1}. {error}",
+                "Lower optim.lr, lengthen optim.warmup or set optim.clip, and start again from a checkpoint.",
+            ) from error
 
     def cached(self, pieces: list[Batch], seed: int) -> tuple[Rows, dict[str, torch.Tensor]]:
         """Gradient caching (arXiv 2101.06983): embed all, one loss over the whole batch, then replay piece by piece.

@@ -77,13 +77,10 @@ def start(tower: students.Tower | students.OnTeacher, table: TowerTable, kind: s
     """
     if isinstance(tower, students.OnTeacher):
         return
-    inside = "net." if isinstance(tower, students.ImageTower) else ""
     with from_leaves():
         if table.init:
-            state = initial_weights(table.init, kind, recipe)
-            tower.start_from({f"{inside}{name}": value for name, value in state.items()})
-        names = table.locked if isinstance(table.locked, bool) else [f"{inside}{name}" for name in table.locked]
-        tower.lock(names)
+            tower.start_from(initial_weights(table.init, kind, recipe))
+        tower.lock(table.locked)
 
 
 def initial_weights(init: str, kind: str, recipe: Recipe) -> dict[str, torch.Tensor]:
