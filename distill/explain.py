@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+
+from distill.errors import did_you_mean
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> tuple[str, str]:
@@ -15,8 +16,7 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
     name = ".".join([prefix] * bool(prefix) + location)
     if first["type"] == "extra_forbidden":
         known = fields_at(model, location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"Did you mean '{near[0]}'?" if near else f"Known here: {', '.join(known) or 'nothing'}."
+        hint = did_you_mean(location[-1], known, f"Known here: {', '.join(known) or 'nothing'}.")
         return f"The recipe has an unknown key '{name}'.", hint
     if first["type"] == "missing":
         return f"The recipe does not say '{name}'.", f"Set it there, or with --set {name}=VALUE."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -15,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from distill.config import Recipe
-from distill.errors import UserError
+from distill.errors import UserError, did_you_mean
 from distill.explain import explain
 
 LENGTHS = ("train.steps", "train.epochs", "train.examples")
@@ -41,8 +40,7 @@ def load(source: str, overrides: Iterable[str] = ()) -> Recipe:
     if not path.is_file():
         known = packaged()
         if source not in known:
-            near = difflib.get_close_matches(source, known, n=1)
-            hint = f"Did you mean '{near[0]}'?" if near else f"Give a TOML file or one of: {', '.join(known)}."
+            hint = did_you_mean(source, known, f"Give a TOML file or one of: {', '.join(known)}.")
             raise UserError(f"There is no recipe '{source}'.", hint)
         path = known[source]
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from distill import __version__
-from distill.errors import UserError
+from distill.errors import UserError, did_you_mean
 
 COMMANDS = {
     "demo": "The whole job on a small real data set, on this machine.",
@@ -40,11 +40,8 @@ class Table(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            import difflib
-
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"Did you mean '{near[0]}'?" if near else "distill --help lists them."
-            raise UserError(f"There is no command '{args[0]}'.", hint)
+            remedy = did_you_mean(args[0], COMMANDS, "distill --help lists them.")
+            raise UserError(f"There is no command '{args[0]}'.", remedy)
         return super().resolve_command(ctx, args)
 
 

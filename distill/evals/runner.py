@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 from distill.config import Data
 from distill.data.captions import Captions
 from distill.data.shards import Shards
-from distill.errors import UserError
+from distill.errors import UserError, did_you_mean
 from distill.ship.load import load
 from distill.train import prepare
 
@@ -53,9 +52,7 @@ def run(
     """
     known = tasks()
     if task not in known:
-        near = difflib.get_close_matches(task, known, n=1)
-        hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known)}."
-        raise UserError(f"There is no evaluation '{task}'.", hint)
+        raise UserError(f"There is no evaluation '{task}'.", did_you_mean(task, known, f"Known: {', '.join(known)}."))
     if prepare.is_run(path):
         data = data or prepare.read_recipe(path).data.eval
     model = load(path, device, alpha)
