@@ -13,12 +13,14 @@ from losses.features import cosine, kl, smooth_l1
 from losses.l2 import l2
 from losses.objectives import Embeddings, Needs, Objective, Teaching, names, objective
 from losses.relational import relational
+from losses.rows import NotFinite
 from losses.sigmoid import sigmoid
 from losses.three_towers import three_towers
 
 __all__ = [
     "Embeddings",
     "Needs",
+    "NotFinite",
     "Objective",
     "Teaching",
     "contrastive",

@@ -39,6 +39,8 @@ def contrastive(
     check_pair(a, b)
     check_number("scale", scale)
     side, mine = tiles.side(tile, a.device), share(rows, len(a))
+    a, b = tiles.accumulated(a, b)
+    scale = scale.to(a.dtype)
     loss: torch.Tensor
     if mine == slice(0, len(a)):
         loss = _Picking.apply(a, b, scale, 0, True, side)

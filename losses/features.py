@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from losses.rows import check_pair
+from losses.rows import check_pair, check_positive
+from losses.tiles import accumulated
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -51,6 +52,7 @@ def smooth_l1(a: torch.Tensor, b: torch.Tensor, *, beta: float = 2.0) -> torch.T
     References:
         Wei et al., Feature Distillation, arXiv 2205.14141, section 3 (whitened targets, β = 2).
     """
+    check_positive("beta", beta)
     a, b = prepared(a, b)
     return F.smooth_l1_loss(a, F.layer_norm(b, b.shape[1:]), beta=beta)
 
@@ -73,6 +75,7 @@ def kl(student: torch.Tensor, teacher: torch.Tensor, *, temperature: float = 1.0
         Hinton et al., arXiv 1503.02531, section 2; Beyer et al., Knowledge distillation: a good teacher is patient
         and consistent, arXiv 2106.05237, section 2.
     """
+    check_positive("temperature", temperature)
     student, teacher = prepared(student, teacher)
     mine, theirs = (x.div(temperature).log_softmax(dim=1) for x in (student, teacher.detach()))
     return temperature**2 * F.kl_div(mine, theirs, log_target=True, reduction="batchmean")
@@ -81,5 +84,5 @@ def kl(student: torch.Tensor, teacher: torch.Tensor, *, temperature: float = 1.0
 def prepared(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Both sides, checked, in float32 (float64 where either is)."""
     check_pair(a, b)
-    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-    return a.to(dtype), b.to(dtype)
+    a, b = accumulated(a, b)
+    return a, b

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from losses.rows import WHOLE, check_pair, share
+from losses.tiles import accumulated
 
 
 def l2(a: torch.Tensor, b: torch.Tensor, *, rows: slice = WHOLE) -> torch.Tensor:
@@ -25,5 +26,6 @@ def l2(a: torch.Tensor, b: torch.Tensor, *, rows: slice = WHOLE) -> torch.Tensor
         Kossen et al., Three Towers, arXiv 2305.16999, Eq. 5.
     """
     check_pair(a, b)
-    mine, dtype = share(rows, len(a)), torch.promote_types(a.dtype, torch.float32)
-    return (a[mine].to(dtype) - b[mine].to(dtype)).square().sum(dim=1).mean()
+    mine = share(rows, len(a))
+    a, b = accumulated(a, b)
+    return (a[mine] - b[mine]).square().sum(dim=1).mean()

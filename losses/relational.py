@@ -54,12 +54,16 @@ def relational(
     check_number("scale", scale)
     check_number("teacher_scale", teacher_scale)
     mine, side = share(rows, len(a)), tiles.side(tile, a.device)
-    ways = ((a, b, teacher_a, teacher_b), (b, a, teacher_b, teacher_a))
-    way_out, way_back = (
-        _Following.apply(x[mine], y, s[mine], t, scale, teacher_scale, mine.start, without_self, side)
-        for x, y, s, t in ways
-    )
-    loss: torch.Tensor = (way_out + way_back) / 2
+    symmetric = a is b and teacher_a is teacher_b
+    a, b, teacher_a, teacher_b = tiles.accumulated(a, b, teacher_a, teacher_b)
+    settings = scale.to(a.dtype), teacher_scale.to(a.dtype), mine.start, without_self, side
+    loss: torch.Tensor
+    if symmetric:  # so are both matrices, and the way back is the way out
+        loss = _Following.apply(a[mine], a, teacher_a[mine], teacher_a, *settings)
+        return loss
+    way_out = _Following.apply(a[mine], b, teacher_a[mine], teacher_b, *settings)
+    way_back = _Following.apply(b[mine], a, teacher_b[mine], teacher_a, *settings)
+    loss = (way_out + way_back) / 2
     return loss
 
 
@@ -78,7 +82,7 @@ def both(
 
 
 class _Following(torch.autograd.Function):
-    """``1/n Σ_i KL(softmax_j T_ij ‖ softmax_j S_ij)`` = ``1/n Σ_i [Σ_j p_ij (T_ij − S_ij) − lse T_i + lse S_i]``."""
+    """``1/n Σ_i Σ_j p_ij (log p_ij − log q_ij)`` with ``p_i = softmax_j T_ij`` and ``q_i = softmax_j S_ij``."""
 
     @staticmethod
     def forward(
@@ -103,11 +107,11 @@ class _Following(torch.autograd.Function):
                 of_student[tile.rows] = torch.logaddexp(of_student[tile.rows], tile.logits.logsumexp(dim=1))
                 of_teacher[tile.rows] = torch.logaddexp(of_teacher[tile.rows], target.logsumexp(dim=1))
             for tile, target in both(student, teacher, *settings):
-                share = (target - of_teacher[tile.rows, None]).exp()
-                apart[tile.rows] += (share * (target - tile.logits)).sum(dim=1)
+                theirs = target.sub_(of_teacher[tile.rows, None])
+                apart[tile.rows] += (theirs.exp() * (theirs - tile.logits + of_student[tile.rows, None])).sum(dim=1)
         ctx.save_for_backward(a, b, teacher_a, teacher_b, scale, teacher[2], of_student, of_teacher)
         ctx.settings = settings
-        return (apart - of_teacher + of_student).mean()
+        return apart.mean()
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]

@@ -17,6 +17,10 @@ import torch
 WHOLE = slice(None)
 
 
+class NotFinite(ValueError):
+    """An embedding, a scale or a bias is NaN, or an embedding infinite."""
+
+
 def share(rows: slice, batch: int) -> slice:
     """``rows`` of a batch of a given size, with its start and stop as numbers.
 
@@ -48,10 +52,19 @@ def check_rows(*sides: torch.Tensor) -> None:
     # One wait for the device, however many sides there are.
     if not torch.stack([side.detach().isfinite().all() for side in sides]).all():
         bad = [k for k, side in enumerate(sides) if not side.isfinite().all()]
-        raise ValueError(f"Embeddings must be finite; side {bad[0] + 1} of the loss holds NaN or infinity.")
+        raise NotFinite(f"Embeddings must be finite; side {bad[0] + 1} of the loss holds NaN or infinity.")
 
 
 def check_number(name: str, value: torch.Tensor) -> None:
-    """Raise ``ValueError`` unless ``value`` is [1] (a 0-dim parameter would crash ``deepspeed.initialize``)."""
-    if value.shape != (1,):
-        raise ValueError(f"{name} must have shape (1,); got {tuple(value.shape)}.")
+    """Raise ``ValueError`` unless ``value`` is [1], for a 0-dim parameter would crash ``deepspeed``, and no NaN."""
+    if not isinstance(value, torch.Tensor) or value.shape != (1,):
+        found = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise ValueError(f"{name} must have shape (1,); got {found}.")
+    if value.isnan().any():
+        raise NotFinite(f"{name} is NaN.")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise ``ValueError`` unless a number is positive."""
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0; got {value}.")

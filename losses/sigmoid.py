@@ -46,12 +46,14 @@ def sigmoid(
     check_number("scale", scale)
     check_number("bias", bias)
     mine = share(rows, len(a))
+    a, b = tiles.accumulated(a, b)
+    scale, bias = scale.to(a.dtype), bias.to(a.dtype)
     loss: torch.Tensor = _Deciding.apply(a[mine], b, scale, bias, mine.start, tiles.side(tile, a.device))
     return loss
 
 
 class _Deciding(torch.autograd.Function):
-    """Mean over the rows of ``a`` of Σ_j softplus(−z_ij logit_ij)."""
+    """Mean over the rows of ``a`` of −Σ_j log σ(z_ij logit_ij)."""
 
     @staticmethod
     def forward(
@@ -61,9 +63,10 @@ class _Deciding(torch.autograd.Function):
         rows = factor.new_zeros(len(a))
         with tiles.full_precision(a.device):
             for tile in tiles.tiles(a, b, factor, start, side):
-                tile.logits.add_(bias)
+                tile.logits.add_(bias).neg_()
                 tile.matching()[1].neg_()
-                rows[tile.rows] += F.softplus(tile.logits).sum(dim=1)
+                # Not torch's softplus, which turns linear at 20.
+                rows[tile.rows] -= F.logsigmoid(tile.logits).sum(dim=1)
         ctx.save_for_backward(a, b, scale, bias)
         ctx.settings = start, side
         return rows.mean()
@@ -78,7 +81,7 @@ class _Deciding(torch.autograd.Function):
         with tiles.full_precision(a.device):
             for tile in tiles.tiles(a, b, gradients.factor, start, side):
                 tile.logits.add_(bias)
-                # d softplus(−z l) / dl = −z σ(−z l): the sign of matching pairs is turned before and after.
+                # The slope of −log σ(z l) is −z σ(−z l): the sign of matching pairs is turned before and after.
                 tile.matching()[1].neg_()
                 tile.logits.sigmoid_()
                 tile.matching()[1].neg_()

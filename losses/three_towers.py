@@ -53,15 +53,22 @@ def three_towers(
     References:
         Kossen et al., Three Towers, arXiv 2305.16999, Eq. 1; dropped terms and three temperatures: section E.5.
     """
-    unknown = set(terms) - set(TERMS)
-    if unknown or not terms:
-        raise ValueError(f"The terms are {', '.join(TERMS)}; got {', '.join(map(repr, terms)) or 'none'}.")
+    if not terms or set(terms) - set(TERMS) or len(set(terms)) < len(terms):
+        found = ", ".join(map(repr, terms)) or "none"
+        raise ValueError(f"The terms are {', '.join(TERMS)}; got {found}. Name some of them, none twice.")
     pairs = {"fg": (image, text), "fh": (image_h, teacher_f), "gh": (text_h, teacher_g)}
     weights = {"fg": 1.0, "fh": weight, "gh": weight}
-    scales = dict(zip(TERMS, scale.split(1) if len(scale) == 3 else [scale] * 3, strict=True))
+    scales = one_a_term("scale", scale)
     if bias is None:
         values = [weights[t] * contrastive(*pairs[t], scales[t], rows=rows, tile=tile) for t in terms]
     else:
-        biases = dict(zip(TERMS, bias.split(1) if len(bias) == 3 else [bias] * 3, strict=True))
+        biases = one_a_term("bias", bias)
         values = [weights[t] * sigmoid(*pairs[t], scales[t], biases[t], rows=rows, tile=tile) for t in terms]
     return torch.stack(values).sum() / len(values)
+
+
+def one_a_term(name: str, numbers: torch.Tensor) -> dict[str, torch.Tensor]:
+    """[1] for every term, from one for all or one a term."""
+    if numbers.shape not in ((1,), (len(TERMS),)):
+        raise ValueError(f"{name} must have shape (1,); got {tuple(numbers.shape)}. Or give three, one a term.")
+    return dict(zip(TERMS, numbers.expand(len(TERMS)).split(1), strict=True))

@@ -47,18 +47,18 @@ def tiles(a: torch.Tensor, b: torch.Tensor, factor: torch.Tensor, start: int, si
     """Every tile of ``factor · a bᵀ``, row by row, in the dtype of ``factor``.
 
     Args:
-        a: [n, D], rows ``start`` to ``start + n`` of the batch.
-        b: [N, D].
+        a: [n, D], rows ``start`` to ``start + n`` of the batch, in the dtype of ``factor``.
+        b: [N, D], as ``a``.
         factor: [1], see :func:`factor`.
         start: row i of ``a`` matches row ``start + i`` of ``b``.
         side: rows and columns of a tile; those at the edges may have fewer.
     """
     most = largest(factor.dtype)
     for r in range(0, len(a), side):
-        some = a[r : r + side].to(factor.dtype) * factor
+        some = a[r : r + side] * factor
         for c in range(0, len(b), side):
             # Bounded, since an infinite logit would make the loss ∞ − ∞.
-            logits = (some @ b[c : c + side].to(factor.dtype).T).clamp_(-most, most)
+            logits = (some @ b[c : c + side].T).clamp_(-most, most)
             rows, columns = slice(r, r + logits.shape[0]), slice(c, c + logits.shape[1])
             yield Tile(rows, columns, logits, start + r - c)
 
@@ -75,20 +75,19 @@ class Gradients:
     def __init__(self, a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, wanted: Sequence[bool]) -> None:
         self.a, self.b, self.scale, self.wanted = a, b, scale, wanted[:3]
         self.factor = factor(scale, a.dtype)
-        dtype = self.factor.dtype
         # The scale's gradient Σ slope_ij · a_i·b_j = Σ a_i · (slope b)_i comes out of a's for nothing.
-        self.by_a = torch.zeros_like(a, dtype=dtype) if wanted[0] or wanted[2] else None
-        self.by_b = torch.zeros_like(b, dtype=dtype) if wanted[1] else None
+        self.by_a = torch.zeros_like(a) if wanted[0] or wanted[2] else None
+        self.by_b = torch.zeros_like(b) if wanted[1] else None
 
     def add(self, tile: Tile) -> None:
         """Spend one tile, whose logits have become the loss's slopes by them."""
         if self.by_a is not None:
-            self.by_a[tile.rows].addmm_(tile.logits, self.b[tile.columns].to(self.factor.dtype))
+            self.by_a[tile.rows].addmm_(tile.logits, self.b[tile.columns])
         if self.by_b is not None:
-            self.by_b[tile.columns].addmm_(tile.logits.T, self.a[tile.rows].to(self.factor.dtype))
+            self.by_b[tile.columns].addmm_(tile.logits.T, self.a[tile.rows])
 
     def of(self, weight: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """The gradients by a, b and scale, times a scalar; each in the dtype of its input."""
+        """The gradients by a, b and scale, times a scalar."""
         by_scale = None
         if self.wanted[2] and self.by_a is not None:
             total = torch.stack(
@@ -96,14 +95,24 @@ class Gradients:
             )
             by_scale = (weight * total.sum()).view(1).to(self.scale.dtype)
         times = self.factor * weight
-        by_a = self.by_a.mul_(times).to(self.a.dtype) if self.wanted[0] and self.by_a is not None else None
-        by_b = self.by_b.mul_(times).to(self.b.dtype) if self.by_b is not None else None
+        by_a = self.by_a.mul_(times) if self.wanted[0] and self.by_a is not None else None
+        by_b = self.by_b.mul_(times) if self.by_b is not None else None
         return by_a, by_b, by_scale
 
 
+def accumulated(*rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Rows in what a loss is computed in: float32, or float64 where any of them is.
+
+    Autograd then rounds a gradient to a half precision once, after everything has been added up.
+    """
+    dtype = torch.float32
+    for x in rows:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return tuple(x.to(dtype) for x in rows)
+
+
 def factor(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The scale as tiles use it: finite, in float32 (float64 for float64 embeddings)."""
-    dtype = torch.promote_types(dtype, torch.float32)
+    """The scale as tiles use it: finite, in the dtype of the rows."""
     return scale.detach().to(dtype).clamp(-largest(dtype), largest(dtype))
 
 

@@ -1,27 +1,18 @@
 """What the formulas say: float64 NumPy with loops, written from the papers and not from the code under test.
 
-Equations are those of Kossen et al., Three Towers, arXiv 2305.16999. ``scale`` is 1/τ throughout.
+Equations are those of Kossen et al., Three Towers, arXiv 2305.16999, where no other paper is named. ``scale`` is 1/τ
+throughout; ``rows`` restricts sums over samples i, never those over the candidates j of a sample.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 Array = np.ndarray
-
-
-class Head(NamedTuple):
-    """One teacher's rows, f_h, h_f, g_h and h_g, and its weight w_k."""
-
-    image_h: Array
-    teacher_f: Array
-    text_h: Array
-    teacher_g: Array
-    weight: float = 1.0
+Rows = Sequence[int]
 
 
 def unit_rows(n: int, d: int, seed: int) -> Array:
@@ -30,19 +21,31 @@ def unit_rows(n: int, d: int, seed: int) -> Array:
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def unit_heads(n: int, d: int, weights: Sequence[float]) -> list[Head]:
-    """Random rows for one teacher a weight."""
-    return [Head(*(unit_rows(n, d, 10 * k + i) for i in range(4)), w) for k, w in enumerate(weights, 1)]
-
-
 def log_sum_exp(values: Array) -> float:
     """log Σ exp, shifted by the largest value: exp(100) is fine in float64, exp(1000) is not."""
     top = float(values.max())
     return top + math.log(sum(math.exp(value - top) for value in values))
 
 
-def contrastive(f: Array, g: Array, scale: float, rows: Sequence[int] | None = None) -> float:
-    """Eq. 2–4: ½ (L_{f→g} + L_{g→f}); ``rows`` restricts the sums over i, never those over j."""
+def log_softmax(values: Array) -> Array:
+    return values - log_sum_exp(values)
+
+
+def slopes(value: Callable[[Array], float], at: Array, step: float = 1e-5) -> Array:
+    """The gradient of a function, by central differences: good to about 1e-7 of the losses below."""
+    gradient = np.zeros(at.shape)
+    for index in np.ndindex(at.shape):
+        change = np.zeros(at.shape)
+        change[index] = step
+        gradient[index] = (value(at + change) - value(at - change)) / (2 * step)
+    return gradient
+
+
+# Losses over all pairs of the batch.
+
+
+def contrastive(f: Array, g: Array, scale: float, rows: Rows | None = None) -> float:
+    """Eq. 2–4: ½ (L_{f→g} + L_{g→f})."""
     rows = range(len(f)) if rows is None else rows
     f_to_g = g_to_f = 0.0
     for i in rows:
@@ -52,11 +55,18 @@ def contrastive(f: Array, g: Array, scale: float, rows: Sequence[int] | None = N
     return (f_to_g + g_to_f) / (2 * len(rows))
 
 
+def by_embeddings(by_logits: Array, f: Array, g: Array, scale: float) -> tuple[Array, Array, float]:
+    """From the gradient by S = scale · f gᵀ to those by f, by g and by the scale."""
+    by_f = scale * np.einsum("ij,jd->id", by_logits, g)
+    by_g = scale * np.einsum("ij,id->jd", by_logits, f)
+    return by_f, by_g, float(np.einsum("ij,id,jd->", by_logits, f, g))
+
+
 def contrastive_gradient(f: Array, g: Array, scale: float) -> tuple[Array, Array, float]:
     """The gradient of Eq. 2 by f, by g and by the scale.
 
-    With S = scale · f gᵀ, a cross-entropy's gradient by its logits is softmax minus identity. Eq. 3 takes the
-    softmax over S's rows and Eq. 4 over its columns: ∂L/∂S = (P − I + Q − I) / 2N.
+    A cross-entropy's gradient by its logits is softmax minus identity. Eq. 3 takes the softmax over the rows of S
+    and Eq. 4 over its columns: ∂L/∂S = (P − I + Q − I) / 2N.
     """
     n = len(f)
     logits = scale * np.einsum("id,jd->ij", f, g)
@@ -65,53 +75,195 @@ def contrastive_gradient(f: Array, g: Array, scale: float) -> tuple[Array, Array
         for j in range(n):
             by_rows[i, j] = math.exp(logits[i, j] - log_sum_exp(logits[i, :]))
             by_columns[i, j] = math.exp(logits[i, j] - log_sum_exp(logits[:, j]))
-    by_logits = (by_rows + by_columns - 2 * np.eye(n)) / (2 * n)
-    by_f = scale * np.einsum("ij,jd->id", by_logits, g)
-    by_g = scale * np.einsum("ij,id->jd", by_logits, f)
-    return by_f, by_g, float(np.einsum("ij,id,jd->", by_logits, f, g))
+    return by_embeddings((by_rows + by_columns - 2 * np.eye(n)) / (2 * n), f, g, scale)
 
 
-def l2(a: Array, b: Array, rows: Sequence[int] | None = None) -> float:
+def sigmoid(f: Array, g: Array, scale: float, bias: float, rows: Rows | None = None) -> float:
+    """Zhai et al., SigLIP, arXiv 2303.15343, Eq. 1: −1/N Σ_i Σ_j log 1 / (1 + exp(z_ij (−t x_i·y_j − b)))."""
+    rows = range(len(f)) if rows is None else rows
+    total = 0.0
+    for i in rows:
+        for j in range(len(g)):
+            z = 1 if i == j else -1
+            wrong = z * (-scale * float(f[i] @ g[j]) - bias)
+            total += max(wrong, 0.0) + math.log1p(math.exp(-abs(wrong)))
+    return total / len(rows)
+
+
+def sigmoid_gradient(f: Array, g: Array, scale: float, bias: float) -> tuple[Array, Array, float, float]:
+    """The gradient of SigLIP's Eq. 1 by f, g, scale and bias; by a logit it is −z / (1 + exp(z logit)) / N."""
+    n = len(f)
+    by_logits = np.zeros((n, n))
+    for i in range(n):
+        for j in range(n):
+            z = 1 if i == j else -1
+            by_logits[i, j] = -z / (1 + math.exp(z * (scale * float(f[i] @ g[j]) + bias))) / n
+    return *by_embeddings(by_logits, f, g, scale), float(by_logits.sum())
+
+
+def relational(
+    f: Array,
+    g: Array,
+    p: Array,
+    q: Array,
+    scale: float,
+    teacher_scale: float,
+    without_self: bool = False,
+    rows: Rows | None = None,
+) -> float:
+    """Yang et al., CLIP-KD, arXiv 2307.12732, section 3.2: KL from the student's distribution of each sample over
+    all candidates to the teacher's, image to text and text to image; here their mean, as in Eq. 2."""
+    rows = range(len(f)) if rows is None else rows
+    total = 0.0
+    for i in rows:
+        others = [j for j in range(len(f)) if not (without_self and i == j)]
+        for mine, theirs, own, candidates in ((f, g, p, q), (g, f, q, p)):
+            if others:
+                student = log_softmax(np.array([scale * float(mine[i] @ theirs[j]) for j in others]))
+                teacher = log_softmax(np.array([teacher_scale * float(own[i] @ candidates[j]) for j in others]))
+                total += sum(math.exp(t) * (t - s) for s, t in zip(student, teacher, strict=True))
+    return total / (2 * len(rows))
+
+
+def relational_gradient(
+    f: Array, g: Array, p: Array, q: Array, scale: float, teacher_scale: float, without_self: bool = False
+) -> tuple[Array, Array, float]:
+    """The gradient of :func:`relational` by f, g and the scale: by the logits, softmax minus softmax."""
+    n = len(f)
+    by_logits = np.zeros((n, n))
+    for i in range(n):
+        others = [j for j in range(n) if not (without_self and i == j)]
+        for turned, (mine, theirs, own, candidates) in enumerate(((f, g, p, q), (g, f, q, p))):
+            if others:
+                student = log_softmax(np.array([scale * float(mine[i] @ theirs[j]) for j in others]))
+                teacher = log_softmax(np.array([teacher_scale * float(own[i] @ candidates[j]) for j in others]))
+                for j, slope in zip(others, np.exp(student) - np.exp(teacher), strict=True):
+                    by_logits[(j, i) if turned else (i, j)] += slope / (2 * n)
+    return by_embeddings(by_logits, f, g, scale)
+
+
+# Losses within a sample.
+
+
+def l2(a: Array, b: Array, rows: Rows | None = None) -> float:
     """One sum of Eq. 5: 1/N Σ ‖a_i − b_i‖²."""
     rows = range(len(a)) if rows is None else rows
     return sum(float(x - y) ** 2 for i in rows for x, y in zip(a[i], b[i], strict=True)) / len(rows)
 
 
-def l2_gradient(a: Array, b: Array) -> Array:
-    """The gradient of :func:`l2` by a; by b it is the negative."""
-    return 2 * (a - b) / len(a)
+def l2_gradient(a: Array, b: Array) -> tuple[Array, Array]:
+    """The gradient of :func:`l2` by a and by b."""
+    return 2 * (a - b) / len(a), 2 * (b - a) / len(a)
 
 
-def three_towers(image: Array, text: Array, head: Head, scale: float) -> float:
-    """Eq. 1: ⅓ (L_{f↔g} + L_{f_h↔h_f} + L_{g_h↔h_g})."""
-    return (
-        contrastive(image, text, scale)
-        + contrastive(head.image_h, head.teacher_f, scale)
-        + contrastive(head.text_h, head.teacher_g, scale)
-    ) / 3
+def cosine(a: Array, b: Array) -> float:
+    """1/n Σ 1 − a_i·b_i / ‖a_i‖‖b_i‖ (half of Eq. 2 of BYOL, arXiv 2006.07733)."""
+    return sum(1 - float(x @ y) / math.sqrt(float(x @ x) * float(y @ y)) for x, y in zip(a, b, strict=True)) / len(a)
 
 
-def l2_transfer(image: Array, text: Array, head: Head, scale: float, weight: float) -> float:
-    """Eq. 5: ⅓ {L_{f↔g} + w 1/N Σ [‖f_h − h_f‖² + ‖g_h − h_g‖²]}."""
-    distances = l2(head.image_h, head.teacher_f) + l2(head.text_h, head.teacher_g)
-    return (contrastive(image, text, scale) + weight * distances) / 3
+def cosine_gradient(a: Array, b: Array) -> tuple[Array, Array]:
+    """The gradient of :func:`cosine` by a and by b: −(ŷ − cos x̂) / n‖x‖ by a row x, for its partner y."""
+    gradients = np.zeros(a.shape), np.zeros(b.shape)
+    for gradient, these, those in zip(gradients, (a, b), (b, a), strict=True):
+        for i, (x, y) in enumerate(zip(these, those, strict=True)):
+            x_unit, y_unit = x / math.sqrt(float(x @ x)), y / math.sqrt(float(y @ y))
+            gradient[i] = (float(x_unit @ y_unit) * x_unit - y_unit) / math.sqrt(float(x @ x)) / len(a)
+    return gradients
 
 
-def transfer(
-    term: Callable[[Array, Array], float],
-    image: Array,
-    text: Array,
-    heads: Sequence[Head],
-    scale: float,
-    weight: float,
-    rows: Sequence[int] | None = None,
+def standardised(row: Array) -> Array:
+    """A layer norm without weights, which everywhere adds 1e-5 to the variance."""
+    mean = sum(row) / len(row)
+    variance = sum((x - mean) ** 2 for x in row) / len(row)
+    return np.array([(x - mean) / math.sqrt(variance + 1e-5) for x in row])
+
+
+def smooth_l1(a: Array, b: Array, beta: float = 2.0) -> float:
+    """Wei et al., arXiv 2205.14141, Eq. 3: x² / 2β where |x| ≤ β, else |x| − β/2; the target is standardised."""
+    total = 0.0
+    for row, target in zip(a, b, strict=True):
+        for x in row - standardised(target):
+            total += x**2 / (2 * beta) if abs(x) <= beta else abs(x) - beta / 2
+    return total / a.size
+
+
+def smooth_l1_gradient(a: Array, b: Array, beta: float = 2.0) -> Array:
+    """The gradient of :func:`smooth_l1` by a."""
+    rows = [row - standardised(target) for row, target in zip(a, b, strict=True)]
+    return np.array([[max(-1.0, min(1.0, x / beta)) for x in row] for row in rows]) / a.size
+
+
+def kl(student: Array, teacher: Array, temperature: float = 1.0) -> float:
+    """Hinton et al., arXiv 1503.02531, section 2, with its T²: KL(teacher ‖ student) of softened logits."""
+    total = 0.0
+    for s, t in zip(student, teacher, strict=True):
+        ours, theirs = log_softmax(s / temperature), log_softmax(t / temperature)
+        total += sum(math.exp(y) * (y - x) for x, y in zip(ours, theirs, strict=True))
+    return temperature**2 * total / len(student)
+
+
+def kl_gradient(student: Array, teacher: Array, temperature: float = 1.0) -> Array:
+    """The gradient of :func:`kl` by the student's logits (Hinton et al., Eq. 2): T (softmax − softmax) / n."""
+    softened = [[np.exp(log_softmax(x / temperature)) for x in rows] for rows in (student, teacher)]
+    return temperature * (np.array(softened[0]) - np.array(softened[1])) / len(student)
+
+
+# Objectives, over a batch of arrays: image, text, scale, bias, and of teacher k those called "image_h.k" and so on.
+
+
+def objective(
+    name: str,
+    batch: Mapping[str, Array],
+    weights: Sequence[float],
+    *,
+    pair: str = "softmax",
+    temperatures: str = "shared",
+    terms: Sequence[str] = ("fg", "fh", "gh"),
+    weight: float = 1.0,
+    beta: float = 2.0,
+    temperature: float = 1.0,
+    teacher_temperature: float = 0.07,
 ) -> float:
-    """(L_{f↔g} + w Σ_k w_k (T(f_h, h_f) + T(g_h, h_g))) / (1 + 2K): Eq. 1 and 5 for K teachers."""
-    total = contrastive(image, text, scale, rows)
-    for head in heads:
-        pairs = (head.image_h, head.teacher_f), (head.text_h, head.teacher_g)
-        total += weight * head.weight * sum(term(a, b) for a, b in pairs)
-    return total / (1 + 2 * len(heads))
+    """Eq. 1, Eq. 5 and their relatives: the mean of the terms that are kept, of which those of teacher k count
+    w · w_k, with the temperatures of section E.5 in the order f↔g, f_h↔h_f and g_h↔h_g of the first teacher, …"""
+
+    def towers(a: Array, b: Array, term: int = 0) -> float:
+        which = term if temperatures == "own" else 0
+        if pair == "softmax":
+            return contrastive(a, b, batch["scale"][which])
+        return sigmoid(a, b, batch["scale"][which], batch["bias"][which])
+
+    def like(a: Array, b: Array, p: Array, q: Array, without_self: bool) -> float:
+        return relational(a, b, p, q, batch["scale"][0], 1 / teacher_temperature, without_self)
+
+    def transfer(student: str, teacher: str, k: int, term: int) -> float:
+        if name == "relational":
+            tower = batch["image" if student == "image_h" else "text"]
+            return like(tower, tower, batch[f"teacher.{k}"], batch[f"teacher.{k}"], True)
+        a, b = batch[f"{student}.{k}"], batch[f"{teacher}.{k}"]
+        if name == "three_towers":
+            return towers(a, b, term)
+        return smooth_l1(a, b, beta) if name == "smooth_l1" else {"l2": l2, "cosine": cosine}[name](a, b)
+
+    fg = towers(batch["image"], batch["text"])
+    if name == "contrastive":
+        return fg
+    if name == "crd":
+        return (fg + weight * like(batch["image"], batch["text"], batch["teacher.0"], batch["teacher.1"], False)) / 2
+    if name == "function_matching":
+        for k, w in enumerate(weights):
+            fg += weight * w * kl(batch[f"student_logits.{k}"], batch[f"teacher_logits.{k}"], temperature)
+        return fg / (1 + len(weights))
+    values = [fg] if "fg" in terms else []
+    for k, w in enumerate(weights):
+        if "fh" in terms:
+            values.append(weight * w * transfer("image_h", "teacher_f", k, 1 + 2 * k))
+        if "gh" in terms:
+            values.append(weight * w * transfer("text_h", "teacher_g", k, 2 + 2 * k))
+    return sum(values) / len(values)
+
+
+# Retrieval.
 
 
 def recalls(

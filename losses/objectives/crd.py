@@ -44,7 +44,7 @@ class ContrastiveRelational(Objective):
         e = embeddings
         image_teacher, text_teacher = (t.teacher for t in e.teachers)
         assert image_teacher is not None and text_teacher is not None
-        fixed = torch.full_like(e.scale, 1 / self.teacher_temperature)
+        fixed = torch.full_like(e.scale, 1 / self.teacher_temperature, dtype=torch.float64)
         fg = self.pairing(e.image, e.text, e)
         kl = relational(e.image, e.text, image_teacher, text_teacher, e.scale, fixed, rows=e.rows)
         return {"loss": (fg + self.weight * kl) / 2, "fg": fg.detach(), "kl": kl.detach()}

@@ -6,10 +6,10 @@ import torch
 
 from losses.l2 import l2
 from losses.objectives.base import Embeddings
-from losses.objectives.transfer import SharedSpace
+from losses.objectives.transfer import SharedSpaceTransfer
 
 
-class L2Transfer(SharedSpace):
+class L2Transfer(SharedSpaceTransfer):
     """Eq. 5 of arXiv 2305.16999: ``⅓ (L_{f↔g} + w/N Σ_i (‖f_h − h_f‖² + ‖g_h − h_g‖²))``."""
 
     def term(self, student: torch.Tensor, teacher: torch.Tensor, embeddings: Embeddings, term: int) -> torch.Tensor:

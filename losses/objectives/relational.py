@@ -38,7 +38,7 @@ class Relational(Transfer):
         """The KL divergence of one student's similarities from one teacher's."""
         teacher, scale = teaching.teacher, embeddings.scale
         assert teacher is not None
-        fixed = torch.full_like(scale, 1 / self.teacher_temperature)
+        fixed = torch.full_like(scale, 1 / self.teacher_temperature, dtype=torch.float64)
         return relational(student, student, teacher, teacher, scale, fixed, without_self=True, rows=embeddings.rows)
 
 

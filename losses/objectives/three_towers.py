@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
 import torch
 
-from losses.objectives.base import Embeddings, Needs
-from losses.objectives.transfer import SharedSpace
+from losses.objectives.base import Embeddings, Facts, Needs
+from losses.objectives.transfer import SharedSpaceTransfer
 
 
-class ThreeTowers(SharedSpace):
+class ThreeTowers(SharedSpaceTransfer):
     """Eq. 1 of arXiv 2305.16999: all three terms contrastive.
 
     Attributes:
@@ -24,6 +25,14 @@ class ThreeTowers(SharedSpace):
     def needs(self) -> Needs:
         count = {"shared": lambda teachers: 1, "own": lambda teachers: 1 + 2 * teachers}[self.temperatures]
         return replace(super().needs, temperatures=count)
+
+    def check(self, teachers: Sequence[Facts]) -> None:
+        super().check(teachers)
+        if self.temperatures == "own" and "fg" not in self.terms:
+            raise ValueError(
+                'has temperatures = "own" and drops the term f↔g, whose temperature ships: it would never be learned. '
+                'Keep "fg" in objective.terms, or share one temperature.'
+            )
 
     def term(self, student: torch.Tensor, teacher: torch.Tensor, embeddings: Embeddings, term: int) -> torch.Tensor:
         return self.pairing(student, teacher, embeddings, term)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -28,6 +28,11 @@ class Transfer(Objective):
 
     weight: float = Field(default=1.0, ge=0)
     terms: tuple[Term, ...] = ("fg", "fh", "gh")
+
+    @field_validator("terms", mode="before")
+    @classmethod
+    def one_or_many(cls, terms: Any) -> Any:
+        return (terms,) if isinstance(terms, str) else terms
 
     @field_validator("terms")
     @classmethod
@@ -73,7 +78,7 @@ class Transfer(Objective):
         return {"loss": torch.stack(weighted).sum() / count} | {name: value.detach() for name, value in values.items()}
 
 
-class SharedSpace(Transfer):
+class SharedSpaceTransfer(Transfer):
     """A transfer in the shared space of D dimensions, through adapter and heads.
 
     Attributes:

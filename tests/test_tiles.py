@@ -1,0 +1,268 @@
+"""Tiles: the same numbers as the whole matrix, in memory that the whole matrix would not fit.
+
+Against plain PyTorch with autograd on whole matrices, and against open_clip: in float64 to 1e-10, in float32 to 1e-5.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from open_clip.loss import ClipLoss, SigLipLoss
+from reference import unit_rows
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import losses
+from losses import tiles
+
+ROWS = slice(None)
+
+
+def plain_contrastive(
+    a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, rows: slice = ROWS, tile: Any = None
+) -> torch.Tensor:
+    right = torch.arange(len(a))[rows]
+    logits = scale * a @ b.T
+    return (F.cross_entropy(logits[rows], right) + F.cross_entropy(logits.T[rows], right)) / 2
+
+
+def plain_sigmoid(
+    a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, rows: slice = ROWS, tile: Any = None
+) -> torch.Tensor:
+    signs = 2 * torch.eye(len(a), dtype=a.dtype) - 1
+    return -F.logsigmoid(signs * (scale * a @ b.T + bias))[rows].sum(dim=1).mean()
+
+
+def plain_relational(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    teacher_a: torch.Tensor,
+    teacher_b: torch.Tensor,
+    scale: torch.Tensor,
+    teacher_scale: torch.Tensor,
+    without_self: bool = False,
+    rows: slice = ROWS,
+    tile: Any = None,
+) -> torch.Tensor:
+    both = scale * a @ b.T, (teacher_scale * teacher_a @ teacher_b.T).detach()
+    if without_self:
+        if len(a) == 1:
+            return 0 * both[0].sum()
+        others = ~torch.eye(len(a), dtype=torch.bool)
+        out, back = ([x[others].view(len(a), -1) for x in xs] for xs in (both, [x.T for x in both]))
+    else:
+        out, back = both, [x.T for x in both]
+    ways = [[x[rows].log_softmax(dim=1) for x in xs] for xs in (out, back)]
+    return sum(F.kl_div(*way, log_target=True, reduction="batchmean") for way in ways) / 2
+
+
+def alone(loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return lambda *inputs, **more: loss(*inputs, without_self=True, **more)
+
+
+# The tiled loss, the plain one, and how many sides and numbers it takes.
+LOSSES: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor], int, int]] = {
+    "contrastive": (losses.contrastive, plain_contrastive, 2, 1),
+    "sigmoid": (losses.sigmoid, plain_sigmoid, 2, 2),
+    "relational": (losses.relational, plain_relational, 4, 2),
+    "relational without self": (alone(losses.relational), alone(plain_relational), 4, 2),
+}
+every_loss = pytest.mark.parametrize("name", LOSSES)
+
+
+def inputs(name: str, n: int, d: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    """The same unit rows and numbers each time, as leaves."""
+    generator = torch.Generator().manual_seed(n)
+    _, _, sides, numbers = LOSSES[name]
+    rows = [F.normalize(torch.randn(n, d, generator=generator, dtype=torch.float64), dim=1) for _ in range(sides)]
+    values = [torch.tensor([value]) for value in ((14.3, -10.0) if name == "sigmoid" else (14.3, 9.0))[:numbers]]
+    return [x.to(dtype).requires_grad_() for x in (*rows, *values)]
+
+
+def computed(
+    loss: Callable[..., torch.Tensor], leaves: list[torch.Tensor], **more: Any
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """A loss and its gradients by all leaves; zeros where there is none."""
+    value = loss(*leaves, **more)
+    return value.detach(), list(torch.autograd.grad(3 * value, leaves, materialize_grads=True))
+
+
+def shares(n: int) -> list[slice]:
+    return [ROWS] if n == 1 else [ROWS, slice(0, n // 2), slice(n // 3, n // 3 + 1), slice(n // 2, n)]
+
+
+@pytest.mark.parametrize("n, d", [(1, 3), (2, 1), (6, 4), (13, 5)])
+@every_loss
+def test_tiled_is_whole(name: str, n: int, d: int) -> None:
+    """For tiles of one row, ragged last tiles, one tile and a tile larger than the batch, and for shares of rows."""
+    ours, plain, *_ = LOSSES[name]
+    leaves = inputs(name, n, d)
+    for rows in shares(n):
+        expected = computed(plain, leaves, rows=rows)
+        for tile in (1, 2, 3, 5, 7, n, n + 5, None):
+            torch.testing.assert_close(
+                computed(ours, leaves, rows=rows, tile=tile), expected, rtol=1e-10, atol=1e-10, msg=f"{rows}, {tile}"
+            )
+
+
+@pytest.mark.parametrize("n, d, tile", [(13, 5, 4), (64, 32, 24), (65, 32, None)])
+@every_loss
+def test_tiled_is_whole_in_float32(name: str, n: int, d: int, tile: int | None) -> None:
+    """Against float64 on the same rounded numbers: rounding may not add up over tiles."""
+    ours, plain, *_ = LOSSES[name]
+    leaves = inputs(name, n, d, torch.float32)
+    value, gradients = computed(ours, leaves, tile=tile)
+    expected, slopes = computed(plain, [x.detach().double().requires_grad_() for x in leaves])
+    assert all(x.dtype == torch.float32 for x in (value, *gradients))
+    for x, exact in zip((value, *gradients), (expected, *slopes), strict=True):
+        torch.testing.assert_close(x.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("n, d", [(1, 4), (3, 2), (16, 8), (65, 32)])
+def test_open_clip_gets_the_same_losses_and_gradients(n: int, d: int, seed: int, dtype: torch.dtype) -> None:
+    close = 1e-10 if dtype == torch.float64 else 1e-5
+    for ours, theirs, numbers in (
+        (losses.contrastive, ClipLoss(), (14.3,)),
+        (losses.contrastive, ClipLoss(), (100.0,)),
+        (losses.sigmoid, SigLipLoss(), (10.0, -10.0)),
+        (losses.sigmoid, SigLipLoss(), (14.3, 2.0)),
+    ):
+        given = [unit_rows(n, d, seed), unit_rows(n, d, seed + 10), *([x] for x in numbers)]
+        sides = [[torch.tensor(x, dtype=dtype, requires_grad=True) for x in given] for _ in range(2)]
+        values = [loss(*side) for loss, side in zip((ours, theirs), sides, strict=True)]
+        for value in values:
+            value.backward()
+        torch.testing.assert_close(*values, rtol=close, atol=close)
+        for mine, other in zip(*sides, strict=True):
+            torch.testing.assert_close(mine.grad, other.grad, rtol=close, atol=close)
+
+
+@pytest.mark.parametrize("rows", [ROWS, slice(3, 9)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@every_loss
+def test_half_precision_is_float32_rounded_once(name: str, dtype: torch.dtype, rows: slice) -> None:
+    """The loss to the last bit; the gradients too, which come back in the dtype of the inputs."""
+    leaves = inputs(name, 13, 5, dtype)
+    single = [x.detach().float().requires_grad_() for x in leaves]
+    value, gradients = computed(LOSSES[name][0], leaves, tile=4, rows=rows)
+    expected, slopes = computed(LOSSES[name][0], single, tile=4, rows=rows)
+    assert value.dtype == torch.float32 and torch.equal(value, expected)
+    for k, (gradient, slope) in enumerate(zip(gradients, slopes, strict=True)):
+        assert gradient.dtype == dtype and torch.equal(gradient, slope.to(dtype)), f"gradient {k}"
+
+
+AMBIENT: dict[str, tuple[Callable[..., torch.Tensor], str]] = {
+    **{name: (ours, name) for name, (ours, *_) in LOSSES.items()},
+    "l2": (lambda a, b, scale: losses.l2(a, b) * scale, "contrastive"),
+    "cosine": (lambda a, b, scale: losses.cosine(a, b) * scale, "contrastive"),
+    "smooth_l1": (lambda a, b, scale: losses.smooth_l1(a, b) * scale, "contrastive"),
+    "kl": (lambda a, b, scale: losses.kl(a, b) * scale, "contrastive"),
+    "three_towers": (lambda a, b, p, q, s, t: losses.three_towers(a, b, a, p, b, q, s), "relational"),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", AMBIENT)
+def test_autocast_changes_no_bit(name: str, dtype: torch.dtype) -> None:
+    """Neither around the loss nor around its backward."""
+    loss, like = AMBIENT[name]
+    leaves = inputs(like, 13, 5, dtype)
+    expected = computed(loss, leaves)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (leaves[0] @ leaves[1].T).dtype == (dtype if dtype == torch.float64 else torch.bfloat16), (
+            "has an effect"
+        )
+        inside = computed(loss, leaves)
+        value = loss(*leaves)
+    outside = value.detach(), torch.autograd.grad(3 * value, leaves, materialize_grads=True)
+    for found in (inside, outside):
+        assert torch.equal(found[0], expected[0]) and all(map(torch.equal, found[1], expected[1]))
+
+
+@pytest.mark.parametrize("rows", [ROWS, slice(1, 3)])
+@pytest.mark.parametrize("tile", [2, 3, None])
+@every_loss
+def test_gradients_are_those_of_gradcheck(name: str, tile: int | None, rows: slice) -> None:
+    ours, _, sides, _ = LOSSES[name]
+    leaves = inputs(name, 4, 2)
+    taught = {2, 3, 5} if sides == 4 else set()
+    asked = [x if k not in taught else x.detach() for k, x in enumerate(leaves)]
+    assert torch.autograd.gradcheck(lambda *x: ours(*x, rows=rows, tile=tile), asked)
+
+
+class Watch(TorchDispatchMode):
+    """Of all operations, forward and backward: the largest tensor, the most elements alive at once, and the number of
+    matrix products."""
+
+    def __init__(self, given: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self.largest = self.most = self.products = 0
+        self.given = {StorageWeakRef(x.untyped_storage()) for x in given}
+        self.alive: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.products += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_)
+        for x in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(x, torch.Tensor):
+                self.largest = max(self.largest, x.numel())
+                storage = x.untyped_storage()
+                reference = StorageWeakRef(storage)
+                if reference not in self.given:
+                    self.alive[reference] = storage.nbytes() // x.element_size()
+        self.alive = {storage: size for storage, size in self.alive.items() if not storage.expired()}
+        self.most = max(self.most, sum(self.alive.values()))
+        return out
+
+
+def watched(loss: Callable[..., torch.Tensor], leaves: list[torch.Tensor], **more: Any) -> Watch:
+    with Watch(leaves) as watch:
+        loss(*leaves, **more).backward()
+    return watch
+
+
+@pytest.mark.parametrize("rows", [ROWS, slice(64, 200)])
+@every_loss
+def test_no_matrix_of_all_pairs_ever_exists(name: str, rows: slice) -> None:
+    """No tensor larger than a tile or a side, and no more than a few of both at once: tiles are not kept either."""
+    n, d, tile = 257, 8, 32
+    ours, plain, sides, _ = LOSSES[name]
+    largest, most = max(tile * tile, n * d), 6 * tile * tile + 2 * sides * n * d
+    watch = watched(ours, inputs(name, n, d), rows=rows, tile=tile)
+    assert watch.largest <= largest and watch.most <= most
+    kept = watched(plain, inputs(name, n, d), rows=rows)
+    assert kept.largest > largest and kept.most > most, "the whole matrix would be seen"
+
+
+@pytest.mark.parametrize("wanted", [w for w in itertools.product([False, True], repeat=3) if any(w)])
+@pytest.mark.parametrize("rows", [ROWS, slice(0, 4)])
+@pytest.mark.parametrize("name", ["contrastive", "sigmoid"])
+def test_a_gradient_not_asked_for_costs_no_product(name: str, rows: slice, wanted: tuple[bool, bool, bool]) -> None:
+    """A tile costs one product forward, one backward, and one for each side that wants its gradient; the scale's comes
+    out of the one of ``a``."""
+    leaves = inputs(name, 8, 3)
+    for leaf, want in zip(leaves, (*wanted, False), strict=False):
+        leaf.requires_grad_(want)
+    watch = watched(LOSSES[name][0], leaves, rows=rows, tile=4)
+    assert [x.grad is not None for x in leaves[:3]] == list(wanted)
+    by_a, by_b, by_scale = wanted
+    if name == "contrastive" and rows != ROWS:
+        # Two tiles there and two back, where ``b`` is in the place of ``a``.
+        assert watch.products == 2 * (2 + (by_a or by_scale) + by_b) + 2 * (2 + (by_b or by_scale) + by_a)
+    else:
+        assert watch.products == (4 if rows == ROWS else 2) * (2 + (by_a or by_scale) + by_b)
+
+
+def test_the_side_of_a_tile_suits_the_device() -> None:
+    assert tiles.side(None, torch.device("cpu")) == 1024 and tiles.side(None, torch.device("cuda")) == 4096
+    assert tiles.side(7, torch.device("cuda")) == 7
+    for side in (0, -1):
+        with pytest.raises(ValueError, match=f"A tile has at least one row; got tile = {side}"):
+            tiles.side(side, torch.device("cpu"))
