@@ -122,6 +122,17 @@ class Tower(Open):
     lr_scale: float = Field(default=1.0, ge=0)
     delay: float = Field(default=0.0, ge=0, lt=1)
 
+    @field_validator("locked", mode="before")
+    @classmethod
+    def one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def something_to_lock(self) -> Tower:
+        if self.locked is True and not self.init:
+            raise ValueError("locked = true locks random weights: say with init where better ones are")
+        return self
+
 
 class ImageTower(Tower):
     """The image tower: any timm architecture, or arch = "teacher": the first teacher, locked, is inside.
@@ -171,7 +182,7 @@ class Student(Table):
 
 
 class ObjectiveTable(Open):
-    """The objective: a module of ``losses/`` and its own options."""
+    """The objective: a module of ``losses/objectives/`` and its own options."""
 
     name: str = "three_towers"
 

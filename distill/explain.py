@@ -12,7 +12,8 @@ from distill.errors import did_you_mean
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> tuple[str, str]:
     """What is wrong and what to do, for the first complaint of a validation."""
     first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
+    # Of a value that may be one type or another, pydantic names the types too.
+    location = [str(part) for part in first["loc"] if part != "bool" and not str(part).startswith("tuple[")]
     name = ".".join([prefix] * bool(prefix) + location)
     if first["type"] == "extra_forbidden":
         known = fields_at(model, location[:-1])

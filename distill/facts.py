@@ -33,6 +33,13 @@ def online(table: TeacherTable) -> bool:
     return table.cache == "none" or card_of(table).modality == "text"
 
 
+def teachers_of(recipe: Recipe) -> tuple[TeacherTable, ...]:
+    """The teachers that training listens to: those of the objective, or the one that is the image tower, or none."""
+    if objective_of(recipe).needs.space != "none":
+        return recipe.teacher
+    return recipe.teacher[:1] if recipe.on_teacher else ()
+
+
 def facts_of(recipe: Recipe) -> tuple[Facts, ...]:
     """What an objective may know of a recipe's teachers."""
     cards = [(table, card_of(table)) for table in recipe.teacher]
@@ -67,6 +74,11 @@ def check_objective(recipe: Recipe) -> None:
     except ValueError as error:
         raise UserError(f"The objective '{recipe.objective.name}' {error}") from error
     for number, (table, fact) in enumerate(zip(recipe.teacher, facts, strict=True)):
+        if fact.modality == "text" and table.image_size:
+            raise UserError(
+                f"The teacher '{fact.name}' embeds captions and has no image size.",
+                f"Leave out teacher.{number}.image_size.",
+            )
         if fact.modality == "text" and table.cache not in ("auto", "none"):
             raise UserError(
                 f"The teacher '{fact.name}' embeds captions, which change with the epoch: it has no cache.",

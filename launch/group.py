@@ -114,10 +114,9 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
         (grad,) = grads
-        total = grad.contiguous()
-        dist.all_reduce(total)
-        share = len(total) // dist.get_world_size()
-        return total[dist.get_rank() * share :][:share]
+        own = grad.new_empty(len(grad) // dist.get_world_size(), *grad.shape[1:])
+        dist.reduce_scatter_tensor(own, grad.contiguous())
+        return own
 
 
 def gather(local: dict[str, torch.Tensor], group: Group) -> dict[str, torch.Tensor]:
@@ -149,6 +148,21 @@ def barrier(group: Group) -> None:
     """Wait for every process."""
     if group.world > 1:
         dist.barrier()
+
+
+@torch.no_grad()
+def keep_at_most(parameter: nn.Parameter, most: float) -> None:
+    """Clamp a parameter, and the optimiser's own copy of it, at any ZeRO stage. Every process must call this.
+
+    At stage 3 the weights follow the optimiser's copy with its next step.
+    """
+    from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
+
+    copy = safe_get_full_fp32_param(parameter)  # None at stage 0, which has no other copy
+    if copy is not None:
+        safe_set_full_fp32_param(parameter, copy.clamp(max=most))
+    if not hasattr(parameter, "ds_id"):
+        parameter.clamp_(max=most)
 
 
 @contextmanager

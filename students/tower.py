@@ -76,11 +76,27 @@ class Tower(nn.Module):
             for name, value in state.items()
             if not below(name, projection) or (name in own and own[name].shape == value.shape)
         }
-        missing = {name: value for name, value in own.items() if name not in fitting and below(name, projection)}
-        try:
-            self.load_state_dict({**fitting, **missing}, strict=True)
-        except RuntimeError as error:
-            raise ValueError(f"The weights to start from are of another architecture: {error}") from error
+        kept = {name: value for name, value in own.items() if name not in fitting and below(name, projection)}
+        check_fit({**fitting, **kept}, own, self.inside)
+        self.load_state_dict({**fitting, **kept}, strict=True)
+
+
+def check_fit(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], inside: str) -> None:
+    """Raise ``ValueError`` unless two state dicts have the same names and shapes; name the first that differs."""
+    for kind, names in (("lack", own.keys() - state.keys()), ("have", state.keys() - own.keys())):
+        if names:
+            first = min(names).removeprefix(inside)
+            raise ValueError(
+                f"The weights to start from are of another architecture: they {kind} '{first}' and {len(names) - 1} "
+                "more such tensors. Choose the architecture they come from."
+            )
+    for name, value in own.items():
+        if state[name].shape != value.shape:
+            raise ValueError(
+                f"The weights to start from are of another size: '{name.removeprefix(inside)}' is "
+                f"{tuple(state[name].shape)}, the tower's {tuple(value.shape)}. Give the tower the options they come "
+                "from, image size included."
+            )
 
 
 def below(name: str, part: str) -> bool:

@@ -154,7 +154,7 @@ def stream(shards: Shards, world: int, workers: int, start: int = 0) -> list[Bat
     """Steps ``start`` to 9 of the stream in batches of 12, as ``world`` processes together see them."""
     order = Order(shards.counts, seed=1)
     ranks = [
-        list(batches(pairs_of(shards), Schedule(order, 12, rank, world, start, 9), workers, pin=False))
+        [one for (one,) in batches(pairs_of(shards), Schedule(order, 12, rank, world, start, 9), workers, pin=False)]
         for rank in range(world)
     ]
     return [
@@ -201,22 +201,24 @@ def test_joint_captions_come_in_turn() -> None:
     assert [c.text for c in Captions().draw(own[:2], "key", 0, 7, 5)] == ["0", "1", "0", "1", "0"]
 
 
-def jointly(shards: Shards, rank: int, world: int, mixup: float = 1.0) -> list[Batch]:
+def jointly(shards: Shards, rank: int, world: int, mixup: float = 1.0, pieces: int = 1) -> list[list[Batch]]:
     """Three batches of 12: two captions an image, mixed images, an image teacher's pixels, a text teacher's tokens."""
     tokenizer = Tokenizer.train(["a red circle", "ein Kreis, rot", "a blue square"], 50, 8)
     drawing = Drawing(Captions(), Views((0.5, 1.0), True), side=16, seed=1, count=2, mixup=mixup)
     inputs = [FromPixels(24, "bicubic"), FromCaptions(teachers.tokenizer(teachers.card("packaged/all_minilm_l6_v2")))]
     order = Order(shards.counts, seed=1)
-    schedule = Schedule(order, 12, rank, world, 4, 7, neighbours=mixup > 0)
+    schedule = Schedule(order, 12, rank, world, 4, 7, mixup > 0, pieces)
     return list(batches(Pairs(shards, tokenizer, inputs, drawing), schedule, 0, pin=False))
 
 
-@pytest.mark.parametrize("world", [2, 4, 12])
-def test_mixed_images_do_not_depend_on_the_number_of_processes(shards: Path, world: int) -> None:
-    """The last image of a process is mixed with the first of the next, the batch's last with its first."""
+@pytest.mark.parametrize("world, pieces", [(2, 1), (4, 1), (12, 1), (1, 3), (2, 2)])
+def test_mixed_images_do_not_depend_on_processes_or_pieces(shards: Path, world: int, pieces: int) -> None:
+    """The last image of a piece is mixed with the first of the next, the batch's last with its first."""
     opened = Shards.of([str(shards)])
-    alone, together = jointly(opened, 0, 1), zip(*(jointly(opened, r, world) for r in range(world)), strict=True)
-    for one, parts in zip(alone, together, strict=True):
+    ranks = [jointly(opened, r, world, pieces=pieces) for r in range(world)]
+    for (one,), *shares in zip(jointly(opened, 0, 1), *ranks, strict=True):
+        assert [len(share) for share in shares] == [pieces] * world
+        parts = [piece for share in shares for piece in share]
         assert one.mixed is not None and one.tokens.shape == (12, 2, 8)
         assert [t.shape[:2] for t in one.teachers] == [(12, 1), (12, 2)]
         assert sum((part.keys for part in parts), ()) == one.keys
@@ -231,7 +233,7 @@ def test_an_image_is_mixed_with_its_neighbour_in_one_share_for_student_and_teach
     opened = Shards.of([str(shards)])
     plain, mixed = jointly(opened, 0, 1, mixup=0.0), jointly(opened, 0, 1, mixup=0.6)
     shares = []
-    for before, after in zip(plain, mixed, strict=True):
+    for (before,), (after,) in zip(plain, mixed, strict=True):
         assert before.mixed is None and torch.equal(before.images, after.images) and after.mixed is not None
         for seen, own in ((after.mixed, before.images), (after.teachers[0][:, 0], before.teachers[0][:, 0])):
             a, b, c = seen.double(), own.double(), own.roll(-1, 0).double()
@@ -242,16 +244,4 @@ def test_an_image_is_mixed_with_its_neighbour_in_one_share_for_student_and_teach
     student, teacher = torch.cat(shares[0::2]), torch.cat(shares[1::2])
     assert torch.allclose(student, teacher, atol=2e-3)
     assert student.min() >= -1e-3 and 0.4 < student.max() <= 0.601 and student.std() > 0.1
-    opened.close()
-
-
-def test_a_batch_is_cut_into_equal_pieces_in_order(shards: Path) -> None:
-    opened = Shards.of([str(shards)])
-    whole = jointly(opened, 0, 1)[0]
-    pieces = whole.split(3)
-    assert [len(piece.keys) for piece in pieces] == [4, 4, 4]
-    assert sum((piece.keys for piece in pieces), ()) == whole.keys
-    for name in ("images", "tokens", "mixed"):
-        assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces]), getattr(whole, name))
-    assert torch.equal(torch.cat([piece.teachers[1] for piece in pieces]), whole.teachers[1])
     opened.close()

@@ -20,7 +20,7 @@ from distill.errors import UserError
 
 @dataclass(frozen=True)
 class Batch:
-    """This process's share of a global batch, C captions an image.
+    """This process's share of a global batch, or a piece of it: n images with C captions each.
 
     Attributes:
         images: [n, 3, S, S] uint8, the student's view; [n, 0] where no student looks at images.
@@ -49,19 +49,6 @@ class Batch:
         mixed = None if self.mixed is None else self.mixed.pin_memory()
         teachers = tuple(t.pin_memory() for t in self.teachers)
         return Batch(self.images.pin_memory(), self.tokens.pin_memory(), teachers, self.keys, mixed)
-
-    def split(self, pieces: int) -> list[Batch]:
-        """The batch in equal pieces, in order."""
-        size = len(self.tokens) // pieces
-        assert size * pieces == len(self.tokens)
-
-        def part(i: int) -> Batch:
-            own = slice(i * size, (i + 1) * size)
-            teachers = tuple(t[own] for t in self.teachers)
-            mixed = None if self.mixed is None else self.mixed[own]
-            return Batch(self.images[own], self.tokens[own], teachers, self.keys[own], mixed)
-
-        return [part(i) for i in range(pieces)]
 
 
 @dataclass(frozen=True)
@@ -173,30 +160,40 @@ def mix(own: torch.Tensor, other: torch.Tensor, share: float) -> torch.Tensor:
 class Schedule(Sampler[list[tuple[int, int]]]):
     """The (epoch, sample) places of each of this process's batches, from step ``start`` up to ``stop``.
 
-    Step s covers positions [s·B, (s+1)·B) of the stream; process r of R takes the r-th of R equal parts, and with
-    ``neighbours`` the position after it too, where the one after the batch's last is its first.
+    Step s covers positions [s·B, (s+1)·B) of the stream; process r of R takes the r-th of R equal parts, in so many
+    pieces, and with ``neighbours`` the position after each piece too; the one after the batch's last is its first.
     """
 
     def __init__(
-        self, order: Order, batch_size: int, rank: int, world: int, start: int, stop: int, neighbours: bool = False
+        self,
+        order: Order,
+        batch_size: int,
+        rank: int,
+        world: int,
+        start: int,
+        stop: int,
+        neighbours: bool = False,
+        pieces: int = 1,
     ) -> None:
-        self.order, self.batch_size, self.share = order, batch_size, batch_size // world
-        self.offset, self.start, self.stop, self.neighbours = rank * self.share, start, stop, neighbours
+        self.order, self.batch_size, self.size, self.pieces = order, batch_size, batch_size // (world * pieces), pieces
+        self.offset, self.start, self.stop, self.neighbours = rank * pieces * self.size, start, stop, neighbours
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in range(self.start, self.stop):
             first = step * self.batch_size
-            places = list(self.order.take(first + self.offset, first + self.offset + self.share))
-            if self.neighbours:
-                places.append(self.order.at(first + (self.offset + self.share) % self.batch_size))
-            yield places
+            for piece in range(self.pieces):
+                begin = self.offset + piece * self.size
+                places = list(self.order.take(first + begin, first + begin + self.size))
+                if self.neighbours:
+                    places.append(self.order.at(first + (begin + self.size) % self.batch_size))
+                yield places
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return (self.stop - self.start) * self.pieces
 
 
-def batches(pairs: Pairs, schedule: Schedule, workers: int, pin: bool) -> Iterator[Batch]:
-    """Every batch of a schedule, loaded ahead by ``workers`` processes.
+def batches(pairs: Pairs, schedule: Schedule, workers: int, pin: bool) -> Iterator[list[Batch]]:
+    """Every step's pieces of a schedule, loaded ahead by ``workers`` processes.
 
     Raises:
         UserError: at the first sample that cannot be read.
@@ -209,10 +206,14 @@ def batches(pairs: Pairs, schedule: Schedule, workers: int, pin: bool) -> Iterat
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
     )
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
+    share: list[Batch] = []
+    for piece in loader:
+        if isinstance(piece, UserError):
+            raise piece
+        share.append(piece)
+        if len(share) == schedule.pieces:
+            yield share
+            share = []
 
 
 def _whole(batch: Any) -> Any:

@@ -169,6 +169,11 @@ class Cache:
                 embeddings[:, row : row + n] = out.view(n, self.table.views, -1).transpose(0, 1).cpu()
                 row += n
                 tick(n)
+            if not embeddings.isfinite().all():
+                raise UserError(
+                    f"'{self.card.name}' gives embeddings of {index.path.name} that {self.table.dtype} cannot hold.",
+                    'Set teacher.N.dtype = "fp32".',
+                )
             self._write(index, embeddings)
 
     def _write(self, index: ShardIndex, embeddings: torch.Tensor) -> None:

@@ -11,14 +11,15 @@ def render(config: Config, name: str) -> str:
     teachers = ", ".join(p["teachers"]) or "none"
     counts = p["parameters"]
     image, text = config.image, config.text.spec
-    image_parameters = f"{counts['image']:,} parameters" if "image" in counts else "the teacher's weights, frozen"
+    own_names = "" if image.layers else " (timm's names)"
+    locked = ", a locked teacher inside" if image.width == 0 else ""
     return f"""# {name}
 
 A small image–text model: images and texts as unit vectors of {config.width} numbers, near when they mean the same.
 
 | | |
 |---|---|
-| image tower | `{image.arch}`, {image.image_size} px, {image_parameters} |
+| image tower | `{image.arch}`, {image.image_size} px, {counts["image"]:,} parameters{locked} |
 | text tower | {text["depth"]}-layer Transformer, {text["context"]} tokens, {counts["text"]:,} parameters |
 | objective | {p["objective"]} |
 | teacher | {teachers} |
@@ -36,7 +37,7 @@ model.zero_shot([picture], ["an apple", "a pear"])   # [1, 2] probabilities
 
 `config.json` says how the towers are built and how a picture is prepared: its largest central square, resized to
 {image.image_size} px ({image.interpolation}), divided by 255, normalised with mean {list(image.mean)}
-and standard deviation {list(image.std)}. The weights are `image.safetensors` (timm's names) and
+and standard deviation {list(image.std)}. The weights are `image.safetensors`{own_names} and
 `text.safetensors`; `tokenizer.model` is a SentencePiece model.
 
 Trained with distill {p["versions"]["distill"]}. Limits, biases and licence are those of the training data and of

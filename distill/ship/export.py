@@ -70,7 +70,7 @@ def contents(run: Path) -> tuple[Config, dict[str, torch.Tensor], Tokenizer]:
         temperature=temperature,
         image=image,
         text=TextConfig(spec=towers.text_spec(recipe).model_dump(), vocab=tokenizer.vocab),
-        provenance=provenance(recipe, run, folder),
+        provenance=provenance(recipe, run, folder) | {"parameters": shipped(tensors)},
     )
     return config, tensors, tokenizer
 
@@ -141,6 +141,14 @@ def locked_config(recipe: Recipe, layers: int, beside: NetConfig | None = None) 
         layers=layers,
         beside=beside,
     )
+
+
+def shipped(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
+    """How many numbers each tower ships."""
+    return {
+        tower: sum(value.numel() for name, value in tensors.items() if name.startswith(f"{tower}."))
+        for tower in ("image", "text")
+    }
 
 
 def provenance(recipe: Recipe, run: Path, folder: Path) -> dict[str, Any]:

@@ -133,6 +133,8 @@ def load(path: Path, device: str | None = None, alpha: float | None = None) -> I
 
         recipe = prepare.read_recipe(path)
         if alpha is not None:
+            if not 0 <= alpha <= 1:
+                raise UserError(f"alpha is a share, from 0 to 1; got {alpha}.", "Correct it.")
             recipe = recipe.model_copy(update={"student": recipe.student.model_copy(update={"alpha": alpha})})
             check_objective(recipe)
         student = build(*contents(path), device)

@@ -16,7 +16,7 @@ from distill.data.batch import Schedule, batches
 from distill.data.captions import Tokenizer
 from distill.data.order import Order
 from distill.data.shards import Shards
-from distill.facts import objective_of
+from distill.facts import objective_of, teachers_of
 from distill.train import checkpoint, setup, towers
 from distill.train.log import Log
 from distill.train.optim import Pace, learning_rate, optimizer
@@ -43,26 +43,28 @@ def train(run: Path) -> None:
     start, total = checkpoint.restore(engine, run), recipe.train.total_steps(len(shards))
 
     objective = objective_of(recipe)
-    teach, weights = setup.teacher_forwards(recipe, group.device), [table.weight for table in recipe.teacher]
-    advance = Step(engine, objective, teach, weights, pieces_of(recipe, group.world), group)
+    teach, weights = setup.teacher_forwards(recipe, group.device), [t.weight for t in teachers_of(recipe)]
+    advance = Step(engine, objective, teach, weights, group)
     order, size = Order(shards.counts, recipe.train.seed), recipe.train.batch_size
-    schedule = Schedule(order, size, group.rank, group.world, start, total, neighbours=objective.needs.mixup > 0)
+    pieces, neighbours = pieces_of(recipe, group.world), objective.needs.mixup > 0
+    schedule = Schedule(order, size, group.rank, group.world, start, total, neighbours, pieces)
     pairs = setup.pairs_of(recipe, shards, tokenizer)
     log = Log(run, f"training {recipe.objective.name}", start, total) if group.first else None
     clock = time.perf_counter()
     try:
         loader = batches(pairs, schedule, recipe.data.workers, pin=group.device.type == "cuda")
-        for step, batch in enumerate(loader, start):
+        for step, share in enumerate(loader, start):
             rates = [learning_rate(step, total, recipe.optim, pace) for pace in paces]
             for parameters, rate in zip(engine.optimizer.param_groups, rates, strict=True):
                 parameters["lr"] = rate
 
             # Dropout and the like draw from (seed, step, rank), so a resumed run needs no generator state.
-            terms = advance(batch, hash((recipe.train.seed, step, group.rank)))
+            terms = advance(share, hash((recipe.train.seed, step, group.rank)))
 
             if log is not None:
                 now = time.perf_counter()
-                pace = {"lr": max(rates), "examples": (step + 1) * size, "examples_per_s": size / (now - clock)}
+                lr = learning_rate(step, total, recipe.optim)
+                pace = {"lr": lr, "examples": (step + 1) * size, "examples_per_s": size / (now - clock)}
                 log.step({"step": step + 1} | terms | pace)
                 clock = now
             if (step + 1) % recipe.checkpoint.every_steps == 0 or step + 1 == total:

@@ -14,6 +14,7 @@ from losses.objectives import HEADS, Facts
 from students import OnTeacher, Tower
 
 MAX_SCALE = 100.0  # CLIP's bound on 1/τ (arXiv 2103.00020, section 2.5)
+MAX_LOG_SCALE = math.log(MAX_SCALE)
 
 
 class Model(nn.Module):
@@ -87,6 +88,9 @@ class Model(nn.Module):
         return self.image(images)[:, None]
 
     def scale(self) -> torch.Tensor:
-        """1/τ, at most ``MAX_SCALE``; at the bound the gradient still flows, so τ can come back."""
-        scale = self.log_scale.float().exp()
-        return scale + (scale.clamp(max=MAX_SCALE) - scale).detach()
+        """1/τ, at most ``MAX_SCALE``; at the bound the gradient still flows, so τ can come back.
+
+        A step may leave ``log_scale`` beyond the bound: :class:`~distill.train.step.Step` puts it back.
+        """
+        log = self.log_scale.float()
+        return (log + (log.clamp(max=MAX_LOG_SCALE) - log).detach()).exp()

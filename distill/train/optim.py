@@ -30,7 +30,7 @@ def learning_rate(step: int, total: int, optim: Optim, pace: Pace = Pace()) -> f
         step: counted from 0.
         total: steps of the whole run.
     """
-    late = round(pace.delay * total)
+    late = min(round(pace.delay * total), total - 1)
     if step < late:
         return 0.0
     step, total = step - late, total - late

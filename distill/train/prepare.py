@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import teachers
 from distill.config import Recipe
 from distill.data.cache import Cache
@@ -61,7 +63,9 @@ def prepare(recipe: Recipe, run: Path, resume: bool, world: int) -> None:
     claim(recipe, run, resume)
     pieces_of(recipe, world)
     given = given_tokenizer(recipe)
-    setup.model_of(recipe, given.vocab if given else 4)  # a wrong tower fails here, before any data is read
+    # A wrong tower, and a teacher that cannot be had, fail here, before any data is read.
+    setup.model_of(recipe, given.vocab if given else 4)
+    setup.teacher_forwards(recipe, torch.device("cpu"))
     shards = Shards.of(recipe.data.train)
     preflight(recipe, shards)
     if resume:

@@ -15,7 +15,7 @@ from distill.data.inputs import FromCache, FromCaptions, FromPixels, TeacherInpu
 from distill.data.shards import Shards
 from distill.data.views import Views
 from distill.errors import from_leaves
-from distill.facts import card_of, facts_of, objective_of, online
+from distill.facts import card_of, facts_of, objective_of, online, teachers_of
 from distill.train import towers
 from distill.train.model import Model
 
@@ -39,7 +39,7 @@ def wants_logits(recipe: Recipe) -> bool:
 def caches_of(recipe: Recipe) -> list[Cache]:
     """The caches of the teachers that have one."""
     views, logits = views_of(recipe), wants_logits(recipe)
-    return [Cache(table, card_of(table), views, logits) for table in recipe.teacher if not online(table)]
+    return [Cache(table, card_of(table), views, logits) for table in teachers_of(recipe) if not online(table)]
 
 
 def teacher_forwards(recipe: Recipe, device: torch.device) -> list[Callable[[torch.Tensor], torch.Tensor] | None]:
@@ -48,7 +48,7 @@ def teacher_forwards(recipe: Recipe, device: torch.device) -> list[Callable[[tor
     with from_leaves():
         return [
             teachers.load(card_of(table), table.image_size, logits).to(device) if online(table) else None
-            for table in recipe.teacher
+            for table in teachers_of(recipe)
         ]
 
 
@@ -68,7 +68,7 @@ def model_of(recipe: Recipe, vocab: int) -> Model:
 def pairs_of(recipe: Recipe, shards: Shards, tokenizer: Tokenizer) -> Pairs:
     """The training pairs of a run."""
     views, logits, inputs = views_of(recipe), wants_logits(recipe), list[TeacherInput]()
-    for table in recipe.teacher:
+    for table in teachers_of(recipe):
         card = card_of(table)
         if card.modality == "text":
             with from_leaves():

@@ -13,9 +13,10 @@ from torch import nn
 from distill.data.batch import Batch
 from distill.errors import UserError
 from distill.train.embeddings import NUMBERS, embeddings, terms
+from distill.train.model import MAX_LOG_SCALE, MAX_SCALE
 from distill.train.spaces import Rows
 from launch import group as processes
-from losses import Objective
+from losses import NotFinite, Objective
 
 TeacherForward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -29,7 +30,6 @@ class Step:
         objective: what is optimised.
         teach: for every teacher, its frozen forward if it runs online, None if the batch holds its embeddings.
         weights: one a teacher.
-        pieces: how many micro-batches a process's share is cut into; 1: none.
         group: the processes.
     """
 
@@ -37,17 +37,17 @@ class Step:
     objective: Objective
     teach: Sequence[TeacherForward | None]
     weights: Sequence[float]
-    pieces: int
     group: processes.Group
 
-    def __call__(self, batch: Batch, seed: int) -> dict[str, float]:
+    def __call__(self, share: Sequence[Batch], seed: int) -> dict[str, float]:
         """Forward, backward and optimiser step; the terms of the whole batch and the temperatures.
 
         Args:
-            batch: this process's share.
+            share: this process's share of the batch, in pieces of equal size; one, or as many as the engine
+                accumulates gradients of.
             seed: of dropout and the like, for this step and process.
         """
-        pieces = [taught(piece, self.teach, self.group.device) for piece in batch.split(self.pieces)]
+        pieces = [taught(piece, self.teach, self.group.device) for piece in share]
         if len(pieces) == 1:
             rows = embed(self.engine, pieces, seed)
             values = self.terms_of(rows)
@@ -55,7 +55,10 @@ class Step:
             self.engine.step()
         else:
             rows, values = self.cached(pieces, seed)
-        return self.averaged(values, rows["scale"])
+        numbers = self.averaged(values, rows["scale"])
+        if min(value for name, value in numbers.items() if name.startswith("tau")) * MAX_SCALE < 1.001:
+            processes.keep_at_most(self.engine.module.log_scale, MAX_LOG_SCALE)
+        return numbers
 
     def terms_of(self, rows: Rows) -> dict[str, torch.Tensor]:
         """The objective of the whole batch, from this process's rows.
@@ -66,10 +69,10 @@ class Step:
         given = embeddings(rows, self.objective.needs, self.weights, self.group)
         try:
             return terms(self.objective, given)
-        except ValueError as error:
+        except NotFinite as error:
             raise UserError(
                 f"Training has diverged at step {self.engine.global_steps + 1}. {error}",
-                "Lower optim.lr, lengthen optim.warmup or set optim.clip, and start again from a checkpoint.",
+                "Train into another folder with a lower optim.lr or a longer optim.warmup.",
             ) from error
 
     def cached(self, pieces: list[Batch], seed: int) -> tuple[Rows, dict[str, torch.Tensor]]:

@@ -1,0 +1,323 @@
+"""One process of tests/test_step.py: it takes one optimiser step in every way the tests ask about.
+
+The optimiser is plain SGD, so a step moves a parameter by minus its gradient at every ZeRO stage. The learning rate
+is a power of two so large that the subtraction costs no digits: the parameter is small beside its step. For the
+variants of ``TWICE`` a step with learning rate 0 comes first, of which nothing may be left over.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import losses
+import students
+from distill.data.batch import Batch
+from distill.train.model import Model
+from distill.train.step import Step, embed, taught
+from launch import group as processes
+from launch.settings import deepspeed_settings
+from losses.objectives import Facts
+
+SAMPLES, WIDTH, SIDE, VOCAB, CONTEXT = 16, 12, 32, 40, 6
+PIECES = {1: 4, 2: 2, 4: 2}  # of a process's share, by the number of processes
+RATE = 2.0**24
+DROPOUT = 0.3
+COLLECTIVES = ("all_gather", "all_gather_into_tensor", "all_reduce", "reduce_scatter", "reduce_scatter_tensor")
+
+
+def teacher(width: int, modality: str = "image", classes: int = 0) -> Facts:
+    """A teacher that is cached, or online where it looks at texts or answers with classes."""
+    return Facts("synthetic", modality, width, classes, online=modality == "text" or classes > 0)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An objective, and what it is trained with.
+
+    Attributes:
+        objective: by name.
+        options: of the objective.
+        teachers: with their weights.
+        captions: an image, at once.
+        image: the image tower: "vit", "resnet" (which has batch norms), "lit" or "flexilit".
+        locked: parts of the image tower and of the text tower; True: all but the projection.
+    """
+
+    objective: str
+    options: dict[str, Any] = field(default_factory=dict)
+    teachers: tuple[tuple[Facts, float], ...] = ((teacher(10), 0.7),)
+    captions: int = 1
+    image: str = "vit"
+    locked: tuple[tuple[str, ...] | bool, tuple[str, ...] | bool] = ((), ())
+
+
+SIGMOID = {"pair": "sigmoid", "bias": -2.0}
+PAIR = ((teacher(10), 0.7), (teacher(10, "text"), 1.3))
+THREE = ((teacher(10), 0.7), (teacher(6), 1.3), (teacher(8, "text"), 0.4))
+CLASSIFIERS = ((teacher(10, classes=7), 0.7), (teacher(6, classes=5), 1.3))
+VARIANTS = {
+    "contrastive": Variant("contrastive", teachers=()),
+    "contrastive-sigmoid": Variant("contrastive", SIGMOID, teachers=()),
+    "three_towers": Variant("three_towers"),
+    "three_towers-sigmoid-own": Variant("three_towers", SIGMOID | {"temperatures": "own"}, teachers=PAIR),
+    "three_towers-third-mlp": Variant("three_towers", {"heads": "third", "adapter": "mlp"}),
+    "three_towers-main": Variant("three_towers", {"heads": "main", "weight": 0.5}),
+    "three_towers-none": Variant("three_towers", {"heads": "none"}),
+    "three_towers-independent": Variant("three_towers", {"heads": "independent"}),
+    "three_towers-without-fg": Variant("three_towers", {"terms": ("fh", "gh")}),
+    "three_towers-several": Variant("three_towers", teachers=THREE),
+    "three_towers-captions": Variant("three_towers", teachers=PAIR, captions=2),
+    "three_towers-locked": Variant("three_towers", locked=(("patch_embed", "pos_embed"), True)),
+    "three_towers-resnet": Variant("three_towers", image="resnet"),
+    "l2": Variant("l2"),
+    "cosine": Variant("cosine"),
+    "cosine-of-images-alone": Variant("cosine", {"terms": ("fh",)}),
+    "smooth_l1": Variant("smooth_l1", {"beta": 0.5}, teachers=THREE, captions=2),
+    "relational": Variant("relational"),
+    "crd": Variant("crd", teachers=PAIR, captions=2),
+    "function_matching": Variant("function_matching", {"temperature": 2.0}, teachers=CLASSIFIERS),
+    "function_matching-mixup": Variant("function_matching", {"mixup": 0.5}, teachers=CLASSIFIERS),
+    "lit": Variant("contrastive", teachers=((teacher(WIDTH), 1.0),), image="lit"),
+    "lit-sigmoid": Variant("contrastive", SIGMOID, teachers=((teacher(WIDTH), 1.0),), image="lit"),
+    "flexilit": Variant("contrastive", image="flexilit"),
+}
+
+
+class Run(NamedTuple):
+    """One engine and its step.
+
+    Attributes:
+        variant: a key of ``VARIANTS``.
+        stage: of ZeRO.
+        mode: "plain": one piece; "cached": pieces; "graph": the same pieces under one autograd graph, as big as
+            the batch; "torch": one piece and no DeepSpeed.
+        dropout: whether both towers are random.
+        precision: "fp32" or "bf16".
+    """
+
+    variant: str
+    stage: int
+    mode: str
+    dropout: bool = False
+    precision: str = "fp32"
+
+    def __str__(self) -> str:
+        words = [self.variant, f"stage{self.stage}", self.mode]
+        return "-".join(words + ["dropout"] * self.dropout + [self.precision] * (self.precision != "fp32"))
+
+    @property
+    def reference(self) -> Run:
+        """What the run is compared with: all else in one process in one piece, or, if random, in one graph."""
+        if self.dropout or self.variant == BATCH_NORM:
+            return self._replace(stage=0, mode="graph")
+        return Run(self.variant, 0, "torch")
+
+
+CORE = ("three_towers", "contrastive-sigmoid", "three_towers-several", "lit")
+BATCH_NORM = "three_towers-resnet"
+RANDOM = ("three_towers", "three_towers-captions", "crd", "function_matching-mixup", "lit", BATCH_NORM)
+TWICE = (*CORE, BATCH_NORM)
+ALIKE = [name for name in VARIANTS if name != BATCH_NORM]  # in pieces and in one
+
+
+def plan(world: int) -> list[Run]:
+    """The runs of some number of processes: every variant in a few ways, and a few variants in all ways."""
+    normed = [Run(BATCH_NORM, stage, mode) for stage, mode in ((0, "graph"), (0, "cached"), (3, "cached"))]
+    rounded = [Run(name, 0, mode, precision="bf16") for name in CORE[:2] for mode in ("plain", "cached")]
+    runs = [Run(name, stage, mode) for name in CORE for stage in range(4) for mode in ("plain", "cached")]
+    runs += [Run(CORE[0], 0, "graph", dropout=True)]
+    runs += [Run(CORE[0], stage, "cached", dropout=True) for stage in range(4)]
+    if world == 1:
+        runs += [Run(name, 0, mode) for name in ALIKE for mode in ("torch", "plain", "cached")]
+        runs += [Run(name, 0, mode, dropout=True) for name in RANDOM for mode in ("graph", "cached")]
+        runs += normed + rounded
+    if world == 2:
+        runs += [Run(name, stage, "cached") for name in ALIKE for stage in (0, 3)]
+        runs += normed + rounded + [Run(CORE[0], stage, "cached", precision="bf16") for stage in (2, 3)]
+    return list(dict.fromkeys(runs))
+
+
+def model_of(variant: Variant, needs: losses.Needs, dropout: bool) -> Model:
+    """A tiny model, the same on every process."""
+    torch.manual_seed(0)
+    random = DROPOUT if dropout else 0.0
+    vit = students.ImageSpec(img_size=SIDE, depth=1, embed_dim=24, num_heads=2, proj_drop_rate=random)
+    resnet = students.ImageSpec(arch="resnet10t", stem_width=8, channels=(8, 8, 16, 16), drop_rate=random)
+    image: students.Tower | students.OnTeacher
+    if variant.image == "lit":
+        image = students.OnTeacher(WIDTH, WIDTH, 0)
+    elif variant.image == "flexilit":
+        beside = students.image_tower(vit, 0, SIDE)
+        image = students.OnTeacher(variant.teachers[0][0].width, WIDTH, 2, beside, beside.features(SIDE))
+    else:
+        image = students.image_tower({"vit": vit, "resnet": resnet}[variant.image], WIDTH, SIDE)
+    spec = students.TextSpec(dim=24, depth=1, heads=2, context=CONTEXT, dropout=random)
+    text = students.text_tower(spec, VOCAB, WIDTH)
+    for tower, parts in zip((image, text), variant.locked, strict=True):
+        if isinstance(tower, students.Tower):
+            tower.lock(parts)
+    return Model(image, text, WIDTH, tuple(facts for facts, _ in variant.teachers), needs, temperature=0.2)
+
+
+def batch_of(variant: Variant, needs: losses.Needs, seed: int, group: processes.Group) -> Batch:
+    """This process's share of a random batch, the same batch whatever the number of processes."""
+    torch.manual_seed(seed)
+    pixels = [torch.randint(256, (SAMPLES, 3, SIDE, SIDE), dtype=torch.uint8) for _ in range(2)]
+    if variant.image == "lit":
+        pixels = [torch.empty(SAMPLES, 0, dtype=torch.uint8)] * 2
+    tokens = torch.randint(1, VOCAB, (SAMPLES, variant.captions, CONTEXT))
+    tokens[::3, :, 3:] = students.text.PAD
+    parts = []
+    for facts, _ in variant.teachers:
+        if facts.modality == "text":
+            parts.append(torch.randint(VOCAB, (SAMPLES, variant.captions, CONTEXT)))
+        elif facts.online:
+            parts.append(torch.randint(256, (SAMPLES, 1, 3, 8, 8), dtype=torch.uint8))
+        else:
+            parts.append(torch.randn(SAMPLES, 1, facts.width))
+    keys, mixed = tuple(map(str, range(SAMPLES))), pixels[1] if needs.mixup else None
+    return cut(Batch(pixels[0], tokens, tuple(parts), keys, mixed), group.world)[group.rank]
+
+
+def cut(batch: Batch, parts: int) -> list[Batch]:
+    """A batch in equal parts, in order."""
+    size = len(batch.keys) // parts
+
+    def part(own: slice) -> Batch:
+        mixed = None if batch.mixed is None else batch.mixed[own]
+        return Batch(
+            batch.images[own], batch.tokens[own], tuple(t[own] for t in batch.teachers), batch.keys[own], mixed
+        )
+
+    return [part(slice(i * size, (i + 1) * size)) for i in range(parts)]
+
+
+def teach(facts: Facts, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """The forward of a teacher that runs online; None of one that does not."""
+    generator = torch.Generator().manual_seed(facts.width)
+    if facts.modality == "text":
+        table = torch.randn(VOCAB, facts.width, generator=generator).to(device)
+        return lambda tokens: table[tokens].mean(dim=1)
+    matrix = torch.randn(3 * 8 * 8, facts.classes, generator=generator).to(device)
+    return (lambda pixels: pixels.flatten(1).float() / 255 @ matrix) if facts.online else None
+
+
+def step_of(run: Run, group: processes.Group) -> Step:
+    """The step of a run; without DeepSpeed, the model itself takes the engine's place."""
+    variant = VARIANTS[run.variant]
+    objective = losses.objective(variant.objective, **variant.options)
+    objective.check([facts for facts, _ in variant.teachers])
+    forwards = [teach(facts, group.device) for facts, _ in variant.teachers]
+    engine: Any = model_of(variant, objective.needs, run.dropout).to(group.device)
+    if run.mode != "torch":
+        engine = engine_around(engine, run, PIECES[group.world] if run.mode == "cached" else 1, group)
+    return Step(engine, objective, forwards, [weight for _, weight in variant.teachers], group)
+
+
+def engine_around(model: Model, run: Run, pieces: int, group: processes.Group) -> Any:
+    """DeepSpeed's engine, as the training loop makes it."""
+    import deepspeed
+
+    settings = deepspeed_settings(
+        batch_size=SAMPLES, world=group.world, pieces=pieces, stage=run.stage, precision=run.precision, clip=0.0
+    )
+    if run.stage == 3:
+        # By default parameters as small as these stay whole on every process.
+        settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    return engine
+
+
+def advance(step: Step, run: Run, number: int) -> dict[str, float]:
+    """Step 1 or 2 of a run; one that is neither plain nor cached puts everything into one autograd graph."""
+    group = step.group
+    batch, seed = batch_of(VARIANTS[run.variant], step.objective.needs, number, group), hash((number, group.rank))
+    share = cut(batch, PIECES[group.world] if run.mode in ("cached", "graph") else 1)
+    if run.mode in ("plain", "cached"):
+        return step(share, seed)
+    rows = embed(step.engine, [taught(part, step.teach, group.device) for part in share], seed)
+    values = step.terms_of(rows)
+    if run.mode == "torch":
+        values["loss"].backward()
+    else:
+        step.engine.backward(values["loss"])
+        step.engine.step()
+    return step.averaged(values, rows["scale"])
+
+
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter, whole."""
+    with processes.whole_parameters(model):
+        return {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
+
+
+def outcome(run: Run, group: processes.Group) -> dict[str, Any]:
+    """Terms, gradients by parameter and buffers after a step, and how far the processes' parameters are apart."""
+    step = step_of(run, group)
+    if run.mode == "torch":
+        terms = advance(step, run, number=2)
+        named = step.engine.named_parameters()
+        return {"terms": terms, "gradients": {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in named}}
+    model = step.engine.module
+    before = weights_of(model)
+    for number, rate in ((1, 0.0), (2, RATE)) if run.variant in TWICE else ((2, RATE),):
+        for parameters in step.engine.optimizer.param_groups:
+            parameters["lr"] = rate
+        terms = advance(step, run, number)
+    after = weights_of(model)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    step.engine.destroy()
+    flat = torch.cat([weight.flatten() for weight in after.values()]).to(group.device)
+    apart = (processes.mean(flat, group) - flat).abs().max().item()
+    gradients = {name: (before[name] - after[name]) / RATE for name in before}
+    return {"terms": terms, "gradients": gradients, "buffers": buffers, "apart": apart}
+
+
+def gathered(group: processes.Group) -> dict[str, Any]:
+    """What :func:`launch.group.gather` makes of this process's rows, and the gradient that reaches them."""
+    torch.manual_seed(group.rank)
+    local = {"a": torch.randn(3, 1, 4, requires_grad=True), "b": torch.randn(3, 2, 5, requires_grad=True)}
+    slopes = {name: torch.randn(3 * group.world, *row.shape[1:]) for name, row in local.items()}
+    spied = {n: mock.Mock(wraps=getattr(dist, n)) for n in COLLECTIVES}
+    with mock.patch.multiple(dist, **spied):
+        whole = processes.gather(local, group)
+        there = sum(one.call_count for one in spied.values())
+        torch.stack([(row * slopes[name]).sum() for name, row in whole.items()]).sum().backward()
+        back = sum(one.call_count for one in spied.values()) - there
+    return {
+        "local": {name: row.detach() for name, row in local.items()},
+        "whole": {name: row.detach() for name, row in whole.items()},
+        "slopes": slopes,
+        "gradients": {name: row.grad for name, row in local.items()},
+        "collectives": (there, back),
+    }
+
+
+def main(folder: Path) -> None:
+    """Write the outcome of every run, and of each process's gather."""
+    group = processes.start()
+    torch.save(gathered(group), folder / f"gathered-{group.rank}-of-{group.world}.pt")
+    import deepspeed  # noqa: F401
+    import timm  # noqa: F401
+
+    gc.freeze()  # ZeRO-3 collects garbage at every start; what the imports left is none
+    results = {str(run): outcome(run, group) for run in plan(group.world)}
+    gc.unfreeze()
+    if group.first:
+        torch.save(results, folder / f"{group.world}.pt")
+    processes.stop()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
