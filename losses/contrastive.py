@@ -60,17 +60,18 @@ class _Picking(torch.autograd.Function):
         ctx: Any, a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, start: int, both: bool, side: int
     ) -> torch.Tensor:
         factor = tiles.factor(scale, a.dtype)
-        rows, columns = factor.new_full((len(a),), -torch.inf), factor.new_full((len(b),), -torch.inf)
+        reach = tiles.reach(a, b, factor)
+        way = Near(reach) if 2 * reach <= NEAR else Far()
+        rows, columns = way.start(factor, len(a)), way.start(factor, len(b))
         right = torch.empty_like(rows)
         with tiles.full_precision(a.device):
-            for tile in tiles.tiles(a, b, factor, start, side):
-                rows[tile.rows] = torch.logaddexp(rows[tile.rows], tile.logits.logsumexp(dim=1))
-                if both:
-                    columns[tile.columns] = torch.logaddexp(columns[tile.columns], tile.logits.logsumexp(dim=0))
+            for tile in tiles.tiles(a, b, factor, start, side, reach):
                 where, matching = tile.matching()
                 right[where] = matching
+                way.add(tile, rows, columns if both else None)
+        rows, columns = way.logs(rows), way.logs(columns)
         ctx.save_for_backward(a, b, scale, rows, columns)
-        ctx.settings = start, both, side
+        ctx.settings = start, both, side, reach, way
         loss = (rows - right).mean()
         return (loss + (columns - right).mean()) / 2 if both else loss
 
@@ -78,16 +79,69 @@ class _Picking(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         a, b, scale, rows, columns = ctx.saved_tensors
-        start, both, side = ctx.settings
+        start, both, side, reach, way = ctx.settings
         gradients = tiles.Gradients(a, b, scale, ctx.needs_input_grad)
         with tiles.full_precision(a.device):
-            for tile in tiles.tiles(a, b, gradients.factor, start, side):
+            for tile in tiles.tiles(a, b, gradients.factor, start, side, reach):
                 # A cross-entropy's gradient by its logits: softmax minus one-hot, by row and by column.
-                slope = (tile.logits - rows[tile.rows, None]).exp_()
-                if both:
-                    slope += tile.logits.sub_(columns[tile.columns]).exp_()
-                slopes = replace(tile, logits=slope)
+                slopes = replace(tile, logits=way.softmax(tile, rows, columns if both else None))
                 slopes.matching()[1].sub_(2 if both else 1)
                 gradients.add(slopes)
         by_a, by_b, by_scale = gradients.of(grad / (len(a) * (2 if both else 1)))
         return by_a, by_b, by_scale, None, None, None
+
+
+# exp(±80) are normal float32 numbers, and so are sums of as many as any batch has.
+NEAR = 80.0
+
+
+class Far:
+    """Log-sum-exp along rows and columns, for logits of any size: each sum is shifted by its own largest term."""
+
+    def start(self, like: torch.Tensor, length: int) -> torch.Tensor:
+        """Sums of nothing, one a row or column."""
+        return like.new_full((length,), -torch.inf)
+
+    def add(self, tile: tiles.Tile, rows: torch.Tensor, columns: torch.Tensor | None) -> None:
+        """Take a tile into the sums of its rows, and of its columns where they are wanted."""
+        rows[tile.rows] = torch.logaddexp(rows[tile.rows], tile.logits.logsumexp(dim=1))
+        if columns is not None:
+            columns[tile.columns] = torch.logaddexp(columns[tile.columns], tile.logits.logsumexp(dim=0))
+
+    def logs(self, sums: torch.Tensor) -> torch.Tensor:
+        """The log-sum-exps, when all tiles are in."""
+        return sums
+
+    def softmax(self, tile: tiles.Tile, rows: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
+        """The softmax over rows, plus that over columns where they are wanted; spends the tile's logits."""
+        slope = (tile.logits - rows[tile.rows, None]).exp_()
+        return slope if columns is None else slope.add_(tile.logits.sub_(columns[tile.columns]).exp_())
+
+
+class Near(Far):
+    """The same where no two logits are further apart than :data:`NEAR`: one shift fits all, and one exponential both.
+
+    Args:
+        reach: the largest absolute value a logit can have.
+    """
+
+    def __init__(self, reach: float) -> None:
+        self.reach = reach
+
+    def start(self, like: torch.Tensor, length: int) -> torch.Tensor:
+        return like.new_zeros(length)
+
+    def add(self, tile: tiles.Tile, rows: torch.Tensor, columns: torch.Tensor | None) -> None:
+        powers = tile.logits.sub_(self.reach).exp_()
+        rows[tile.rows] += powers.sum(dim=1)
+        if columns is not None:
+            columns[tile.columns] += powers.sum(dim=0)
+
+    def logs(self, sums: torch.Tensor) -> torch.Tensor:
+        return sums.log() + self.reach
+
+    def softmax(self, tile: tiles.Tile, rows: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
+        powers, by_row = tile.logits.sub_(self.reach).exp_(), (self.reach - rows[tile.rows, None]).exp()
+        if columns is None:
+            return powers.mul_(by_row)
+        return powers.mul_(by_row + (self.reach - columns[tile.columns]).exp())

@@ -43,7 +43,9 @@ class Tile:
         return slice(first, first + len(diagonal)), diagonal
 
 
-def tiles(a: torch.Tensor, b: torch.Tensor, factor: torch.Tensor, start: int, side: int) -> Iterator[Tile]:
+def tiles(
+    a: torch.Tensor, b: torch.Tensor, factor: torch.Tensor, start: int, side: int, reach: float = torch.inf
+) -> Iterator[Tile]:
     """Every tile of ``factor · a bᵀ``, row by row, in the dtype of ``factor``.
 
     Args:
@@ -52,13 +54,16 @@ def tiles(a: torch.Tensor, b: torch.Tensor, factor: torch.Tensor, start: int, si
         factor: [1], see :func:`factor`.
         start: row i of ``a`` matches row ``start + i`` of ``b``.
         side: rows and columns of a tile; those at the edges may have fewer.
+        reach: see :func:`reach`.
     """
     most = largest(factor.dtype)
     for r in range(0, len(a), side):
         some = a[r : r + side] * factor
         for c in range(0, len(b), side):
-            # Bounded, since an infinite logit would make the loss ∞ − ∞.
-            logits = (some @ b[c : c + side].T).clamp_(-most, most)
+            logits = some @ b[c : c + side].T
+            if not reach <= most:
+                # An infinite logit would make the loss ∞ − ∞.
+                logits.clamp_(-most, most)
             rows, columns = slice(r, r + logits.shape[0]), slice(c, c + logits.shape[1])
             yield Tile(rows, columns, logits, start + r - c)
 
@@ -114,6 +119,12 @@ def accumulated(*rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
 def factor(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The scale as tiles use it: finite, in the dtype of the rows."""
     return scale.detach().to(dtype).clamp(-largest(dtype), largest(dtype))
+
+
+def reach(a: torch.Tensor, b: torch.Tensor, factor: torch.Tensor) -> float:
+    """No logit is larger in absolute value, by Cauchy and Schwarz; infinity or NaN where that overflows."""
+    longest = [x.detach().norm(dim=1).max() for x in (a, b)]
+    return 1.001 * float(factor.abs() * longest[0] * longest[1])  # a thousandth for rounding
 
 
 def largest(dtype: torch.dtype) -> float:

@@ -65,12 +65,13 @@ def alone(loss: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     return lambda *inputs, **more: loss(*inputs, without_self=True, **more)
 
 
-# The tiled loss, the plain one, and how many sides and numbers it takes.
-LOSSES: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor], int, int]] = {
-    "contrastive": (losses.contrastive, plain_contrastive, 2, 1),
-    "sigmoid": (losses.sigmoid, plain_sigmoid, 2, 2),
-    "relational": (losses.relational, plain_relational, 4, 2),
-    "relational without self": (alone(losses.relational), alone(plain_relational), 4, 2),
+# The tiled loss, the plain one, how many sides it takes, and numbers for it.
+LOSSES: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor], int, tuple[float, ...]]] = {
+    "contrastive": (losses.contrastive, plain_contrastive, 2, (14.3,)),
+    "contrastive of large logits": (losses.contrastive, plain_contrastive, 2, (45.0,)),  # summed in another way
+    "sigmoid": (losses.sigmoid, plain_sigmoid, 2, (14.3, -10.0)),
+    "relational": (losses.relational, plain_relational, 4, (14.3, 9.0)),
+    "relational without self": (alone(losses.relational), alone(plain_relational), 4, (14.3, 9.0)),
 }
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
@@ -80,8 +81,7 @@ def inputs(name: str, n: int, d: int, dtype: torch.dtype = torch.float64) -> lis
     generator = torch.Generator().manual_seed(n)
     _, _, sides, numbers = LOSSES[name]
     rows = [F.normalize(torch.randn(n, d, generator=generator, dtype=torch.float64), dim=1) for _ in range(sides)]
-    values = [torch.tensor([value]) for value in ((14.3, -10.0) if name == "sigmoid" else (14.3, 9.0))[:numbers]]
-    return [x.to(dtype).requires_grad_() for x in (*rows, *values)]
+    return [x.to(dtype).requires_grad_() for x in (*rows, *(torch.tensor([number]) for number in numbers))]
 
 
 def computed(
@@ -108,6 +108,16 @@ def test_tiled_is_whole(name: str, n: int, d: int) -> None:
             torch.testing.assert_close(
                 computed(ours, leaves, rows=rows, tile=tile), expected, rtol=1e-10, atol=1e-10, msg=f"{rows}, {tile}"
             )
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 39.0, 39.9, 39.99, 40.01, 41.0, 300.0])
+def test_large_and_small_logits_are_summed_alike(scale: float) -> None:
+    """The contrastive loss sums logits up to 40 in one way, and larger ones in another."""
+    sides, number = inputs("contrastive", 13, 5)[:2], torch.tensor([scale], dtype=torch.float64, requires_grad=True)
+    for x in (sides[0], sides[1].detach().clone()):
+        leaves = [sides[0], x.detach().requires_grad_(), number]  # also where matching pairs reach the bound
+        found, expected = computed(losses.contrastive, leaves, tile=4), computed(plain_contrastive, leaves)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("n, d, tile", [(13, 5, 4), (64, 32, 24), (65, 32, None)])
