@@ -270,6 +270,16 @@ def test_a_gradient_not_asked_for_costs_no_product(name: str, rows: slice, wante
         assert watch.products == (4 if rows == ROWS else 2) * (2 + (by_a or by_scale) + by_b)
 
 
+@every_loss
+def test_an_infinite_logit_is_bounded(name: str) -> None:
+    """Rows of length 3 times the largest scale are more than float32 holds; ∞ − ∞ would be NaN."""
+    given, sides = inputs(name, 5, 2, torch.float32), LOSSES[name][2]
+    rows, scale = [(3 * x.detach()).requires_grad_() for x in given[:sides]], torch.full((1,), torch.inf)
+    value = LOSSES[name][0](*rows, scale.requires_grad_(), *given[sides + 1 :], tile=2)
+    gradients = torch.autograd.grad(value, [*rows[:2], scale])
+    assert not any(x.isnan().any() for x in (value, *gradients))
+
+
 def test_the_side_of_a_tile_suits_the_device() -> None:
     assert tiles.side(None, torch.device("cpu")) == 1024 and tiles.side(None, torch.device("cuda")) == 4096
     assert tiles.side(7, torch.device("cuda")) == 7
