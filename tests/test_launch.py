@@ -6,6 +6,7 @@ plain one, which goes through the command line.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -125,3 +126,52 @@ def test_adafactor_is_refused_where_zero_flattens_parameters(folder: Path) -> No
     error = distill("train", "recipe.toml", "--out", "refused", *choice, cwd=folder, status=2).stderr
     assert error.startswith("Error: ") and error.count("\n") == 1 and "zero.stage = 0" in error
     assert not (folder / "refused").exists()
+
+
+BOUNDED = """
+import json, sys
+import torch
+from launch import group
+from launch.settings import deepspeed_settings
+
+alone = group.start()
+import deepspeed
+
+class Rising(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.number = torch.nn.Parameter(torch.full((1,), 6.0))
+        self.other = torch.nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.other(x).sum() - self.number.sum()
+
+for stage in range(4):
+    settings = deepspeed_settings(batch_size=1, world=1, pieces=1, stage=stage, precision="fp32", clip=0.0)
+    model = Rising()
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), config=settings
+    )
+    seen = []
+    for _ in range(3):
+        engine.backward(engine(torch.ones(1, 3)))
+        engine.step()
+        group.keep_at_most(model.number, 5.0)
+        with group.whole_parameters(model):
+            seen.append(round(float(model.number), 4))
+    print("found", json.dumps([stage, seen]))
+    engine.destroy()
+group.stop()
+"""
+
+
+def test_a_parameter_is_kept_below_its_bound_at_every_stage(tmp_path: Path) -> None:
+    """The optimiser's own copy too: without that, the next step would start from where it was. SGD adds 0.1 a step."""
+    (tmp_path / "bounded.py").write_text(BOUNDED)
+    result = subprocess.run([sys.executable, "bounded.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    lines = [line.removeprefix("found ") for line in result.stdout.splitlines() if line.startswith("found ")]
+    found = dict(map(json.loads, lines))
+    assert {stage: found[stage] for stage in (0, 1, 2)} == dict.fromkeys((0, 1, 2), [5.0, 5.0, 5.0])
+    # At stage 3 the weights follow one step later; a forward clamps what it reads.
+    assert found[3] == [6.1, 5.1, 5.1]
