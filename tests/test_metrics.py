@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reference import unit_rows
 from torch import nn
 
-from distill.config import Optim
+from distill.config import Data, Optim, Recipe
 from distill.evals import metrics
 from distill.train.optim import OPTIMIZERS, learning_rate, optimizer
 
@@ -122,6 +122,11 @@ def test_without_a_warm_up_the_first_step_is_at_the_peak(warmup: int) -> None:
     assert learning_rate(0, 1, Optim(lr=0.3, warmup=warmup)) == pytest.approx(0.3)
 
 
+def optimiser_of(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
+    """The optimiser of a recipe whose towers learn at one pace."""
+    return optimizer(model, Recipe(data=Data(train=("shards",)), optim=optim))[0]
+
+
 class Tiny(nn.Module):
     """One of each kind: two matrices, a kernel, a bias, a norm, a temperature, and something frozen."""
 
@@ -142,7 +147,7 @@ class Tiny(nn.Module):
 def test_weight_decay_is_on_matrices_only(name: str) -> None:
     model = Tiny()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimiser = optimizer(model, Optim(name=name, lr=0.1, weight_decay=0.5))
+    optimiser = optimiser_of(model, Optim(name=name, lr=0.1, weight_decay=0.5))
     for parameter in model.parameters():
         # Without a gradient to follow, decay is all that is left.
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
@@ -157,7 +162,7 @@ def test_weight_decay_is_on_matrices_only(name: str) -> None:
 def test_an_optimiser_descends_a_quadratic(name: str) -> None:
     model = Tiny()
     optim = Optim(name=name, lr=0.03, weight_decay=0)
-    optimiser, start = optimizer(model, optim), model.loss().item()
+    optimiser, start = optimiser_of(model, optim), model.loss().item()
     for step in range(300):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, 300, optim)
@@ -173,7 +178,7 @@ def test_an_optimiser_descends_a_quadratic(name: str) -> None:
 def test_adafactor_keeps_a_row_and_a_column_for_a_large_matrix() -> None:
     """Its point: second moments of 48 + 64 numbers instead of 48 · 64, and a first moment at half the bytes."""
     model = Tiny()
-    optimiser = optimizer(model, Optim(name="adafactor"))
+    optimiser = optimiser_of(model, Optim(name="adafactor"))
     model.loss().backward()
     optimiser.step()
     state = optimiser.state[model.linear.weight]
