@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -61,14 +60,15 @@ class _Picking(torch.autograd.Function):
     ) -> torch.Tensor:
         factor = tiles.factor(scale, a.dtype)
         reach = tiles.reach(a, b, factor)
-        way = Near(reach) if 2 * reach <= NEAR else Far()
+        way = Near() if reach <= NEAR else Far()
         rows, columns = way.start(factor, len(a)), way.start(factor, len(b))
         right = torch.empty_like(rows)
         with tiles.full_precision(a.device):
             for tile in tiles.tiles(a, b, factor, start, side, reach):
                 where, matching = tile.matching()
                 right[where] = matching
-                way.add(tile, rows, columns if both else None)
+                for band in tile.bands():
+                    way.add(band, rows, columns if both else None)
         rows, columns = way.logs(rows), way.logs(columns)
         ctx.save_for_backward(a, b, scale, rows, columns)
         ctx.settings = start, both, side, reach, way
@@ -83,16 +83,17 @@ class _Picking(torch.autograd.Function):
         gradients = tiles.Gradients(a, b, scale, ctx.needs_input_grad)
         with tiles.full_precision(a.device):
             for tile in tiles.tiles(a, b, gradients.factor, start, side, reach):
+                for band in tile.bands():
+                    way.softmax(band, rows, columns if both else None)
                 # A cross-entropy's gradient by its logits: softmax minus one-hot, by row and by column.
-                slopes = replace(tile, logits=way.softmax(tile, rows, columns if both else None))
-                slopes.matching()[1].sub_(2 if both else 1)
-                gradients.add(slopes)
+                tile.matching()[1].sub_(2 if both else 1)
+                gradients.add(tile)
         by_a, by_b, by_scale = gradients.of(grad / (len(a) * (2 if both else 1)))
         return by_a, by_b, by_scale, None, None, None
 
 
-# exp(±80) are normal float32 numbers, and so are sums of as many as any batch has.
-NEAR = 80.0
+# exp(±60) are normal float32 numbers, and so are sums of as many as any batch has.
+NEAR = 60.0
 
 
 class Far:
@@ -103,7 +104,7 @@ class Far:
         return like.new_full((length,), -torch.inf)
 
     def add(self, tile: tiles.Tile, rows: torch.Tensor, columns: torch.Tensor | None) -> None:
-        """Take a tile into the sums of its rows, and of its columns where they are wanted."""
+        """Take a tile into the sums of its rows, and of its columns where they are wanted; may spend its logits."""
         rows[tile.rows] = torch.logaddexp(rows[tile.rows], tile.logits.logsumexp(dim=1))
         if columns is not None:
             columns[tile.columns] = torch.logaddexp(columns[tile.columns], tile.logits.logsumexp(dim=0))
@@ -112,36 +113,30 @@ class Far:
         """The log-sum-exps, when all tiles are in."""
         return sums
 
-    def softmax(self, tile: tiles.Tile, rows: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
-        """The softmax over rows, plus that over columns where they are wanted; spends the tile's logits."""
-        slope = (tile.logits - rows[tile.rows, None]).exp_()
-        return slope if columns is None else slope.add_(tile.logits.sub_(columns[tile.columns]).exp_())
+    def softmax(self, tile: tiles.Tile, rows: torch.Tensor, columns: torch.Tensor | None) -> None:
+        """Turn logits into their softmax over rows, plus that over columns where they are wanted."""
+        if columns is None:
+            tile.logits.sub_(rows[tile.rows, None]).exp_()
+            return
+        by_column = (tile.logits - columns[tile.columns]).exp_()
+        tile.logits.sub_(rows[tile.rows, None]).exp_().add_(by_column)
 
 
 class Near(Far):
-    """The same where no two logits are further apart than :data:`NEAR`: one shift fits all, and one exponential both.
-
-    Args:
-        reach: the largest absolute value a logit can have.
-    """
-
-    def __init__(self, reach: float) -> None:
-        self.reach = reach
+    """The same where no logit is larger than :data:`NEAR`: nothing needs a shift, and one exponential serves both."""
 
     def start(self, like: torch.Tensor, length: int) -> torch.Tensor:
         return like.new_zeros(length)
 
     def add(self, tile: tiles.Tile, rows: torch.Tensor, columns: torch.Tensor | None) -> None:
-        powers = tile.logits.sub_(self.reach).exp_()
+        powers = tile.logits.exp_()
         rows[tile.rows] += powers.sum(dim=1)
         if columns is not None:
             columns[tile.columns] += powers.sum(dim=0)
 
     def logs(self, sums: torch.Tensor) -> torch.Tensor:
-        return sums.log() + self.reach
+        return sums.log()
 
-    def softmax(self, tile: tiles.Tile, rows: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
-        powers, by_row = tile.logits.sub_(self.reach).exp_(), (self.reach - rows[tile.rows, None]).exp()
-        if columns is None:
-            return powers.mul_(by_row)
-        return powers.mul_(by_row + (self.reach - columns[tile.columns]).exp())
+    def softmax(self, tile: tiles.Tile, rows: torch.Tensor, columns: torch.Tensor | None) -> None:
+        by_row = (-rows[tile.rows, None]).exp()
+        tile.logits.exp_().mul_(by_row if columns is None else by_row + (-columns[tile.columns]).exp())

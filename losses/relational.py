@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -72,13 +71,13 @@ Matrix = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # a, b and the factor 
 
 def both(
     student: Matrix, teacher: Matrix, start: int, without_self: bool, side: int
-) -> Iterator[tuple[tiles.Tile, torch.Tensor]]:
-    """Every tile of the student's matrix, and the teacher's logits at the same place."""
+) -> Iterator[tuple[tiles.Tile, Iterator[tuple[tiles.Tile, torch.Tensor]]]]:
+    """Every tile of the student's matrix; and its bands, with the teacher's logits at the same place."""
     for mine, theirs in zip(tiles.tiles(*student, start, side), tiles.tiles(*teacher, start, side), strict=True):
         if without_self:
             for one in (mine, theirs):
                 one.matching()[1].fill_(-tiles.largest(one.logits.dtype))
-        yield mine, theirs.logits
+        yield mine, ((band, other.logits) for band, other in zip(mine.bands(), theirs.bands(), strict=True))
 
 
 class _Following(torch.autograd.Function):
@@ -103,12 +102,12 @@ class _Following(torch.autograd.Function):
         of_student, of_teacher = (student[2].new_full((len(a),), -torch.inf) for _ in range(2))
         apart = torch.zeros_like(of_student)
         with tiles.full_precision(a.device):
-            for tile, target in both(student, teacher, *settings):
-                of_student[tile.rows] = torch.logaddexp(of_student[tile.rows], tile.logits.logsumexp(dim=1))
-                of_teacher[tile.rows] = torch.logaddexp(of_teacher[tile.rows], target.logsumexp(dim=1))
-            for tile, target in both(student, teacher, *settings):
-                theirs = target.sub_(of_teacher[tile.rows, None])
-                apart[tile.rows] += (theirs.exp() * (theirs - tile.logits + of_student[tile.rows, None])).sum(dim=1)
+            for band, target in (pair for _, bands in both(student, teacher, *settings) for pair in bands):
+                of_student[band.rows] = torch.logaddexp(of_student[band.rows], band.logits.logsumexp(dim=1))
+                of_teacher[band.rows] = torch.logaddexp(of_teacher[band.rows], target.logsumexp(dim=1))
+            for band, target in (pair for _, bands in both(student, teacher, *settings) for pair in bands):
+                theirs = target.sub_(of_teacher[band.rows, None])
+                apart[band.rows] += (theirs.exp() * (theirs - band.logits + of_student[band.rows, None])).sum(dim=1)
         ctx.save_for_backward(a, b, teacher_a, teacher_b, scale, teacher[2], of_student, of_teacher)
         ctx.settings = settings
         return apart.mean()
@@ -121,10 +120,11 @@ class _Following(torch.autograd.Function):
         gradients = tiles.Gradients(a, b, scale, wanted)
         student, teacher = (a, b, gradients.factor), (teacher_a, teacher_b, teacher_factor)
         with tiles.full_precision(a.device):
-            for tile, target in both(student, teacher, *ctx.settings):
-                # A cross-entropy's gradient by its logits, with soft targets: softmax minus softmax.
-                slope = (tile.logits - of_student[tile.rows, None]).exp_()
-                slope -= target.sub_(of_teacher[tile.rows, None]).exp_()
-                gradients.add(replace(tile, logits=slope))
+            for tile, bands in both(student, teacher, *ctx.settings):
+                for band, target in bands:
+                    # A cross-entropy's gradient by its logits, with soft targets: softmax minus softmax.
+                    band.logits.sub_(of_student[band.rows, None]).exp_()
+                    band.logits.sub_(target.sub_(of_teacher[band.rows, None]).exp_())
+                gradients.add(tile)
         by_a, by_b, by_scale = gradients.of(grad / len(a))
         return by_a, by_b, None, None, by_scale, None, None, None, None

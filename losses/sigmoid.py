@@ -60,26 +60,27 @@ class _Deciding(torch.autograd.Function):
         ctx: Any, a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, start: int, side: int
     ) -> torch.Tensor:
         factor = tiles.factor(scale, a.dtype)
-        rows = factor.new_zeros(len(a))
+        rows, reach = factor.new_zeros(len(a)), tiles.reach(a, b, factor)
         with tiles.full_precision(a.device):
-            for tile in tiles.tiles(a, b, factor, start, side):
+            for tile in tiles.tiles(a, b, factor, start, side, reach):
                 tile.logits.add_(bias).neg_()
                 tile.matching()[1].neg_()
-                # Not torch's softplus, which turns linear at 20.
-                rows[tile.rows] -= F.logsigmoid(tile.logits).sum(dim=1)
+                for band in tile.bands():
+                    # Not torch's softplus, which turns linear at 20.
+                    rows[band.rows] -= F.logsigmoid(band.logits).sum(dim=1)
         ctx.save_for_backward(a, b, scale, bias)
-        ctx.settings = start, side
+        ctx.settings = start, side, reach
         return rows.mean()
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         a, b, scale, bias = ctx.saved_tensors
-        start, side = ctx.settings
+        start, side, reach = ctx.settings
         gradients = tiles.Gradients(a, b, scale, ctx.needs_input_grad)
         by_bias = gradients.factor.new_zeros(1)
         with tiles.full_precision(a.device):
-            for tile in tiles.tiles(a, b, gradients.factor, start, side):
+            for tile in tiles.tiles(a, b, gradients.factor, start, side, reach):
                 tile.logits.add_(bias)
                 # The slope of −log σ(z l) is −z σ(−z l): the sign of matching pairs is turned before and after.
                 tile.matching()[1].neg_()

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 
 import torch
 
-# Large enough for a matrix product at full speed; on a CPU small enough to stay in its cache.
-SIDE = {"cpu": 1024}
+# Large enough for matrix products at full speed.
+SIDE = {"cpu": 2048}
 ELSEWHERE = 4096
+# What is done number by number is done in so many bands a tile: they stay in a CPU's cache, and what they need beside
+# the logits is small.
+BANDS = 4
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Tile:
 
     Attributes:
         rows, columns: where it lies; rows count from the first row of ``a``.
-        logits: [rows, columns], free to be overwritten.
+        logits: [rows, columns], free to be overwritten; gone with the next tile.
         offset: of the tile's share of the matching pairs, a diagonal in the sense of ``torch.diagonal``.
     """
 
@@ -42,6 +45,13 @@ class Tile:
         first = self.rows.start + max(0, -self.offset)
         return slice(first, first + len(diagonal)), diagonal
 
+    def bands(self) -> Iterator[Tile]:
+        """The tile cut across its rows, for work that goes number by number."""
+        height = -(-len(self.logits) // BANDS)
+        for first in range(0, len(self.logits), height):
+            logits, start = self.logits[first : first + height], self.rows.start + first
+            yield Tile(slice(start, start + len(logits)), self.columns, logits, self.offset + first)
+
 
 def tiles(
     a: torch.Tensor, b: torch.Tensor, factor: torch.Tensor, start: int, side: int, reach: float = torch.inf
@@ -57,10 +67,13 @@ def tiles(
         reach: see :func:`reach`.
     """
     most = largest(factor.dtype)
+    buffer = factor.new_empty(min(side, len(a)) * min(side, len(b)))
     for r in range(0, len(a), side):
         some = a[r : r + side] * factor
         for c in range(0, len(b), side):
-            logits = some @ b[c : c + side].T
+            others = b[c : c + side]
+            logits = buffer[: len(some) * len(others)].view(len(some), len(others))
+            torch.mm(some, others.T, out=logits)
             if not reach <= most:
                 # An infinite logit would make the loss ∞ − ∞.
                 logits.clamp_(-most, most)
