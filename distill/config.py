@@ -70,20 +70,41 @@ class Teacher(Table):
     """One frozen pretrained encoder.
 
     Attributes:
-        name: a card's name, see ``distill teachers list``; ``timm/ARCH`` for any pretrained timm model.
+        name: a card's name, see ``distill teachers list``; ``timm/ARCH`` for any timm model; or the path of a folder,
+            as ``./FOLDER``, that timm or sentence-transformers has saved.
+        weights: a file with other weights of that architecture: safetensors, or a pickle of nothing but tensors.
+        sha256: of that file, or the first digits of it; "" accepts any.
         cache: "auto" (embeddings kept beside the shards, made when missing), a folder, or "none" (online).
         views: how many deterministic views of each image are cached; view 0 is the plain image.
         weight: the weight of this teacher's transfer terms.
         dtype: of the cached embeddings.
         image_size: side of the teacher's input, in pixels; 0 takes the card's.
+        audit: how many cached embeddings are compared with the live teacher's before training starts; 0 compares none
+            and does without the teacher's weights.
     """
 
     name: str
+    weights: str = ""
+    sha256: str = ""
     cache: str = "auto"
     views: int = Field(default=1, ge=1)
     weight: float = Field(default=1.0, ge=0)
     dtype: Literal["fp32", "fp16", "bf16"] = "fp16"
     image_size: int = Field(default=0, ge=0)
+    audit: int = Field(default=8, ge=0)
+
+    @field_validator("sha256")
+    @classmethod
+    def hexadecimal(cls, value: str) -> str:
+        if any(c not in "0123456789abcdefABCDEF" for c in value) or len(value) > 64:
+            raise ValueError("must be the hexadecimal digits of a SHA-256")
+        return value
+
+    @model_validator(mode="after")
+    def of_a_file(self) -> Teacher:
+        if self.sha256 and not self.weights:
+            raise ValueError("sha256 is that of weights: name the file")
+        return self
 
 
 class Tokenizer(Table):

@@ -28,8 +28,9 @@ from distill.ship.embed import embed_images
 from distill.ship.export import export
 from distill.ship.load import ImageText
 from distill.ship.load import load as load_students
-from distill.train import prepare, setup, towers
+from distill.train import embedder, teaching, towers
 from distill.train.start import start
+from launch.command import Job
 
 TEACHER = "packaged/efficientnet_lite0"
 # The same recipe three ways: what differs is the objective and who the image tower is.
@@ -93,7 +94,7 @@ class Demo:
             self.say(f"  largest difference {difference:.1e}")
         with self.stage("embedding the training pictures with the teacher"):
             three_towers = recipes["three_towers"]
-            prepare.make_caches(setup.caches_of(three_towers), shards, three_towers.data.workers)
+            teaching.fill_and_audit(three_towers, shards, Job(Path(embedder.__file__), (), self.out))
         for name, recipe in recipes.items():
             with self.stage(f"training {name}"):
                 start(recipe, self.out / "runs" / name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -24,8 +25,14 @@ def card_of(table: TeacherTable) -> teachers.Card:
     Raises:
         UserError: if there is no such teacher.
     """
+    return _card(table.name, table.weights, table.sha256)
+
+
+@functools.cache
+def _card(name: str, weights: str, sha256: str) -> teachers.Card:
     with from_leaves():
-        return teachers.card(table.name)
+        card = teachers.card(name)
+        return teachers.with_weights(card, weights, sha256) if weights else card
 
 
 def online(table: TeacherTable) -> bool:
@@ -121,6 +128,11 @@ def check_image_tower(recipe: Recipe, facts: tuple[Facts, ...], objective: Objec
             f"Set student.width = {facts[0].width}, or student.image.layers = 1 for a learned projection.",
         )
     card = card_of(recipe.teacher[0]) if recipe.teacher else None
+    if (recipe.on_teacher or image.init == "teacher") and card is not None and card.build is not None:
+        raise UserError(
+            f"The network of '{card.name}' is none of timm's: it can teach, but not be an image tower that ships.",
+            "Name another first teacher, or another student.image.",
+        )
     if image.init == "teacher" and card is not None and image.arch != card.arch:
         raise UserError(
             f"student.image.init starts from '{card.name}', which is a '{card.arch}' and no '{image.arch}'.",

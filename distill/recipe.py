@@ -113,6 +113,7 @@ def descend(node: Any, key: str, override: str) -> Any:
 
 def anchor(tree: dict[str, Any], base: Path) -> None:
     """Make the relative paths of a parsed recipe absolute, in place; what is not a path is left alone."""
+    from teachers import is_path
 
     def absolute(value: Any, *words: str) -> Any:
         if isinstance(value, list):
@@ -130,7 +131,10 @@ def anchor(tree: dict[str, Any], base: Path) -> None:
         tables += [(student.get("tokenizer"), "file", ())]
         tables += [(student.get(tower), "init", ("teacher",)) for tower in ("image", "text")]
     teachers = tree.get("teacher")
-    tables += [(t, "cache", ("auto", "none")) for t in (teachers if isinstance(teachers, list) else [])]
+    for teacher in teachers if isinstance(teachers, list) else []:
+        tables += [(teacher, "cache", ("auto", "none")), (teacher, "weights", ())]
+        if isinstance(teacher, dict) and is_path(str(teacher.get("name", ""))):
+            tables += [(teacher, "name", ())]
     for table, key, words in tables:
         if isinstance(table, dict) and key in table:
             table[key] = absolute(table[key], *words)

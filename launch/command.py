@@ -42,6 +42,16 @@ class Job:
     hostfile: Path | None = None
     master_addr: str = ""
 
+    @property
+    def world(self) -> int:
+        """The number of processes; raises like :func:`slots`."""
+        return slots(self.hostfile) if self.hostfile else self.nproc
+
+    @property
+    def here(self) -> bool:
+        """Whether one process on this machine is all there is to it: no launcher is needed."""
+        return self.hostfile is None and self.nproc == 1
+
 
 CARRIED = ("DS_", "DEEPSPEED_", "OMP_", "NCCL_", "GLOO_", "TORCH_", "HF_", "CUDA_VISIBLE_DEVICES")
 

@@ -165,6 +165,26 @@ def keep_at_most(parameter: nn.Parameter, most: float) -> None:
         parameter.clamp_(max=most)
 
 
+def sharded(module: nn.Module, group: Group, stage: int) -> nn.Module:
+    """A frozen module whose weights are, at ZeRO stage 3, split among the processes and gathered layer by layer.
+
+    It has an engine of its own without an optimiser, so it is in nobody's optimiser and in no checkpoint.
+
+    Args:
+        module: on this process's device, the same on every process.
+        group: the processes.
+        stage: of ZeRO; below 3 the module is returned as it is.
+    """
+    if stage < 3 or group.world == 1:
+        return module
+    import deepspeed
+
+    settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
+    engine, *_ = deepspeed.initialize(model=module, config=settings)
+    frozen: nn.Module = engine
+    return frozen
+
+
 @contextmanager
 def whole_parameters(module: nn.Module) -> Iterator[None]:
     """Inside, ZeRO-3's sharded parameters of ``module`` are whole on every process, to be read."""

@@ -8,8 +8,20 @@ group; nothing else has a list to edit.
 from teachers.card import Card
 from teachers.frozen import Teacher
 from teachers.loading import load
+from teachers.local import is_path, with_weights
 from teachers.registry import card, cards
 from teachers.text import TextTeacher
 from teachers.tokens import TextTokenizer, tokenizer
 
-__all__ = ["Card", "Teacher", "TextTeacher", "TextTokenizer", "card", "cards", "load", "tokenizer"]
+__all__ = [
+    "Card",
+    "Teacher",
+    "TextTeacher",
+    "TextTokenizer",
+    "card",
+    "cards",
+    "is_path",
+    "load",
+    "tokenizer",
+    "with_weights",
+]

@@ -34,9 +34,8 @@ def folder_of(card: Card) -> Path:
     """
     if card.modality != "text":
         raise ValueError(f"The teacher '{card.name}' embeds images; only a text teacher has a tokenizer and a folder.")
-    folder = card.weights() if card.weights else None
-    assert isinstance(folder, Path), f"the card '{card.name}' has no folder"
-    return folder
+    assert card.file is not None, f"the card '{card.name}' has no folder"
+    return card.file()
 
 
 def library(name: str, card: Card) -> Any:

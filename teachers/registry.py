@@ -7,7 +7,8 @@ import importlib
 import pkgutil
 
 from teachers.card import Card
-from teachers.timm_hub import timm_card
+from teachers.hub import timm_card
+from teachers.local import is_path, local_card
 
 
 def cards() -> list[Card]:
@@ -19,17 +20,33 @@ def cards() -> list[Card]:
 
 
 def card(name: str) -> Card:
-    """The card called ``name``; ``timm/ARCH`` makes one for any pretrained timm model.
+    """The card called ``name``; ``timm/ARCH`` makes one for any timm model, a path for a folder of the user's.
 
     Raises:
         LookupError: if there is no such teacher; the message names the nearest ones.
+        ValueError: if a folder is no encoder's.
     """
+    if is_path(name):
+        return local_card(name)
     if name.startswith("timm/"):
         return timm_card(name)
     known = {c.name: c for c in cards()}
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        images, texts = (", ".join(n for n, c in known.items() if c.modality == m) for m in ("image", "text"))
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {images}, timm/ARCH; for texts: {texts}."
-        raise LookupError(f"There is no teacher '{name}'. {hint}")
+        raise LookupError(f"There is no teacher '{name}'. {nearest(name, list(known))}")
     return known[name]
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """What may have been meant: names spelt alike, names that hold it, or else the groups there are."""
+    ends = {other.split("/")[1]: other for other in known}
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6) + [
+        other for other in known if name.rpartition("/")[2] in other
+    ]
+    near += [ends[end] for end in difflib.get_close_matches(name.rpartition("/")[2], list(ends), n=3, cutoff=0.6)]
+    if near:
+        return f"Did you mean {' or '.join(dict.fromkeys(near[:3]))}?"
+    groups = sorted({other.split("/")[0] for other in known})
+    return (
+        f"Teachers are called GROUP/NAME, with the groups {', '.join(groups)}; or timm/ARCH, or the path of a folder, "
+        "./FOLDER. 'distill teachers list' lists them."
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from conftest import distill, write_shards
 import teachers
 from distill.config import Teacher
 from distill.data.cache import Cache
+from distill.data.embedding import Todo, embed
 from distill.data.shards import Shards
 from distill.data.views import Views, decode
 from distill.errors import UserError
@@ -25,6 +27,17 @@ def table(folder: Path, **changes: object) -> Teacher:
     return Teacher.model_validate(
         {"name": CARD.name, "cache": str(folder), "views": 3, "image_size": 64, "dtype": "fp32"} | changes
     )
+
+
+def make(
+    cache: Cache,
+    teacher: teachers.Teacher,
+    data: Shards,
+    workers: int = 0,
+    tick: Callable[[int], object] = lambda n: n,
+) -> None:
+    """Embed what one cache lacks."""
+    embed([cache], lambda k: teacher, Todo.of([cache], data), workers, tick)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +57,7 @@ def test_every_row_and_view_is_what_the_live_teacher_gives(
     done: list[int] = []
     cache = Cache(table(tmp_path / "cache"), CARD, VIEWS)
     assert [len(index) for index in cache.missing(data)] == [5, 4]
-    cache.make(teacher, data, workers=1, tick=done.append)
+    make(cache, teacher, data, workers=1, tick=done.append)
     assert sum(done) == 9 and cache.missing(data) == []
     for i in range(9):
         image = decode(data.read(i))
@@ -61,7 +74,7 @@ def test_smaller_dtypes_stay_close(
     exact = Cache(table(tmp_path / "exact", views=1), CARD, VIEWS)
     small = Cache(table(tmp_path / "small", views=1, dtype=dtype), CARD, VIEWS)
     for cache in (exact, small):
-        cache.make(teacher, data, 0, lambda n: None)
+        make(cache, teacher, data)
     a, b = (torch.stack([c.row(data, i, 0) for i in range(9)]) for c in (exact, small))
     assert (a - b).norm() / a.norm() < error
     assert (torch.nn.functional.cosine_similarity(a, b) >= 0.999).all()
@@ -81,7 +94,7 @@ def test_smaller_dtypes_stay_close(
 def test_another_folder_is_refused_and_the_difference_named(
     tmp_path: Path, data: Shards, teacher: teachers.Teacher, change: dict[str, object], named: str
 ) -> None:
-    Cache(table(tmp_path / "cache"), CARD, VIEWS).make(teacher, data, 0, lambda n: None)
+    make(Cache(table(tmp_path / "cache"), CARD, VIEWS), teacher, data)
     with pytest.raises(UserError, match=named):
         Cache(table(tmp_path / "cache", **change), CARD, VIEWS).missing(data)
     with pytest.raises(UserError, match="crop"):
@@ -93,7 +106,7 @@ def test_changed_shards_weights_and_damage_are_refused(
     tmp_path: Path, data: Shards, teacher: teachers.Teacher
 ) -> None:
     cache = Cache(table(tmp_path / "cache"), CARD, VIEWS)
-    cache.make(teacher, data, 0, lambda n: None)
+    make(cache, teacher, data)
     first = cache.file(data.indexes[0].path)
     whole = first.read_bytes()
     first.write_bytes(whole[:-100])
@@ -110,7 +123,7 @@ def test_changed_shards_weights_and_damage_are_refused(
     note = first.parent / "teacher.json"
     note.write_text(json.dumps(json.loads(note.read_text()) | {"weights": "others"}))
     with pytest.raises(UserError, match="other weights"):
-        Cache(table(tmp_path / "cache"), CARD, VIEWS).make(teacher, data, 0, lambda n: None)
+        make(Cache(table(tmp_path / "cache"), CARD, VIEWS), teacher, data)
     data.close()
 
 

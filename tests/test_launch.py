@@ -74,7 +74,9 @@ def variants(folder: Path) -> Path:
     """A folder with the run of every variant, trained by two processes."""
     base = folder / "several runs"  # with a space
     for name, overrides in VARIANTS.items():
-        prepare.prepare(load(str(folder / "recipe.toml"), overrides), base / name, resume=False, world=2)
+        prepare.prepare(
+            load(str(folder / "recipe.toml"), overrides), base / name, False, command.Job(folder, (), folder, nproc=2)
+        )
     script = folder / "worker.py"
     script.write_text(WORKER)
     job = command.Job(script, tuple(str(base / name) for name in VARIANTS), base, nproc=2)

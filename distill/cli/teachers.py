@@ -15,17 +15,54 @@ def teachers() -> None:
 
 
 @teachers.command("list")
+@click.argument("words", nargs=-1)
+@click.option("--modality", type=click.Choice(["image", "text"]), help="What they embed.")
+@click.option("--max-parameters", metavar="N", help="At most so many weights, such as 90M.")
+@click.option("--loaded", is_flag=True, help="Only those whose real weights this project has loaded and compared.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
-def list_(as_json: bool) -> None:
-    """Every teacher that has a card; besides these, timm/ARCH is any pretrained timm model."""
+def list_(
+    words: tuple[str, ...], modality: str | None, max_parameters: str | None, loaded: bool, as_json: bool
+) -> None:
+    """Teachers that have a card, those with all WORDS in their name, data, licence or paper.
+
+    Besides these, timm/ARCH is any timm model, and a path such as ./FOLDER an encoder that timm or
+    sentence-transformers has saved.
+
+    \b
+    Examples:
+      distill teachers list web siglip
+      distill teachers list in21k --max-parameters 30M --json
+    """
     from teachers import cards
 
+    most = number(max_parameters) if max_parameters else float("inf")
+    found = [
+        card
+        for card in cards()
+        if all(word.lower() in " ".join([card.name, card.data, card.licence, card.paper]).lower() for word in words)
+        and modality in (None, card.modality)
+        and card.parameters <= most
+        and (card.checked == "loaded" or not loaded)
+    ]
     if as_json:
-        click.echo(json.dumps([facts(card) for card in cards()], indent=1))
+        click.echo(json.dumps([facts(card) for card in found], indent=1))
         return
-    for card in cards():
+    for card in found:
         takes = f"{card.image_size} px" if card.modality == "image" else f"{card.context} tokens"
-        click.echo(f"{card.name:32} {card.width:5} wide  {takes:>10}  {card.licence:12} {card.data}")
+        click.echo(
+            f"{card.name:53} {card.width:5} wide {takes:>9} {card.parameters / 1e6:7.1f}M  {card.checked:6}  "
+            f"{card.licence:14} {card.data}"
+        )
+
+
+def number(text: str) -> float:
+    """A count as people write it: 90M, 1.2B, 5000000."""
+    from distill.errors import UserError
+
+    try:
+        return float(text.rstrip("kKmMbB")) * {"k": 1e3, "m": 1e6, "b": 1e9}.get(text[-1].lower(), 1)
+    except ValueError as error:
+        raise UserError(f"'{text}' is no number of parameters.", "Write 90M, for example.") from error
 
 
 @teachers.command()
@@ -49,18 +86,34 @@ def show(name: str, as_json: bool) -> None:
 @click.argument("recipe")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a value of the recipe; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), help="The cache folder, for a recipe with one teacher.")
-def embed(recipe: str, overrides: tuple[str, ...], out: Path | None) -> None:
+@click.option("--nproc", default=1, show_default=True, type=click.IntRange(min=1), help="Processes on this machine.")
+@click.option("--hostfile", type=click.Path(path_type=Path), help="Several machines: lines of 'HOST slots=N'.")
+@click.option("--master-addr", default="", help="Address of the first host, if DeepSpeed is not to ask it.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def embed(
+    recipe: str,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    nproc: int,
+    hostfile: Path | None,
+    master_addr: str,
+    as_json: bool,
+) -> None:
     """Embed RECIPE's training shards with its teachers, as training would do first.
+
+    Every image is decoded once for all teachers. Each process takes whole shards; a shard's file appears when it is
+    complete, so a command that was interrupted is simply given again.
 
     \b
     Example:
-      distill teachers embed recipe.toml --out cache/
+      distill teachers embed recipe.toml --out cache/ --nproc 8
       distill train recipe.toml --set teacher.0.cache=cache/
     """
     from distill.data.shards import Shards
-    from distill.errors import UserError
+    from distill.errors import UserError, from_leaves
     from distill.recipe import load
-    from distill.train import prepare, setup
+    from distill.train import embedder, setup, teaching
+    from launch import command
 
     if out is not None:
         overrides += (f"teacher.0.cache={json.dumps(str(out.absolute()))}",)
@@ -68,14 +121,20 @@ def embed(recipe: str, overrides: tuple[str, ...], out: Path | None) -> None:
     if out is not None and len(checked.teacher) != 1:
         raise UserError("--out is for a recipe with one teacher.", "Set teacher.N.cache of each in the recipe.")
     shards = Shards.of(checked.data.train)
+    job = command.Job(Path(embedder.__file__).resolve(), (), Path.cwd(), nproc, hostfile, master_addr)
+    with from_leaves():
+        command.check(job)
+    audits = teaching.fill_and_audit(checked, shards, job)
     caches = setup.caches_of(checked)
-    prepare.make_caches(caches, shards, checked.data.workers)
-    for folder in sorted({str(cache.folder(index.path)) for cache in caches for index in shards.indexes}):
+    folders = sorted({str(cache.folder(index.path)) for cache in caches for index in shards.indexes})
+    if as_json:
+        click.echo(json.dumps({"folders": folders, "audits": audits}, indent=1))
+        return
+    for folder in folders:
         click.echo(folder)
 
 
 def facts(card: object) -> dict[str, object]:
-    """A card's fields, without the function that loads it."""
+    """A card's fields, without the functions that load it."""
     found = dataclasses.asdict(card)  # type: ignore[call-overload]
-    found.pop("weights")
-    return dict(found)
+    return {key: value for key, value in found.items() if key not in ("file", "read", "build")}

@@ -1,41 +1,44 @@
-"""The teacher cache: embeddings computed once, row-aligned with the shards.
+"""The teacher cache: embeddings computed once, row-aligned with the shards, and trusted as far as they are checked.
 
-A cache folder holds ``teacher.json``, which says what the embeddings are of, and one safetensors file a
-shard with ``embeddings`` [views, n, P]. A folder whose ``teacher.json`` says something else, or a file
-whose shard has changed since, is refused by naming what differs: a stale embedding is worse than none.
+A cache folder holds ``teacher.json``, which says what the embeddings are of, and one safetensors file a shard with
+``embeddings`` [views, n, P] and ``crc32`` [views, n], a checksum of each row. A folder whose ``teacher.json`` says
+something else, a file whose shard has changed since, and a row whose bytes have changed are refused by naming what
+differs: a wrong embedding is worse than none.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch.utils.data import DataLoader, Dataset
 
 from distill.config import Teacher as TeacherTable
 from distill.data.shards import ShardIndex, Shards
-from distill.data.views import Views, decode
+from distill.data.views import Views
 from distill.errors import UserError
-from distill.files import write_text, write_whole
+from distill.files import digest, write_text, write_whole
 
 if TYPE_CHECKING:
-    from teachers import Card, Teacher
+    from teachers import Card
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-BATCH = 64  # images a teacher forward: enough to keep any device busy, little enough for any memory
 
 
 def identity(table: TeacherTable, card: Card, views: Views, logits: bool) -> dict[str, Any]:
     """Everything a cached embedding depends on besides the weights and the image."""
     output = {"output": "logits"} if logits else {}
+    if table.weights:
+        output |= {"file": file_digest(table.weights)}
     return output | {
-        "version": 1,
+        "version": 2,
         "teacher": card.name,
         "arch": card.arch,
         "image_size": table.image_size or card.image_size,
@@ -48,6 +51,19 @@ def identity(table: TeacherTable, card: Card, views: Views, logits: bool) -> dic
         "dtype": table.dtype,
         "width": card.classes if logits else card.width,
     }
+
+
+@functools.cache
+def file_digest(path: str) -> str:
+    """SHA-256 of a file of weights.
+
+    Raises:
+        UserError: if it is not there.
+    """
+    try:
+        return digest(Path(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.", "Correct teacher.N.weights.") from error
 
 
 class Cache:
@@ -63,18 +79,26 @@ class Cache:
         self.table, self.card, self.views, self.logits = table, card, views, logits
         self.identity = identity(table, card, views, logits)
         self.width: int = self.identity["width"]
-        self._open: dict[int, Any] = {}
+        self._open: dict[int, tuple[Any, np.ndarray]] = {}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return DTYPES[self.table.dtype]
 
     def folder(self, shard: Path) -> Path:
         """Where the embeddings of a shard are: the recipe's folder, or one beside the shard."""
         if self.table.cache != "auto":
             return Path(self.table.cache)
-        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
-        return shard.parent / "teacher-cache" / f"{self.table.name.replace('/', '-')}-{digest[:12]}"
+        mark = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:12]
+        return shard.parent / "teacher-cache" / f"{self.card.name.replace('/', '-')}-{mark}"
 
     def file(self, shard: Path) -> Path:
         """Where the embeddings of a shard are; see :meth:`missing` for two shards of one name."""
         return self.folder(shard) / f"{shard.stem}.safetensors"
+
+    def bytes_of(self, images: int) -> int:
+        """What the embeddings of so many images take on disk."""
+        return images * self.table.views * (self.width * self.dtype.itemsize + 4)
 
     def missing(self, shards: Shards) -> list[ShardIndex]:
         """The shards that still have to be embedded.
@@ -103,9 +127,11 @@ class Cache:
             return {}
         try:
             found = json.loads(note.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError("it is no table")
         except (OSError, ValueError) as error:
             raise UserError(f"{note} is missing or damaged: {error}.", f"Remove the folder {folder}.") from error
-        return dict(found)
+        return found
 
     def weights(self, shards: Shards) -> str:
         """SHA-256 of the weights that the embeddings of some shards were made with."""
@@ -115,8 +141,8 @@ class Cache:
         found = self.read_note(folder)
         if not found:
             return
-        wanted = {"output": "embedding"} | self.identity
-        found = {"output": "embedding"} | found
+        wanted = {"output": "embedding", "file": None} | self.identity
+        found = {"output": "embedding", "file": None} | found
         differing = [key for key, value in wanted.items() if found.get(key) != value]
         if differing:
             what = ", ".join(f"{key} {found.get(key)} instead of {wanted[key]}" for key in differing)
@@ -129,104 +155,83 @@ class Cache:
         path = self.file(index.path)
         if not path.is_file():
             return False
+        shape = [self.table.views, len(index), self.width]
         try:
             with safe_open(path, framework="pt") as file:
-                shape = tuple(file.get_slice("embeddings").get_shape())
-                sha256 = (file.metadata() or {}).get("shard")
+                rows, sums = file.get_slice("embeddings"), file.get_slice("crc32")
+                found = rows.get_shape(), rows.get_dtype(), sums.get_shape(), (file.metadata() or {}).get("shard")
         except (OSError, SafetensorError) as error:
             raise UserError(f"The cached embeddings {path} are damaged: {error}.", "Remove that file.") from error
-        if sha256 != index.sha256 or shape != (self.table.views, len(index), self.width):
+        if found[3] != index.sha256 or found[0] != shape:
             raise UserError(
                 f"The cached embeddings {path} are of another {index.path.name}: its content has changed.",
                 "Remove that file.",
             )
+        if found != (shape, SAFETENSORS[self.dtype], shape[:2], index.sha256):
+            raise UserError(f"The cached embeddings {path} are damaged: its header is not ours.", "Remove that file.")
         return True
 
-    def make(self, teacher: Teacher, shards: Shards, workers: int, tick: Callable[[int], object]) -> None:
-        """Embed every shard that is missing.
+    def claim(self, index: ShardIndex, weights: str) -> None:
+        """Make ready to write a shard's embeddings.
 
         Args:
-            teacher: on the device it shall run on.
-            shards: all of them.
-            workers: loader processes.
-            tick: called with the number of images done since it was last called.
+            weights: the teacher's fingerprint.
+
+        Raises:
+            UserError: if the folder holds those of other weights.
         """
-        weights = teacher.fingerprint()
-        for index in self.missing(shards):
-            folder = self.folder(index.path)
-            folder.mkdir(parents=True, exist_ok=True)
-            if self.read_note(folder).get("weights", weights) != weights:
-                raise UserError(
-                    f"The teacher cache {folder} was made with other weights of '{self.card.name}'.",
-                    "Remove that folder, or name another.",
-                )
+        folder = self.folder(index.path)
+        found = self.read_note(folder)
+        if found.get("weights", weights) != weights:
+            raise UserError(
+                f"The teacher cache {folder} was made with other weights of '{self.card.name}'.",
+                "Remove that folder, or name another.",
+            )
+        if not found:
             write_text(folder / "teacher.json", json.dumps(self.identity | {"weights": weights}, indent=1) + "\n")
-            embeddings = torch.empty(self.table.views, len(index), self.width, dtype=DTYPES[self.table.dtype])
-            row = 0
-            for pixels in self._pixels(index, workers):
-                n = len(pixels)
-                out = teacher(pixels.flatten(0, 1).to(teacher.mean.device))
-                embeddings[:, row : row + n] = out.view(n, self.table.views, -1).transpose(0, 1).cpu()
-                row += n
-                tick(n)
-            if not embeddings.isfinite().all():
-                raise UserError(
-                    f"'{self.card.name}' gives embeddings of {index.path.name} that {self.table.dtype} cannot hold.",
-                    'Set teacher.N.dtype = "fp32".',
-                )
-            self._write(index, embeddings)
 
-    def _write(self, index: ShardIndex, embeddings: torch.Tensor) -> None:
+    def write(self, index: ShardIndex, embeddings: torch.Tensor) -> None:
+        """Keep a shard's embeddings, [views, n, P]."""
+        tensors = {"embeddings": embeddings, "crc32": torch.from_numpy(checksums(embeddings))}
         metadata = {"shard": index.sha256}
-        write_whole(self.file(index.path), lambda to: save_file({"embeddings": embeddings}, to, metadata=metadata))
-
-    def _pixels(self, index: ShardIndex, workers: int) -> Iterator[torch.Tensor]:
-        """Batches [n, views, 3, s, s] uint8 of one shard, in row order."""
-        side, interpolation = self.identity["image_size"], self.card.interpolation
-        dataset = ViewPixels(Shards([index]), self.views, self.table.views, side, interpolation)
-        yield from dataset.batches(max(1, BATCH // self.table.views), workers)
+        write_whole(self.file(index.path), lambda to: save_file(tensors, to, metadata=metadata))
 
     def row(self, shards: Shards, i: int, view: int) -> torch.Tensor:
-        """[P] float32: the cached embedding of one view of sample i."""
+        """[P] float32: the cached embedding of one view of sample i.
+
+        Raises:
+            UserError: if its bytes are not those that were written.
+        """
         shard, row = shards.locate(i)
-        if shard not in self._open:
-            path = self.file(shards.indexes[shard].path)
-            self._open[shard] = safe_open(path, framework="pt").get_slice("embeddings")
-        embedding: torch.Tensor = self._open[shard][view : view + 1, row : row + 1]
+        rows, sums = self._opened(shard, self.file(shards.indexes[shard].path))
+        embedding: torch.Tensor = rows[view : view + 1, row : row + 1]
+        if checksums(embedding)[0, 0] != sums[view, row]:
+            raise UserError(
+                f"The cached embeddings {self.file(shards.indexes[shard].path)} are damaged: row {row} of view {view} "
+                "is not what was written.",
+                "Remove that file, and have the disk checked.",
+            )
         return embedding[0, 0].float()
+
+    def _opened(self, shard: int, path: Path) -> tuple[Any, np.ndarray]:
+        if shard not in self._open:
+            try:
+                file = safe_open(path, framework="pt")
+                self._open[shard] = file.get_slice("embeddings"), file.get_tensor("crc32").numpy()
+            except (OSError, SafetensorError) as error:
+                raise UserError(f"The cached embeddings {path} are damaged: {error}.", "Remove that file.") from error
+        return self._open[shard]
 
     def __getstate__(self) -> dict[str, Any]:
         # A loader process opens its own files.
         return self.__dict__ | {"_open": {}}
 
 
-class ViewPixels(Dataset[torch.Tensor]):
-    """Views 0 to ``count`` − 1 of every image, for an encoder: item i is [count, 3, side, side] uint8."""
+SAFETENSORS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
-    def __init__(self, shards: Shards, views: Views, count: int, side: int, interpolation: str) -> None:
-        self.shards, self.views, self.count = shards, views, count
-        self.side, self.interpolation = side, interpolation
 
-    def __len__(self) -> int:
-        return len(self.shards)
-
-    def __getitem__(self, i: int) -> torch.Tensor | UserError:  # type: ignore[override]
-        try:
-            sample = self.shards.read(i, ["image"])
-            image = decode(sample)
-        except UserError as error:  # raised in the main process: a loader process would wrap it in its traceback
-            return error
-        drawn = [self.views.draw(sample.key, view, image.size) for view in range(self.count)]
-        return torch.stack([view.render(image, self.side, self.interpolation) for view in drawn])
-
-    def batches(self, size: int, workers: int) -> Iterator[torch.Tensor]:
-        """[≤ size, count, 3, side, side] of all images in order, loaded ahead by ``workers`` processes.
-
-        Raises:
-            UserError: at the first image that cannot be read.
-        """
-        for items in DataLoader(self, batch_size=size, num_workers=workers, collate_fn=list):
-            for item in items:
-                if isinstance(item, UserError):
-                    raise item
-            yield torch.stack(items)
+def checksums(embeddings: torch.Tensor) -> np.ndarray:
+    """[views, n] int32: CRC-32 of each row's bytes; any one flipped bit changes it."""
+    rows = embeddings.contiguous().view(torch.uint8).numpy()
+    sums = [zlib.crc32(rows[place].data) for place in np.ndindex(*rows.shape[:2])]
+    return np.array(sums, dtype=np.uint32).view(np.int32).reshape(rows.shape[:2])

@@ -9,7 +9,6 @@ shard's size or modification time has changed.
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 import re
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from distill.errors import UserError
-from distill.files import write_whole
+from distill.files import digest, write_whole
 
 IMAGE = frozenset({"jpg", "jpeg", "png", "webp"})
 KINDS = ("image", "txt", "json")  # the columns of an index
@@ -144,9 +143,7 @@ def build_index(path: Path) -> ShardIndex:
             f"The shard {path} holds no sample: no member is named KEY.jpg, KEY.png, KEY.webp, KEY.txt or KEY.json.",
             "See the README on what a shard looks like.",
         )
-    with open(path, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return ShardIndex(path, tuple(rows), np.array(list(rows.values()), dtype=np.int64), sha256)
+    return ShardIndex(path, tuple(rows), np.array(list(rows.values()), dtype=np.int64), digest(path))
 
 
 def is_end(path: Path, offset: int) -> bool:

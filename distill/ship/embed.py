@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from distill.data.cache import ViewPixels
+from distill.data.embedding import ViewPixels, Wanted
 from distill.data.shards import IMAGE, Shards
 from distill.data.views import Views, decode_bytes
 from distill.errors import UserError
@@ -26,8 +26,9 @@ def embed_images(model: ImageText, shards: Shards, workers: int = 0) -> torch.Te
     total = torch.zeros(())
     for weight, part in model.parts:
         size, interpolation = part.config.image.image_size, part.config.image.interpolation
-        dataset = ViewPixels(shards, Views(), 1, size, interpolation)
-        rows = torch.cat([part.encode_image(pixels[:, 0]) for pixels in dataset.batches(BATCH, workers)])
+        dataset = ViewPixels(shards, Views(), [Wanted(1, size, interpolation)])
+        places = [range(i, min(i + BATCH, len(shards))) for i in range(0, len(shards), BATCH)]
+        rows = torch.cat([part.encode_image(pixels[:, 0]) for (pixels,) in dataset.batches(places, workers)])
         total = total + weight * rows
     return torch.nn.functional.normalize(total, dim=1) if len(model.parts) > 1 else total
 

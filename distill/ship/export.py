@@ -60,7 +60,7 @@ def contents(run: Path) -> tuple[Config, dict[str, torch.Tensor], Tokenizer]:
     tensors = {k: v for k, v in tensors.items() if not k.startswith("adapter.")}
     image = image_config(recipe)
     if recipe.on_teacher:
-        tensors = {k.replace("image.", "image.top.", 1): v for k, v in tensors.items()} | locked_tensors(recipe)
+        tensors = {k.replace("image.", "image.top.", 1): v for k, v in tensors.items()} | locked_tensors(recipe, run)
     # In an export a plain image tower's weights have timm's own names.
     plain = "image.net." if not recipe.on_teacher else "image.locked.net." if not image.layers else ""
     if plain:
@@ -116,25 +116,37 @@ def third_tower(run: Path) -> tuple[Config, dict[str, torch.Tensor], Tokenizer]:
     renamed = {
         k.replace("adapter.", "image.top.mlp.0." if linear else "image.top.mlp."): v for k, v in adapter.items()
     }
-    tensors = {k: v for k, v in tensors.items() if k.startswith("text.")} | renamed | locked_tensors(recipe)
+    tensors = {k: v for k, v in tensors.items() if k.startswith("text.")} | renamed | locked_tensors(recipe, run)
     image = locked_config(recipe, layers=1 if linear else 2)
     return config.model_copy(update={"image": image}), tensors, tokenizer
 
 
-def locked_tensors(recipe: Recipe) -> dict[str, torch.Tensor]:
-    """The first teacher's weights, as a part of an image tower."""
+def locked_tensors(recipe: Recipe, run: Path) -> dict[str, torch.Tensor]:
+    """The first teacher's weights, as a part of an image tower.
+
+    Raises:
+        UserError: if they are not those the run was trained with.
+    """
+    card = card_of(recipe.teacher[0])
     with from_leaves():
-        teacher = teachers.load(card_of(recipe.teacher[0]), recipe.teacher[0].image_size)
+        teacher = teachers.load(card, recipe.teacher[0].image_size)
+    trained = json.loads((run / prepare.ABOUT).read_text(encoding="utf-8"))["teacher_weights"].get(card.name)
+    if trained and trained != teacher.fingerprint():
+        raise UserError(
+            f"The weights of '{card.name}' are not those that {run} was trained with.", "Restore the ones it had then."
+        )
     return {f"image.locked.net.{k}": v for k, v in teacher.net.state_dict().items()}
 
 
 def locked_config(recipe: Recipe, layers: int, beside: NetConfig | None = None) -> ImageConfig:
     """The configuration of an image tower that holds the first teacher."""
     table, card = recipe.teacher[0], card_of(recipe.teacher[0])
+    side = table.image_size or card.image_size
     return ImageConfig(
         arch=card.arch,
+        options=dict(card.options) | ({"img_size": side} if card.fixed_size and side != card.image_size else {}),
         width=0,
-        image_size=table.image_size or card.image_size,
+        image_size=side,
         mean=card.mean,
         std=card.std,
         interpolation=card.interpolation,

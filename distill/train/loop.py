@@ -43,8 +43,9 @@ def train(run: Path) -> None:
     start, total = checkpoint.restore(engine, run), recipe.train.total_steps(len(shards))
 
     objective = objective_of(recipe)
-    teach, weights = setup.teacher_forwards(recipe, group.device), [t.weight for t in teachers_of(recipe)]
-    advance = Step(engine, objective, teach, weights, group)
+    live = setup.online_teachers(recipe, group.device)
+    teach = [processes.sharded(teacher, group, recipe.zero.stage) if teacher else None for teacher in live]
+    advance = Step(engine, objective, teach, [table.weight for table in teachers_of(recipe)], group)
     order, size = Order(shards.counts, recipe.train.seed), recipe.train.batch_size
     pieces, neighbours = pieces_of(recipe, group.world), objective.needs.mixup > 0
     schedule = Schedule(order, size, group.rank, group.world, start, total, neighbours, pieces)

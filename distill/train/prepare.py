@@ -14,18 +14,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import teachers
 from distill.config import Recipe
-from distill.data.cache import Cache
 from distill.data.captions import Tokenizer
 from distill.data.shards import Shards
-from distill.errors import UserError, from_leaves
+from distill.errors import UserError
 from distill.files import write_text, write_whole
 from distill.recipe import check, dump
-from distill.train import setup, towers
-from distill.train.log import Progress
+from distill.train import setup, teaching, towers
+from launch.command import Job
 
 RECIPE, TOKENIZER, ABOUT = "recipe.toml", "tokenizer.model", "run.json"
 TOKENIZER_SAMPLES = 1_000_000  # more of them change a vocabulary of usual size very little
@@ -48,46 +44,54 @@ def read_recipe(run: Path) -> Recipe:
     return check(tomllib.loads((run / RECIPE).read_text(encoding="utf-8")))
 
 
-def prepare(recipe: Recipe, run: Path, resume: bool, world: int) -> None:
+def prepare(recipe: Recipe, run: Path, resume: bool, job: Job) -> None:
     """Make a run folder ready for training, or check that it is the one to resume.
 
     Args:
         recipe: resolved.
         run: the run folder.
         resume: continue the run that is there, instead of starting one.
-        world: number of training processes.
+        job: where training will run; what the teacher caches lack is embedded there too.
 
     Raises:
         UserError: if anything the user gave does not hold; nothing is left behind then.
     """
     claim(recipe, run, resume)
-    pieces_of(recipe, world)
+    pieces_of(recipe, job.world)
     given = given_tokenizer(recipe)
     # A wrong tower, and a teacher that cannot be had, fail here, before any data is read.
     setup.model_of(recipe, given.vocab if given else 4)
-    setup.teacher_forwards(recipe, torch.device("cpu"))
+    weights = teaching.online_weights(recipe)
     shards = Shards.of(recipe.data.train)
     preflight(recipe, shards)
     if resume:
-        check_unchanged(recipe, run, shards, world)
-        make_caches(setup.caches_of(recipe), shards, recipe.data.workers)
+        check_unchanged(recipe, run, shards, job.world)
+    tokenizer = None if resume else given or make_tokenizer(recipe, shards)
+    audits = teaching.fill_and_audit(recipe, shards, job)
+    weights |= {cache.card.name: cache.weights(shards) for cache in setup.caches_of(recipe)}
+    if tokenizer is None:
+        check_weights(run, weights)
         return
-    tokenizer, caches = given or make_tokenizer(recipe, shards), setup.caches_of(recipe)
-    make_caches(caches, shards, recipe.data.workers)
     model = setup.model_of(recipe, tokenizer.vocab)
     about = {
         "versions": {"distill": version("distill"), "python": platform.python_version()}
         | {package: version(package) for package in PACKAGES},
         "seed": recipe.train.seed,
-        "processes": world,
+        "processes": job.world,
         "samples": len(shards),
         "steps": recipe.train.total_steps(len(shards)),
         "vocab": tokenizer.vocab,
         "parameters": parameter_counts(model),
         "shards": fingerprints(shards),
         "teachers": [table.name for table in recipe.teacher],
-        "teacher_weights": {cache.card.name: cache.weights(shards) for cache in caches},
+        "teacher_weights": weights,
+        "teacher_audits": audits,
     }
+    write_run(recipe, run, tokenizer, about)
+
+
+def write_run(recipe: Recipe, run: Path, tokenizer: Tokenizer, about: dict[str, Any]) -> None:
+    """The run folder with all its files, at once or not at all."""
     unfinished = run.with_name(f".{run.name}.unfinished-{os.getpid()}")
     unfinished.mkdir(parents=True)
     write_whole(unfinished / TOKENIZER, lambda to: to.write_bytes(tokenizer.model))
@@ -158,6 +162,17 @@ def check_unchanged(recipe: Recipe, run: Path, shards: Shards, world: int) -> No
         )
 
 
+def check_weights(run: Path, weights: dict[str, str]) -> None:
+    """Refuse to resume with other weights of a teacher than the run was started with."""
+    before = json.loads((run / ABOUT).read_text(encoding="utf-8"))["teacher_weights"]
+    changed = [name for name, value in weights.items() if before.get(name, value) != value]
+    if changed:
+        raise UserError(
+            f"The weights of '{changed[0]}' are not those the run was started with.",
+            "Restore them, or train into another folder.",
+        )
+
+
 def fingerprints(shards: Shards) -> dict[str, Any]:
     """What ``run.json`` notes of every shard."""
     return {str(index.path): {"samples": len(index), "sha256": index.sha256} for index in shards.indexes}
@@ -218,21 +233,6 @@ def make_tokenizer(recipe: Recipe, shards: Shards) -> Tokenizer:
     # A list, not a generator: what goes wrong inside SentencePiece's loop loses its type.
     texts = [c.text for i in chosen for c in captions.of(shards.read(i, ["txt", "json"]))]
     return Tokenizer.train(texts, table.vocab, context)
-
-
-def make_caches(caches: list[Cache], shards: Shards, workers: int) -> None:
-    """Embed what the teacher caches lack, on this machine's accelerator if it has one."""
-    from launch.group import default_device
-
-    for cache in caches:
-        missing = cache.missing(shards)
-        if not missing:
-            continue
-        with from_leaves():
-            teacher = teachers.load(cache.card, cache.identity["image_size"], cache.logits).to(default_device())
-        progress = Progress(f"embedding with {cache.card.name}", sum(map(len, missing)), "images")
-        cache.make(teacher, shards, workers, progress.tick)
-        progress.close()
 
 
 def parameter_counts(model: Any) -> dict[str, int]:

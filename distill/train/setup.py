@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -18,6 +19,7 @@ from distill.errors import from_leaves
 from distill.facts import card_of, facts_of, objective_of, online, teachers_of
 from distill.train import towers
 from distill.train.model import Model
+from launch.group import default_device
 
 
 def views_of(recipe: Recipe) -> Views:
@@ -42,14 +44,26 @@ def caches_of(recipe: Recipe) -> list[Cache]:
     return [Cache(table, card_of(table), views, logits) for table in teachers_of(recipe) if not online(table)]
 
 
-def teacher_forwards(recipe: Recipe, device: torch.device) -> list[Callable[[torch.Tensor], torch.Tensor] | None]:
-    """For every teacher, the frozen forward if it runs online, None if its embeddings come from a cache."""
+def online_teachers(recipe: Recipe, device: torch.device) -> list[teachers.Teacher | None]:
+    """For every teacher, itself if it runs online, None if its embeddings come from a cache."""
     logits = wants_logits(recipe)
     with from_leaves():
         return [
             teachers.load(card_of(table), table.image_size, logits).to(device) if online(table) else None
             for table in teachers_of(recipe)
         ]
+
+
+def live_teachers(caches: Sequence[Cache]) -> Callable[[int], teachers.Teacher]:
+    """The teacher of cache k, loaded when it is first asked for, on this machine's accelerator if it has one."""
+
+    @functools.cache
+    def load(k: int) -> teachers.Teacher:
+        cache = caches[k]
+        with from_leaves():
+            return teachers.load(cache.card, cache.identity["image_size"], cache.logits).to(default_device())
+
+    return load
 
 
 def model_of(recipe: Recipe, vocab: int) -> Model:

@@ -36,10 +36,9 @@ def start(
     run = run.absolute()
     job = command.Job(Path(worker.__file__).resolve(), (str(run),), run, nproc, hostfile, master_addr)
     with from_leaves():
-        world = command.slots(hostfile) if hostfile else nproc
         command.check(job)
-    prepare.prepare(recipe, run, resume, world)
-    if hostfile is None and nproc == 1:
+    prepare.prepare(recipe, run, resume, job)
+    if job.here:
         from distill.train.loop import train
 
         train(run)

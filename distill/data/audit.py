@@ -1,0 +1,60 @@
+"""Cached embeddings compared with those of the live teacher, before training believes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from distill.data.cache import Cache
+from distill.data.chance import uniform
+from distill.data.shards import Shards
+from distill.data.views import decode
+from distill.errors import UserError
+
+if TYPE_CHECKING:
+    from teachers import Teacher
+
+LEAST = 0.999  # what rounding to bfloat16 and another batch size leave of a cosine of 1, with room to spare
+
+
+def audit(cache: Cache, teacher: Teacher, shards: Shards, rows: int) -> dict[str, Any]:
+    """Compare some rows, spread over all shards and views, with what the teacher says now.
+
+    Args:
+        cache: complete.
+        teacher: live.
+        shards: all that the cache holds.
+        rows: how many; the same ones each time.
+
+    Returns:
+        What ``run.json`` notes: ``rows`` and the smallest cosine, ``min_cosine``.
+
+    Raises:
+        UserError: if the weights are others, or a row is not the teacher's.
+    """
+    made, live = cache.weights(shards), teacher.fingerprint()
+    if made != live:
+        raise UserError(
+            f"The teacher cache {cache.folder(shards.indexes[0].path)} was made with other weights of "
+            f"'{cache.card.name}': {made[:12]} instead of {live[:12]}.",
+            "Remove that folder, name another, or give the weights it was made with.",
+        )
+    places = [uniform(f"audit {n}", 2) for n in range(rows)]
+    chosen = sorted({(int(x * len(shards)), int(y * cache.table.views)) for x, y in places})
+    lowest = 1.0
+    for i, view in chosen:
+        image = decode(shards.read(i, ["image"]))
+        drawn = cache.views.draw(shards.key(i), view, image.size)
+        pixels = drawn.render(image, cache.identity["image_size"], cache.card.interpolation)
+        now = teacher(pixels[None].to(teacher.mean.device))[0].cpu()
+        cosine = float(torch.cosine_similarity(now, cache.row(shards, i, view), dim=0))
+        if not cosine >= LEAST:
+            raise UserError(
+                f"The cached embedding of view {view} of sample '{shards.key(i)}' in "
+                f"{cache.file(shards.indexes[shards.locate(i)[0]].path)} is not what '{cache.card.name}' gives: "
+                f"cosine {cosine:.4f}.",
+                "Remove that file.",
+            )
+        lowest = min(lowest, cosine)
+    return {"rows": len(chosen), "min_cosine": lowest}

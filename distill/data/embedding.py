@@ -1,0 +1,232 @@
+"""Filling teacher caches: every image is decoded once, and goes through every teacher that lacks it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from distill.data.cache import Cache
+from distill.data.shards import Shards
+from distill.data.views import Views, decode
+from distill.errors import UserError
+
+if TYPE_CHECKING:
+    from teachers import Teacher
+
+BATCH = 64  # pictures a teacher forward: enough to keep any device busy, little enough for any memory
+
+
+class Wanted(NamedTuple):
+    """The pixels one encoder is given: so many views of an image, ``side`` pixels wide."""
+
+    views: int
+    side: int
+    interpolation: str
+
+
+class ViewPixels(Dataset[list[torch.Tensor]]):
+    """Views of every image: item i is one tensor [views, 3, side, side] uint8 for each entry of ``wanted``."""
+
+    def __init__(self, shards: Shards, views: Views, wanted: Sequence[Wanted]) -> None:
+        self.shards, self.views, self.wanted = shards, views, list(wanted)
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, i: int) -> list[torch.Tensor] | UserError:  # type: ignore[override]
+        try:
+            sample = self.shards.read(i, ["image"])
+            image = decode(sample)
+        except UserError as error:  # raised in the main process: a loader process would wrap it in its traceback
+            return error
+        return [
+            torch.stack(
+                [
+                    self.views.draw(sample.key, view, image.size).render(image, side, interpolation)
+                    for view in range(views)
+                ]
+            )
+            for views, side, interpolation in self.wanted
+        ]
+
+    def batches(
+        self, places: Sequence[Sequence[int]], workers: int, pin: bool = False
+    ) -> Iterator[list[torch.Tensor]]:
+        """For each list of samples, one tensor [n, views, 3, side, side] an entry of ``wanted``; loaded ahead.
+
+        Raises:
+            UserError: at the first image that cannot be read.
+        """
+        loader = DataLoader(self, batch_sampler=places, num_workers=workers, collate_fn=together, pin_memory=pin)  # type: ignore[arg-type]
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def together(items: list[list[torch.Tensor] | UserError]) -> list[torch.Tensor] | UserError:
+    """Items of a batch as one, or what is wrong with one of them."""
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+    return [torch.stack(column) for column in zip(*items, strict=True)]
+
+
+@dataclass(frozen=True)
+class Todo:
+    """What some caches lack.
+
+    Attributes:
+        shards: those that one of them lacks.
+        lacking: for every shard, the numbers of the caches that lack it.
+    """
+
+    shards: Shards
+    lacking: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, caches: Sequence[Cache], shards: Shards) -> Todo:
+        """Look at what is there.
+
+        Raises:
+            UserError: if a cache folder holds something else.
+        """
+        lacks = [{index.path for index in cache.missing(shards)} for cache in caches]
+        numbers = [tuple(k for k, lack in enumerate(lacks) if index.path in lack) for index in shards.indexes]
+        chosen = [(index, some) for index, some in zip(shards.indexes, numbers, strict=True) if some]
+        return cls(Shards([index for index, _ in chosen]), tuple(some for _, some in chosen))
+
+    def __bool__(self) -> bool:
+        return bool(self.lacking)
+
+    def part(self, rank: int, world: int) -> Todo:
+        """One process's share: every ``world``-th shard."""
+        return Todo(Shards(self.shards.indexes[rank::world]), self.lacking[rank::world])
+
+    def images(self, cache: int) -> int:
+        """How many images a cache lacks."""
+        return sum(len(i) for i, some in zip(self.shards.indexes, self.lacking, strict=True) if cache in some)
+
+
+def check_space(caches: Sequence[Cache], todo: Todo) -> str:
+    """What will be written, in words.
+
+    Raises:
+        UserError: if a disk has no room for it.
+    """
+    needs: dict[int, tuple[int, Path]] = {}
+    for index, some in zip(todo.shards.indexes, todo.lacking, strict=True):
+        for cache in (caches[k] for k in some):
+            folder = cache.folder(index.path)
+            while not folder.exists():
+                folder = folder.parent
+            before = needs.get(folder.stat().st_dev, (0, folder))[0]
+            needs[folder.stat().st_dev] = before + cache.bytes_of(len(index)), folder
+    for need, folder in needs.values():
+        free = shutil.disk_usage(folder).free
+        if need > free:
+            raise UserError(
+                f"The teacher cache takes {size(need)}, and {folder} has {size(free)} left.",
+                'Name another folder as teacher.N.cache, lower teacher.N.views, or set teacher.N.cache = "none".',
+            )
+    return ", ".join(
+        f"{cache.card.name} {size(cache.bytes_of(todo.images(k)))} "
+        f"({todo.images(k)} images, {cache.table.views} views, {cache.width} × {cache.table.dtype})"
+        for k, cache in enumerate(caches)
+        if todo.images(k)
+    )
+
+
+def size(count: float) -> str:
+    """Bytes, for people."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def embed(
+    caches: Sequence[Cache],
+    teacher_of: Callable[[int], Teacher],
+    todo: Todo,
+    workers: int,
+    tick: Callable[[int], object],
+) -> None:
+    """Embed what is lacking. A shard's file appears when it is complete; what is there is never touched.
+
+    Args:
+        caches: all of them.
+        teacher_of: the loaded teacher of cache k, on the device it shall run on; asked for those that lack something.
+        todo: what to do.
+        workers: loader processes.
+        tick: called with the number of images done since it was last called.
+
+    Raises:
+        UserError: at an image that cannot be read, an embedding the dtype cannot hold, or a full disk.
+    """
+    for some in sorted(set(todo.lacking)):  # shards that lack the same go through one loader
+        numbers = [n for n, lack in enumerate(todo.lacking) if lack == some]
+        shards, lacking = Shards([todo.shards.indexes[n] for n in numbers]), [caches[k] for k in some]
+        _embed(lacking, [teacher_of(k) for k in some], shards, workers, tick)
+        shards.close()
+
+
+def _embed(
+    caches: Sequence[Cache], live: Sequence[Teacher], shards: Shards, workers: int, tick: Callable[[int], object]
+) -> None:
+    wanted = [Wanted(c.table.views, c.identity["image_size"], c.card.interpolation) for c in caches]
+    per_batch = max(1, BATCH // max(some.views for some in wanted))
+    places = [
+        range(first, min(first + per_batch, int(stop)))
+        for start, stop in zip(shards.starts, shards.starts[1:], strict=False)
+        for first in range(int(start), int(stop), per_batch)
+    ]
+    prints, device = [teacher.fingerprint() for teacher in live], live[0].mean.device
+    pixels = ViewPixels(shards, caches[0].views, wanted)
+    batches = pixels.batches(places, workers, pin=device.type == "cuda")
+    for index in shards.indexes:
+        for cache, weights in zip(caches, prints, strict=True):
+            remove_torn(cache.file(index.path))
+            cache.claim(index, weights)
+        outputs = [torch.empty(c.table.views, len(index), c.width, dtype=c.dtype) for c in caches]
+        row = 0
+        while row < len(index):
+            batch = next(batches)
+            n = len(batch[0])
+            for cache, teacher, output, some in zip(caches, live, outputs, batch, strict=True):
+                out = teacher(some.flatten(0, 1).to(device, non_blocking=True))
+                output[:, row : row + n] = out.view(n, cache.table.views, -1).transpose(0, 1).to("cpu")
+            row += n
+            tick(n)
+        for cache, output in zip(caches, outputs, strict=True):
+            check_finite(cache, index.path, output)
+            cache.write(index, output)
+
+
+def check_finite(cache: Cache, shard: Path, embeddings: torch.Tensor) -> None:
+    """Refuse embeddings that the cache's dtype cannot hold, or that are none."""
+    if not embeddings.isfinite().all():
+        raise UserError(
+            f"'{cache.card.name}' gives embeddings of {shard.name} that {cache.table.dtype} cannot hold.",
+            'Set teacher.N.dtype = "fp32".',
+        )
+
+
+def remove_torn(file: Path) -> None:
+    """Remove what a process that was killed has left of a file, where that process is gone."""
+    for torn in file.parent.glob(f".{file.name}.*.tmp"):
+        pid = torn.name.removesuffix(".tmp").rpartition(".")[2]
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            torn.unlink(missing_ok=True)
+        except (ValueError, PermissionError):
+            pass

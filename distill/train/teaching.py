@@ -1,0 +1,96 @@
+"""Teachers before training: what they have still to embed, in which processes, and whether their caches are true."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill.config import Recipe
+from distill.data.audit import audit
+from distill.data.cache import Cache
+from distill.data.embedding import Todo, check_space, embed
+from distill.data.shards import Shards
+from distill.errors import UserError
+from distill.files import write_text
+from distill.recipe import dump
+from distill.train import embedder, setup
+from distill.train.log import Progress
+from launch import command
+
+
+def online_weights(recipe: Recipe) -> dict[str, str]:
+    """The fingerprints of the teachers that run while training, by name; each has been loaded and tried."""
+    live = setup.online_teachers(recipe, torch.device("cpu"))
+    return {teacher.card.name: teacher.fingerprint() for teacher in live if teacher is not None}
+
+
+def fill_and_audit(recipe: Recipe, shards: Shards, job: command.Job) -> dict[str, dict[str, Any]]:
+    """Complete the teacher caches of a recipe, and compare some of their rows with the live teachers.
+
+    Args:
+        recipe: resolved.
+        shards: the training shards.
+        job: where to embed.
+
+    Returns:
+        By teacher, what the comparison found; empty for those the recipe does not want compared.
+
+    Raises:
+        UserError: if a cache is of something else or not true.
+    """
+    caches = setup.caches_of(recipe)
+    live = setup.live_teachers(caches)
+    fill(recipe, caches, shards, job, live)
+    audits = {}
+    for k, cache in enumerate(caches):
+        if not cache.table.audit:
+            continue
+        found = audit(cache, live(k), shards, cache.table.audit)
+        audits[cache.card.name] = found
+        print(
+            f"{cache.card.name}: {found['rows']} cached embeddings compared with the live teacher's, "
+            f"cosine at least {found['min_cosine']:.5f}",
+            file=sys.stderr,
+        )
+    return audits
+
+
+def fill(recipe: Recipe, caches: Sequence[Cache], shards: Shards, job: command.Job, live: embedder.Live) -> None:
+    """Embed what caches lack: in this process, or in those of a job, shard by shard.
+
+    Raises:
+        UserError: if there is no room for it, or a process fails; what is complete is kept.
+    """
+    todo = Todo.of(caches, shards)
+    if not todo:
+        return
+    print(f"The teacher caches need {check_space(caches, todo)}", file=sys.stderr)
+    if job.here:
+        progress = Progress("embedding", len(todo.shards), "images")
+        embed(caches, live, todo, recipe.data.workers, progress.tick)
+        progress.close()
+        return
+    # Beside the cache, since that is on a file system which all hosts share.
+    scratch = caches[0].folder(shards.indexes[0].path).parent / f".embedding-{os.getpid()}"
+    scratch.mkdir(parents=True)
+    try:
+        write_text(scratch / embedder.RECIPE, dump(recipe))
+        lacking = [[str(i.path), list(some)] for i, some in zip(todo.shards.indexes, todo.lacking, strict=True)]
+        write_text(scratch / embedder.TODO, json.dumps(lacking))
+        script = Path(embedder.__file__).resolve()
+        status = command.run(replace(job, script=script, arguments=(str(scratch),), folder=scratch))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if status:
+        raise UserError(
+            f"Embedding stopped: a process ended with status {status}; its own message stands above.",
+            "Put that right and start again: what is complete is kept.",
+        )
