@@ -26,6 +26,17 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def abandoned(path: Path) -> bool:
+    """Whether the process whose number ends a temporary name is gone, on this machine."""
+    try:
+        os.kill(int(path.name.removesuffix(".tmp").rpartition(".")[2].rpartition("-")[2]), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, PermissionError, OverflowError):
+        return False
+    return False
+
+
 def digest(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:

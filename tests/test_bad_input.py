@@ -30,7 +30,7 @@ def refused(*arguments: object, cwd: Path) -> str:
         (["data.train=damaged.tar", "train.batch_size=2", "teacher=[]", "objective.name=contrastive"], "not decode"),
         (["data.train=damaged.tar", "train.batch_size=2"], "image of sample 'b' of"),
         (["train.batch_size=65"], "more than the 64 training samples"),
-        (["teacher.0.name=packaged/efficientnet_lite"], "Did you mean packaged/efficientnet_lite0"),
+        (["teacher.0.name=packaged/efficientnet_lite"], "Did you mean packaged/efficientnet_lite"),
         (["teacher.0.name=timm/resnet51.a1_in1k"], "Did you mean timm/resnet50.a1_in1k"),
         (["student.image.arch=vit_tiny_patch16_225"], "Did you mean vit_tiny_patch16_224"),
         (["student.image.img_size=48"], "does not take 32-pixel images"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -10,14 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import distill, write_shards
+from safetensors.torch import load_file
 
 import teachers
 from distill.config import Teacher
+from distill.data.audit import audit
 from distill.data.cache import Cache
-from distill.data.embedding import Todo, embed
+from distill.data.captions import Tokenizer
+from distill.data.embedding import Todo, check_space, embed
 from distill.data.shards import Shards
 from distill.data.views import Views, decode
 from distill.errors import UserError
+from distill.recipe import load
+from distill.train import setup
 
 VIEWS = Views((0.5, 0.9), True)
 CARD = teachers.card("packaged/efficientnet_lite0")
@@ -140,3 +147,136 @@ def test_the_command_fills_a_cache_that_training_then_uses_alone(tmp_path: Path,
         *("train", recipe, "--out", tmp_path / "run", "--set", settings[0], "--set", "teacher.0.views=2"), status=2
     )
     assert "views 1 instead of 2" in refused.stderr and not (tmp_path / "run").exists()
+
+
+# What a cache is not believed in.
+
+
+def flipped(path: Path, place: int) -> None:
+    """Turn one bit of a file around, as a failing disk does."""
+    content = bytearray(path.read_bytes())
+    content[place // 8] ^= 1 << place % 8
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_is_an_error_wherever_it_is(tmp_path: Path, data: Shards, teacher: teachers.Teacher) -> None:
+    """Every 97th bit of the header and 60 of what follows: refused on opening or on reading, never used."""
+    cache = Cache(table(tmp_path / "cache", views=1, dtype="bf16"), CARD, VIEWS)
+    make(cache, teacher, data)
+    path = cache.file(data.indexes[0].path)
+    whole, rows = path.read_bytes(), [cache.row(data, i, 0) for i in range(5)]
+    header = 8 + int.from_bytes(whole[:8], "little")
+    places = [*range(0, 8 * header, 97), *range(8 * header, 8 * len(whole), (8 * (len(whole) - header)) // 60)]
+    places += [8 * header + 5, 8 * len(whole) - 1]  # whichever tensor is first, the other is last
+    refused = 0
+    for place in places:
+        path.write_bytes(whole)
+        flipped(path, place)
+        fresh = Cache(table(tmp_path / "cache", views=1, dtype="bf16"), CARD, VIEWS)
+        try:
+            fresh.missing(data)
+            found = [fresh.row(data, i, 0) for i in range(5)]
+        except UserError as error:
+            assert str(path) in str(error)
+            refused += 1
+        else:  # a bit that means nothing, such as one of padding, may go unseen; a changed number may not
+            assert all(torch.equal(a, b) for a, b in zip(found, rows, strict=True)), place
+    assert refused > 0.9 * len(places)
+    data.close()
+
+
+def test_a_live_teacher_that_says_something_else_is_noticed(
+    tmp_path: Path, data: Shards, teacher: teachers.Teacher
+) -> None:
+    cache = Cache(table(tmp_path / "cache", dtype="bf16"), CARD, VIEWS)
+    make(cache, teacher, data)
+    found = audit(cache, teacher, data, rows=12)
+    assert found["rows"] == 12 and 0.999 < found["min_cosine"] < 1
+    other = copy.deepcopy(teacher)
+    other.net.conv_stem.weight.data.mul_(1.001)  # type: ignore[union-attr, operator]
+    with pytest.raises(UserError, match="was made with other weights of 'packaged/efficientnet_lite0'"):
+        audit(cache, other, data, rows=1)
+    # Rows of other images, in a file that is whole: its checksums hold.
+    index = data.indexes[0]
+    rows = torch.stack([torch.stack([cache.row(data, i, view) for i in (1, 2, 3, 4, 0)]) for view in range(3)])
+    cache.write(index, rows.bfloat16())
+    with pytest.raises(UserError, match="is not what 'packaged/efficientnet_lite0' gives: cosine 0"):
+        audit(Cache(table(tmp_path / "cache", dtype="bf16"), CARD, VIEWS), teacher, data, rows=12)
+    data.close()
+
+
+def test_a_mirrored_crop_never_meets_the_embedding_of_another(
+    tmp_path: Path, shards: Path, recipe: Path, teacher: teachers.Teacher
+) -> None:
+    """Of whole batches as training gets them: the teacher, shown the student's own view, says the cached embedding.
+
+    Shown the same crop mirrored the other way, or another view, it does not.
+    """
+    settings = ["data.flip=true", "data.crop=[0.5,0.8]", "teacher.0.views=3", "teacher.0.dtype=fp32"]
+    checked = load(str(recipe), [*settings, f"teacher.0.cache={tmp_path / 'cache'}", "teacher.0.image_size=96"])
+    data, (cache,) = Shards.of(checked.data.train), setup.caches_of(checked)
+    make(cache, teacher, data)
+    tokenizer = Tokenizer.train(["a red circle", "ein Kreis, rot"] * 50, 40, 8)
+    pairs = setup.pairs_of(checked, data, tokenizer)
+    mirrored = 0
+    for epoch in range(3):
+        batch = pairs.__getitems__([(epoch, i) for i in range(0, 64, 3)])
+        assert not isinstance(batch, UserError)
+        for n, i in enumerate(range(0, 64, 3)):
+            image = decode(data.read(i))
+            view = cache.views.draw(data.key(i), pairs.view_number(epoch, i), image.size)
+            assert torch.equal(batch.images[n], view.render(image, 32))
+            wrong = dataclasses.replace(view, mirrored=not view.mirrored)
+            own, other = (teacher(v.render(image, 96)[None])[0] for v in (view, wrong))
+            cached = batch.teachers[0][n, 0]
+            assert torch.cosine_similarity(own, cached, dim=0) > 0.9999
+            assert torch.equal(own, other) or (cached - own).norm() < 0.1 * (cached - other).norm()
+            mirrored += view.mirrored
+    assert 10 < mirrored < 56
+    data.close()
+
+
+# Filling it.
+
+
+def test_teachers_of_two_families_share_one_pass(tmp_path: Path, data: Shards, teacher: teachers.Teacher) -> None:
+    """Together, alone, and with one cache half full: the same bytes."""
+    second = teachers.card("packaged/efficientnet_lite1")
+    live = [teacher, teachers.load(second)]
+    together = [Cache(table(tmp_path / "a0"), CARD, VIEWS), Cache(of(second, tmp_path / "a1"), second, VIEWS)]
+    alone = [Cache(table(tmp_path / "b0"), CARD, VIEWS), Cache(of(second, tmp_path / "b1"), second, VIEWS)]
+    embed(together, live.__getitem__, Todo.of(together, data), 0, id)
+    make(alone[0], live[0], data)
+    embed(alone[1:], lambda k: live[1], Todo.of(alone[1:], data).part(1, 2), 0, id)
+    stamp = alone[1].file(data.indexes[1].path).stat().st_mtime_ns
+    todo = Todo.of(alone, data)
+    assert todo.lacking == ((1,),) and todo.images(0) == 0 and todo.images(1) == 5
+    assert "packaged/efficientnet_lite1 76.9 kB (5 images, 3 views, 1280 × fp32)" in check_space(alone, todo)
+    embed(alone, live.__getitem__, todo, 1, id)
+    assert alone[1].file(data.indexes[1].path).stat().st_mtime_ns == stamp, "what was there is not touched"
+    for a, b in zip(together, alone, strict=True):
+        for index in data.indexes:
+            x, y = (load_file(cache.file(index.path)) for cache in (a, b))
+            torch.testing.assert_close(x["embeddings"], y["embeddings"], rtol=1e-5, atol=1e-5)
+    data.close()
+
+
+def of(card: teachers.Card, folder: Path) -> Teacher:
+    return table(folder, name=card.name)
+
+
+def test_a_full_disk_is_noticed_before_and_leaves_nothing_torn(
+    tmp_path: Path, data: Shards, teacher: teachers.Teacher
+) -> None:
+    huge = Cache(table(tmp_path / "cache", views=10**12), CARD, VIEWS)
+    with pytest.raises(UserError, match=r"takes .* TB, and .* has .* left. Name another folder as teacher.N.cache"):
+        check_space([huge], Todo.of([huge], data))
+    cache = Cache(table(tmp_path / "real"), CARD, VIEWS)
+    make(cache, teacher, data)
+    path = cache.file(data.indexes[0].path)
+    path.unlink()
+    torn = path.with_name(f".{path.name}.999999999.tmp")  # no process has this number
+    torn.write_bytes(b"half")
+    make(cache, teacher, data)
+    assert path.is_file() and not torn.exists()
+    data.close()

@@ -266,7 +266,8 @@ def test_what_only_the_other_kind_of_teacher_has_is_refused() -> None:
 
 def test_logits_are_what_the_classifier_makes_of_the_embedding() -> None:
     card = teachers.card(LITE0)
-    embedder, classifier, weights = teachers.load(card), teachers.load(card, 64, logits=True), card.file()
+    assert card.file and card.read
+    embedder, classifier, weights = teachers.load(card), teachers.load(card, 64, logits=True), card.read(card.file())
     pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     logits, pooled = classifier.train()(pixels), embedder(pixels)
     assert logits.shape == (3, card.classes) and logits.dtype == torch.float32 and not logits.requires_grad

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,10 +41,13 @@ def audit(cache: Cache, teacher: Teacher, shards: Shards, rows: int) -> dict[str
             f"'{cache.card.name}': {made[:12]} instead of {live[:12]}.",
             "Remove that folder, name another, or give the weights it was made with.",
         )
-    places = [uniform(f"audit {n}", 2) for n in range(rows)]
-    chosen = sorted({(int(x * len(shards)), int(y * cache.table.views)) for x, y in places})
+    chosen: set[tuple[int, int]] = set()
+    draws = (uniform(f"audit {n}", 2) for n in itertools.count())
+    while len(chosen) < min(rows, len(shards) * cache.table.views):
+        x, y = next(draws)
+        chosen.add((int(x * len(shards)), int(y * cache.table.views)))
     lowest = 1.0
-    for i, view in chosen:
+    for i, view in sorted(chosen):
         image = decode(shards.read(i, ["image"]))
         drawn = cache.views.draw(shards.key(i), view, image.size)
         pixels = drawn.render(image, cache.identity["image_size"], cache.card.interpolation)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from distill.data.cache import Cache
 from distill.data.shards import Shards
 from distill.data.views import Views, decode
 from distill.errors import UserError
+from distill.files import abandoned
 
 if TYPE_CHECKING:
     from teachers import Teacher
@@ -221,12 +221,7 @@ def check_finite(cache: Cache, shard: Path, embeddings: torch.Tensor) -> None:
 
 
 def remove_torn(file: Path) -> None:
-    """Remove what a process that was killed has left of a file, where that process is gone."""
+    """Remove what a process that was killed has left of a file."""
     for torn in file.parent.glob(f".{file.name}.*.tmp"):
-        pid = torn.name.removesuffix(".tmp").rpartition(".")[2]
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
+        if abandoned(torn):
             torn.unlink(missing_ok=True)
-        except (ValueError, PermissionError):
-            pass

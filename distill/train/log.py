@@ -24,7 +24,8 @@ class Progress:
 
     def __init__(self, label: str, total: int, unit: str, done: int = 0) -> None:
         self.label, self.total, self.unit, self.done = label, total, unit, done
-        self.said = time.monotonic()
+        self.first, self.began = done, time.monotonic()
+        self.said = self.began
         self.bar = None
         if sys.stderr.isatty():
             from tqdm import tqdm
@@ -39,8 +40,9 @@ class Progress:
             self.bar.update(count)
         elif time.monotonic() - self.said > SECONDS_BETWEEN_LINES or self.done == self.total:
             self.said = time.monotonic()
+            rate = (self.done - self.first) / max(self.said - self.began, 1e-9)
             print(
-                f"{self.label}: {self.done}/{self.total} {self.unit} {note}".rstrip(),
+                f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.3g} a second {note}".rstrip(),
                 file=sys.stderr,
                 flush=True,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -19,7 +20,7 @@ from distill.data.cache import Cache
 from distill.data.embedding import Todo, check_space, embed
 from distill.data.shards import Shards
 from distill.errors import UserError
-from distill.files import write_text
+from distill.files import abandoned, write_text
 from distill.recipe import dump
 from distill.train import embedder, setup
 from distill.train.log import Progress
@@ -57,7 +58,7 @@ def fill_and_audit(recipe: Recipe, shards: Shards, job: command.Job) -> dict[str
         audits[cache.card.name] = found
         print(
             f"{cache.card.name}: {found['rows']} cached embeddings compared with the live teacher's, "
-            f"cosine at least {found['min_cosine']:.5f}",
+            f"cosine at least {math.floor(found['min_cosine'] * 1e5) / 1e5:.5f}",
             file=sys.stderr,
         )
     return audits
@@ -79,7 +80,11 @@ def fill(recipe: Recipe, caches: Sequence[Cache], shards: Shards, job: command.J
         progress.close()
         return
     # Beside the cache, since that is on a file system which all hosts share.
-    scratch = caches[0].folder(shards.indexes[0].path).parent / f".embedding-{os.getpid()}"
+    base = caches[0].folder(shards.indexes[0].path).parent
+    for old in base.glob(".embedding-*"):
+        if abandoned(old):
+            shutil.rmtree(old, ignore_errors=True)
+    scratch = base / f".embedding-{os.getpid()}"
     scratch.mkdir(parents=True)
     try:
         write_text(scratch / embedder.RECIPE, dump(recipe))

@@ -1,0 +1,184 @@
+"""What a teacher costs: embedding ahead beside its bare forward, and a training step with it beside one without.
+
+    python tests/bench_teachers.py [--images 384] [--steps 12] [--rounds 2] [--threads 2]
+
+prints JSON, all of it measured in one run on this machine with pictures drawn for it:
+
+- ``embedding``: for each teacher, images a second through ``distill teachers embed``'s own loop (decoding, views,
+  forward, checksums, files) and through nothing but its forward on the same pixels, in turns in one process; the ratio
+  of the best rounds.
+- ``step``: seconds a training step from scratch, of Three Towers and of LiT with the teacher's embeddings cached and
+  with the teacher running, the median of the steps after the first few, the best of the rounds; each run is a process
+  of its own, in turns. ``three_towers_over_scratch`` is what the third tower costs where it is cached; the paper's own
+  runs took 63 hours beside 54, 1.17 times.
+- ``break_even_epochs``: after how many epochs embedding once has paid for itself (LiT, arXiv 2111.07991, Figure 10).
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+
+TEACHER = "packaged/efficientnet_lite0"
+VIT = "in21k/vit_small_patch16_224"  # with random weights: they take as long as real ones
+RUNS = {
+    "scratch": ("scratch", []),
+    "three_towers_cached": ("three_towers", []),
+    "three_towers_online": ("three_towers", ["teacher.0.cache=none"]),
+    "lit_cached": ("lit", []),
+    "lit_online": ("lit", ["teacher.0.cache=none"]),
+}
+WARM = 3  # steps that are not counted
+
+
+def draw(folder: Path, count: int, side: int = 256) -> Path:
+    """Shards of JPEG drawings with captions."""
+    from conftest import COLOURS, SHAPES, encoded, picture, write_tar
+
+    folder.mkdir()
+    for shard in range(4):
+        members = []
+        for n in range(shard, count, 4):
+            shape, colour = SHAPES[n % 4], COLOURS[n // 4 % 8]
+            members.append((f"{n:06d}.jpg", encoded(picture(shape, colour, n).resize((side, side)), "JPEG")))
+            members.append((f"{n:06d}.txt", f"a {colour} {shape}, number {n}".encode()))
+        write_tar(folder / f"train-{shard:06d}.tar", members)
+    return folder
+
+
+def with_random_weights(name: str, folder: Path) -> Any:
+    """A card whose weights are in a file made here."""
+    import timm
+    from safetensors.torch import save_file
+
+    import teachers
+
+    card, path = teachers.card(name), folder / "weights.safetensors"
+    save_file(timm.create_model(card.arch).state_dict(), path)
+    return replace(card, file=partial(Path, path))
+
+
+def embedding(card: Any, shards: Path, folder: Path, rounds: int) -> dict[str, float]:
+    """Images a second, through everything and through the forward alone; the best of some rounds in turns."""
+    import torch
+
+    import teachers
+    from distill.config import Teacher
+    from distill.data.cache import Cache
+    from distill.data.embedding import BATCH, Todo, ViewPixels, Wanted, embed
+    from distill.data.shards import Shards
+    from distill.data.views import Views
+    from launch.group import default_device
+
+    teacher, data, best = teachers.load(card).to(default_device()), Shards.of([str(shards)]), {}
+    places = [range(i, min(i + BATCH, len(data))) for i in range(0, len(data), BATCH)]
+    wanted = [Wanted(1, card.image_size, card.interpolation)]
+    pixels = [batch[:, 0] for (batch,) in ViewPixels(data, Views(), wanted).batches(places, 0)]
+
+    def bare() -> None:
+        for batch in pixels:
+            teacher(batch.to(teacher.mean.device)).cpu()
+
+    def whole(number: int) -> None:
+        table = Teacher(name=card.name, cache=str(folder / f"{card.name.replace('/', '-')}-{number}"))
+        cache = Cache(table, card, Views())
+        embed([cache], lambda k: teacher, Todo.of([cache], data), workers, id)
+
+    workers = 1
+    with torch.inference_mode():
+        teacher(pixels[0])
+    for number in range(rounds):
+        for name, work in (("forward", bare), ("embed", partial(whole, number))):
+            seconds = timed(work)
+            best[name] = max(best.get(name, 0.0), len(data) / seconds)
+    return best | {"embed_over_forward": best["embed"] / best["forward"]}
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def step_seconds(run: Path) -> float:
+    """The median step of a run, without the first few."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return statistics.median(lines[0]["examples"] / line["examples_per_s"] for line in lines[WARM:])
+
+
+def steps(shards: Path, folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Seconds a step of every kind of run; the best of some rounds in turns."""
+    best: dict[str, float] = {}
+    for number in range(options.rounds):
+        for name, (recipe, settings) in RUNS.items():
+            run = folder / f"{name}-{number}"
+            given = [f"data.train={shards}", f"train.steps={options.steps}", "data.workers=1", "train.batch_size=128"]
+            given += ["data.image_size=64", "student.tokenizer.vocab=120", "teacher.0.audit=0", *settings, *STUDENT]
+            given = [part for part in given if recipe != "scratch" or not part.startswith("teacher.")]
+            given += WIDTH if recipe == "lit" else IMAGE
+            words = [part for setting in given for part in ("--set", setting)]
+            command = [str(Path(sys.executable).with_name("distill")), "train", recipe, "--out", str(run), *words]
+            subprocess.run(command, check=True, capture_output=True)
+            best[name] = min(best.get(name, float("inf")), step_seconds(run))
+    return best
+
+
+STUDENT = ['student.text={arch="transformer",dim=192,depth=3,heads=3,context=16,pool="map"}']
+IMAGE = [
+    "student.width=128",
+    'student.image={arch="vit_tiny_patch16_224",img_size=64,patch_size=8,depth=6,class_token=false,global_pool="map"}',
+]
+WIDTH = ["student.width=1280"]  # LiT without a head: the teacher's own
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=384)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    os.environ.update(OMP_NUM_THREADS=str(options.threads), MKL_NUM_THREADS=str(options.threads))
+    import torch
+
+    import teachers
+
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shards = draw(folder / "shards", options.images)
+        found = {
+            card.name: embedding(card, shards, folder, options.rounds)
+            for card in (teachers.card(TEACHER), with_random_weights(VIT, folder))
+        }
+        seconds = steps(shards, folder, options)
+    once = 1 / found[TEACHER]["embed"]
+    saved = {m: (seconds[f"{m}_online"] - seconds[f"{m}_cached"]) / 128 for m in ("three_towers", "lit")}
+    report = {
+        "date": datetime.date.today().isoformat(),
+        "threads": options.threads,
+        "embedding": found,
+        "step": seconds,
+        "three_towers_over_scratch": seconds["three_towers_cached"] / seconds["scratch"],
+        "lit_over_scratch": seconds["lit_cached"] / seconds["scratch"],
+        "break_even_epochs": {method: once / per_image for method, per_image in saved.items()},
+    }
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

