@@ -18,8 +18,8 @@ import torch
 SIDE = {"cpu": 2048}
 ELSEWHERE = 4096
 # What is done number by number is done in so many bands a tile: they stay in a CPU's cache, and what they need beside
-# the logits is small.
-BANDS = 4
+# the logits is small. Bands of fewer rows would take longer to start than to compute.
+BANDS, LEAST = 4, 256
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Tile:
 
     def bands(self) -> Iterator[Tile]:
         """The tile cut across its rows, for work that goes number by number."""
-        height = -(-len(self.logits) // BANDS)
+        height = max(LEAST, -(-len(self.logits) // BANDS))
         for first in range(0, len(self.logits), height):
             logits, start = self.logits[first : first + height], self.rows.start + first
             yield Tile(slice(start, start + len(logits)), self.columns, logits, self.offset + first)

