@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,18 @@ def test_a_process_that_fails_says_why_and_what_is_complete_is_kept(home: Path) 
     assert "train-000005.safetensors" not in files(home / "bad")
     distill("teachers", "embed", "recipe.toml", "--out", "bad", cwd=home)
     assert_same(home / "bad", home)
+
+
+def test_a_disk_that_fills_up_leaves_nothing_torn(home: Path) -> None:
+    """The system's limit on a file's size stands in for the disk's: the same call fails, in the same place."""
+    (home / "full").mkdir()
+    words = [SCRIPT, "teachers", "embed", "recipe.toml", "--out", "full"]
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    result = subprocess.run(words, cwd=home, preexec_fn=limit, capture_output=True, text=True)
+    assert result.returncode == 2 and "could not be written" in result.stderr and "Make room" in result.stderr
+    assert not list((home / "full").glob("*.safetensors")) and not list((home / "full").glob(".*"))
+    distill("teachers", "embed", "recipe.toml", "--out", "full", cwd=home)
+    assert_same(home / "full", home)
 
 
 def test_without_the_teachers_weights_a_cache_trains_only_if_it_is_trusted(home: Path) -> None:

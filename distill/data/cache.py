@@ -191,10 +191,19 @@ class Cache:
             write_text(folder / "teacher.json", json.dumps(self.identity | {"weights": weights}, indent=1) + "\n")
 
     def write(self, index: ShardIndex, embeddings: torch.Tensor) -> None:
-        """Keep a shard's embeddings, [views, n, P]."""
+        """Keep a shard's embeddings, [views, n, P].
+
+        Raises:
+            UserError: if they cannot be written, such as to a disk that is full; nothing is left of the file then.
+        """
         tensors = {"embeddings": embeddings, "crc32": torch.from_numpy(checksums(embeddings))}
-        metadata = {"shard": index.sha256}
-        write_whole(self.file(index.path), lambda to: save_file(tensors, to, metadata=metadata))
+        metadata, path = {"shard": index.sha256}, self.file(index.path)
+        try:
+            write_whole(path, lambda to: save_file(tensors, to, metadata=metadata))
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"{path} could not be written: {error}.", "Make room and start again: what is complete is kept."
+            ) from error
 
     def row(self, shards: Shards, i: int, view: int) -> torch.Tensor:
         """[P] float32: the cached embedding of one view of sample i.
