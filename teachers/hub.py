@@ -97,13 +97,17 @@ def described(name: str, arch: str, options: Mapping[str, Any], config: Mapping[
     import torch
 
     side = int(config.get("input_size", (3, 224, 224))[-1])
-    # On the meta device a network has shapes but no weights: the width is what it says, at no cost.
-    try:
-        with torch.device("meta"), torch.no_grad():
-            net = timm.create_model(arch, pretrained=False, **{**options, "num_classes": 0}).eval()
-            width = net(torch.empty(1, 3, side, side)).shape[1]
-    except Exception as error:  # each architecture checks its settings in its own way
-        raise ValueError(f"timm cannot build '{arch}' for '{name}': {error}") from error
+    # On the meta device a network has shapes but no weights: the width is what it says, at no cost. A few networks of
+    # older versions compute with numbers while they are built, which needs real ones.
+    for device in ("meta", "cpu"):
+        try:
+            with torch.device(device), torch.no_grad():
+                net = timm.create_model(arch, pretrained=False, **{**options, "num_classes": 0}).eval()
+                width = net(torch.zeros(1, 3, side, side)).shape[1]
+            break
+        except Exception as error:  # each architecture checks its settings in its own way
+            if device == "cpu":
+                raise ValueError(f"timm cannot build '{arch}' for '{name}': {error}") from error
     mean, std = config.get("mean", (0.5, 0.5, 0.5)), config.get("std", (0.5, 0.5, 0.5))
     return Card(
         name=name,
