@@ -47,6 +47,12 @@ def teachers_of(recipe: Recipe) -> tuple[TeacherTable, ...]:
     return recipe.teacher[:1] if recipe.on_teacher else ()
 
 
+def names_of(recipe: Recipe) -> list[str]:
+    """A name for each of :func:`teachers_of`: its card's, with a number where several share it."""
+    cards = [card_of(table).name for table in teachers_of(recipe)]
+    return [f"{name} ({cards[:k].count(name) + 1})" if name in cards[:k] else name for k, name in enumerate(cards)]
+
+
 def facts_of(recipe: Recipe) -> tuple[Facts, ...]:
     """What an objective may know of a recipe's teachers."""
     cards = [(table, card_of(table)) for table in recipe.teacher]
@@ -103,7 +109,7 @@ def check_objective(recipe: Recipe) -> None:
             "where no head stands between them.",
             'Train with objective.name = "three_towers" and objective.heads = "none", or leave out alpha.',
         )
-    if recipe.on_teacher or recipe.student.image.init:
+    if recipe.on_teacher or recipe.student.image.init or recipe.student.alpha:
         check_image_tower(recipe, facts, objective)
 
 
@@ -128,7 +134,8 @@ def check_image_tower(recipe: Recipe, facts: tuple[Facts, ...], objective: Objec
             f"Set student.width = {facts[0].width}, or student.image.layers = 1 for a learned projection.",
         )
     card = card_of(recipe.teacher[0]) if recipe.teacher else None
-    if (recipe.on_teacher or image.init == "teacher") and card is not None and card.build is not None:
+    shipped = recipe.on_teacher or image.init == "teacher" or recipe.student.alpha
+    if shipped and card is not None and card.build is not None:
         raise UserError(
             f"The network of '{card.name}' is none of timm's: it can teach, but not be an image tower that ships.",
             "Name another first teacher, or another student.image.",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         write: is given the temporary path and writes everything to it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{mark()}.tmp")
     try:
         write(temporary)
         with open(temporary, "rb") as file:
@@ -26,15 +28,23 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def mark() -> str:
+    """What temporary names carry: the host and the process that made them."""
+    return f"{socket.gethostname()}~{os.getpid()}~"
+
+
 def abandoned(path: Path) -> bool:
-    """Whether the process whose number ends a temporary name is gone, on this machine."""
-    try:
-        os.kill(int(path.name.removesuffix(".tmp").rpartition(".")[2].rpartition("-")[2]), 0)
-    except ProcessLookupError:
-        return True
-    except (ValueError, PermissionError, OverflowError):
+    """Whether a temporary name is of a process of this host that is gone, or of this one, left from before."""
+    made = re.search(re.escape(socket.gethostname()) + r"~(\d+)~", path.name)
+    if made is None:
         return False
-    return False
+    try:
+        os.kill(int(made[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    return int(made[1]) == os.getpid()
 
 
 def digest(path: Path) -> str:

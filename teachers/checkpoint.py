@@ -69,7 +69,7 @@ def tensors_of(path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = load_pickle(path)
     except pickle.UnpicklingError as error:
         # torch says this of pickles that would run code, and of some that are damaged.
         raise ValueError(
@@ -85,6 +85,16 @@ def tensors_of(path: Path) -> dict[str, torch.Tensor]:
     return {str(key): value for key, value in found.items() if isinstance(value, torch.Tensor)}
 
 
+def load_pickle(path: Path) -> Any:
+    """What ``torch.save`` has written, if it is nothing but data; damage is a RuntimeError."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, OSError):
+        raise
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
 def is_table(value: Any) -> bool:
     """Whether something is a table, and not an empty one."""
     return isinstance(value, Mapping) and len(value) > 0
@@ -97,10 +107,10 @@ def first_line(error: Exception) -> str:
 
 
 def without_wrappers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same without what stands before every single key."""
+    """The same without what stands before every single key, however often it was wrapped."""
     for prefix in WRAPPERS:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
+        if state and all(key.startswith(prefix) for key in state):
+            return without_wrappers({key.removeprefix(prefix): value for key, value in state.items()})
     return state
 
 

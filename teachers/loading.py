@@ -66,7 +66,9 @@ def from_state(card: Card, options: dict[str, Any], state: dict[str, torch.Tenso
     import timm
 
     config = timm.get_pretrained_cfg(card.arch)
-    classes = classes_of(state, str(config.classifier if config else ""))
+    named = config.classifier if config else ""
+    # Distilled networks have two classifiers, of the same classes.
+    classes = classes_of(state, named if isinstance(named, str) else next(iter(named or ("",))))
     try:
         net = timm.create_model(
             card.arch,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from teachers.card import Card
+from teachers.checkpoint import plain
 from teachers.folder import settings
 from teachers.hub import described
 
@@ -43,10 +44,13 @@ def local_card(name: str) -> Card:
     config = settings(folder / "config.json")
     if not isinstance(config, Mapping):
         raise ValueError(f"{folder / 'config.json'} is no table of settings. Save the encoder again.")
-    if "architecture" in config:
-        return image_card(folder, config)
-    if "model_type" in config:
-        return text_card(folder, config)
+    try:
+        if "architecture" in config:
+            return image_card(folder, config)
+        if "model_type" in config:
+            return text_card(folder, config)
+    except (TypeError, AttributeError, KeyError, IndexError) as error:
+        raise ValueError(f"{folder / 'config.json'} is damaged: {error}. Save the encoder again.") from error
     raise ValueError(
         f"{folder / 'config.json'} names neither a timm architecture nor a model_type of transformers. Save the "
         "encoder with timm or sentence-transformers."
@@ -55,8 +59,9 @@ def local_card(name: str) -> Card:
 
 def image_card(folder: Path, config: Mapping[str, Any]) -> Card:
     """The card of what ``timm.models.push_to_hf_hub`` and ``save_for_hf`` write."""
-    about = {**config, **config.get("pretrained_cfg", {})}
-    options = dict(config.get("model_args") or {})
+    said = {**config, **(config.get("pretrained_cfg") or {})}
+    about = {key: value for key, value in said.items() if value is not None}
+    options = plain(config.get("model_args") or {})
     card = described(f"local/{folder.name}", config["architecture"], options, about)
     return replace(
         card,
@@ -102,9 +107,15 @@ def with_weights(card: Card, path: str, sha256: str = "") -> Card:
         sha256: its hash or the first digits of it; "" accepts any.
 
     Raises:
-        ValueError: if the card embeds texts: its weights are a folder.
+        ValueError: if the card embeds texts, whose weights are a folder, or its network is none of timm's.
     """
     if card.modality == "text":
         raise ValueError(f"The text teacher '{card.name}' is a folder. Name that folder as teacher.N.name.")
     file = Path(path).expanduser()
-    return replace(card, file=partial(Path, file), sha256=sha256 or card.sha256, source=str(file), checked="")
+    if card.build is not None:
+        raise ValueError(f"The network of '{card.name}' is none of timm's; its weights come with its package only.")
+    # A package's names are its own; a file of the user's has timm's.
+    read = None if card.name.startswith("packaged/") else card.read
+    return replace(
+        card, file=partial(Path, file), read=read, sha256=sha256 or card.sha256, source=str(file), checked=""
+    )

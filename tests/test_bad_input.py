@@ -67,6 +67,7 @@ def refused(*arguments: object, cwd: Path) -> str:
         (["teacher.0.name=packaged/all_minilm_l6_v2"], "has no image size"),
         (["teacher.0.name=./no_such_folder"], "There is no folder"),
         (["teacher.0.weights=no_such_file"], "no_such_file cannot be read"),
+        (["objective.heads=none", "student.alpha=0.5", "teacher.0.name=packaged/resnet50_thin"], "none of timm"),
         (["teacher.0.sha256=12ab"], "sha256 is that of weights"),
         (["teacher.0.sha256=xyz", "teacher.0.weights=recipe.toml"], "hexadecimal digits"),
         (["teacher.0.name=places/resnet18"], "Fetch http://places2.csail.mit.edu"),

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,8 +24,9 @@ from distill.data.embedding import Todo, check_space, embed
 from distill.data.shards import Shards
 from distill.data.views import Views, decode
 from distill.errors import UserError
+from distill.facts import names_of
 from distill.recipe import load
-from distill.train import setup
+from distill.train import setup, teaching
 
 VIEWS = Views((0.5, 0.9), True)
 CARD = teachers.card("packaged/efficientnet_lite0")
@@ -275,8 +277,28 @@ def test_a_full_disk_is_noticed_before_and_leaves_nothing_torn(
     make(cache, teacher, data)
     path = cache.file(data.indexes[0].path)
     path.unlink()
-    torn = path.with_name(f".{path.name}.999999999.tmp")  # no process has this number
-    torn.write_bytes(b"half")
+    torn = path.with_name(f".{path.name}.{socket.gethostname()}~999999999~.tmp")  # no process has this number
+    others = path.with_name(f".{path.name}.another.host~1~.tmp")
+    for half in (torn, others):
+        half.write_bytes(b"half")
     make(cache, teacher, data)
-    assert path.is_file() and not torn.exists()
+    assert path.is_file() and not torn.exists() and others.exists()
     data.close()
+
+
+def test_teachers_that_share_a_name_are_told_apart(tmp_path: Path, recipe: Path) -> None:
+    """Two folders of one name are two teachers, with a cache each; twice the same teacher has two names in a run."""
+    marks = set()
+    for letter in "ab":
+        folder = tmp_path / letter / "enc"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text('{"architecture": "resnet18"}')
+        (folder / "model.safetensors").write_bytes(letter.encode())
+        card = teachers.card(str(folder))
+        marks.add(Cache(table(folder, name=str(folder), cache="auto"), card, VIEWS).folder(tmp_path / "x.tar"))
+    assert len(marks) == 2
+    twice = recipe.read_text().replace("[student]", f'[[teacher]]\nname = "{CARD.name}"\nviews = 2\n\n[student]', 1)
+    recipe.write_text(twice)
+    checked = load(str(recipe))
+    assert names_of(checked) == [CARD.name, f"{CARD.name} (2)"]
+    assert list(teaching.cached(checked)) == names_of(checked)

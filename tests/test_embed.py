@@ -52,7 +52,7 @@ def assert_same(folder: Path, home: Path) -> None:
     for name, tensors in expected.items():
         cosines = torch.cosine_similarity(found[name]["embeddings"].float(), tensors["embeddings"].float(), dim=-1)
         assert cosines.min() > 0.9999
-    assert not list(folder.glob(".*.tmp")) and not list(home.glob(".embedding-*"))
+    assert not list(folder.glob(".*.tmp")) and not list(home.glob("**/.embedding-*"))
 
 
 def start(home: Path, out: str, nproc: int) -> subprocess.Popen[bytes]:

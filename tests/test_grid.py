@@ -145,7 +145,7 @@ def test_every_entry_trains_and_ships_what_it_trained(home: Path, name: str) -> 
     places = [(0, i) for i in range(9)]
     batch = setup.pairs_of(recipe, opened, tokenizer).__getitems__(places)
     assert isinstance(batch, Batch)
-    teach = setup.teacher_forwards(recipe, torch.device("cpu"))
+    teach = setup.online_teachers(recipe, torch.device("cpu"))
     given = [
         part if forward is None else forward(part.flatten(0, 1)).unflatten(0, part.shape[:2])
         for part, forward in zip(batch.teachers, teach, strict=True)

@@ -229,7 +229,7 @@ def test_a_file_in_any_usual_wrapping_gives_the_same_teacher(tmp_path: Path) -> 
     torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3}, tmp_path / "b.pth")
     torch.save({"model": state, "optimizer": {"state": {}, "lr": 0.1}}, tmp_path / "c.pt")
     torch.save(state, tmp_path / "d.bin")
-    torch.save({f"_orig_mod.{k}": v for k, v in state.items()}, tmp_path / "e.ckpt")
+    torch.save({f"_orig_mod.module.{k}": v for k, v in state.items()}, tmp_path / "e.ckpt")
     headless = {k: v for k, v in state.items() if not k.startswith("fc.")}
     save_file(headless, tmp_path / "f.safetensors")
     x = pixels(2, 96)
@@ -297,6 +297,8 @@ def test_files_that_must_not_be_believed(tmp_path: Path) -> None:
     refused("cut.pth", "is damaged")
     (tmp_path / "cut.safetensors").write_bytes(b"\x08")
     refused("cut.safetensors", "is damaged")
+    (tmp_path / "dot.pth").write_bytes(b".")
+    refused("dot.pth", "is damaged")
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     refused("empty.pth", "holds no weights")
     torch.save(random_state(timm.create_model("resnet50")), tmp_path / "other.pth")
@@ -311,7 +313,12 @@ def test_paths_that_are_no_teachers_are_refused(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(LookupError, match=said):
             teachers.card(str(tmp_path / name))
-    for content, said in {"{}": "names neither", "[1]": "no table", "{": "missing or damaged"}.items():
+    for content, said in {
+        "{}": "names neither",
+        "[1]": "no table",
+        "{": "missing or damaged",
+        '{"architecture": "resnet18", "model_args": [1]}': "is damaged",
+    }.items():
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(ValueError, match=said):
             teachers.card(str(tmp_path))

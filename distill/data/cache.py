@@ -35,8 +35,8 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 def identity(table: TeacherTable, card: Card, views: Views, logits: bool) -> dict[str, Any]:
     """Everything a cached embedding depends on besides the weights and the image."""
     output = {"output": "logits"} if logits else {}
-    if table.weights:
-        output |= {"file": file_digest(table.weights)}
+    if card.file is not None and (table.weights or card.name.startswith("local/")):
+        output |= {"file": file_digest(str(card.file()))}
     return output | {
         "version": 2,
         "teacher": card.name,
@@ -146,10 +146,10 @@ class Cache:
         differing = [key for key, value in wanted.items() if found.get(key) != value]
         if differing:
             what = ", ".join(f"{key} {found.get(key)} instead of {wanted[key]}" for key in differing)
-            raise UserError(
-                f"The teacher cache {folder} is of something else: {what}.",
-                'Name another folder, or set teacher.N.cache = "auto".',
-            )
+            remedy = 'Name another folder, or set teacher.N.cache = "auto".'
+            if differing == ["version"]:
+                remedy = f"Another version of distill made it. Remove the folder {folder}."
+            raise UserError(f"The teacher cache {folder} is of something else: {what}.", remedy)
 
     def _holds(self, index: ShardIndex) -> bool:
         path = self.file(index.path)

@@ -15,7 +15,7 @@ import teachers
 from distill.config import Recipe
 from distill.data.captions import Tokenizer
 from distill.errors import UserError, from_leaves
-from distill.facts import card_of
+from distill.facts import card_of, names_of
 from distill.files import write_text, write_whole
 from distill.ship import card
 from distill.ship.describe import Config, ImageConfig, NetConfig, TextConfig
@@ -130,7 +130,7 @@ def locked_tensors(recipe: Recipe, run: Path) -> dict[str, torch.Tensor]:
     card = card_of(recipe.teacher[0])
     with from_leaves():
         teacher = teachers.load(card, recipe.teacher[0].image_size)
-    trained = json.loads((run / prepare.ABOUT).read_text(encoding="utf-8"))["teacher_weights"].get(card.name)
+    trained = json.loads((run / prepare.ABOUT).read_text(encoding="utf-8"))["teacher_weights"].get(names_of(recipe)[0])
     if trained and trained != teacher.fingerprint():
         raise UserError(
             f"The weights of '{card.name}' are not those that {run} was trained with.", "Restore the ones it had then."

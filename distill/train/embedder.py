@@ -36,7 +36,13 @@ def main(folder: Path) -> int:
         ).part(group.rank, group.world)
         label = f"embedding, process {group.rank + 1} of {group.world}"
         progress = Progress(label, len(todo.shards), "images") if group.first else None
-        embed(caches, setup.live_teachers(caches), todo, recipe.data.workers, progress.tick if progress else unseen)
+        embed(
+            caches,
+            setup.live_teachers(caches, group.device),
+            todo,
+            recipe.data.workers,
+            progress.tick if progress else unseen,
+        )
         if progress:
             progress.close()
     except UserError as error:

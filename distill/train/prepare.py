@@ -68,7 +68,7 @@ def prepare(recipe: Recipe, run: Path, resume: bool, job: Job) -> None:
         check_unchanged(recipe, run, shards, job.world)
     tokenizer = None if resume else given or make_tokenizer(recipe, shards)
     audits = teaching.fill_and_audit(recipe, shards, job)
-    weights |= {cache.card.name: cache.weights(shards) for cache in setup.caches_of(recipe)}
+    weights |= {name: cache.weights(shards) for name, cache in teaching.cached(recipe).items()}
     if tokenizer is None:
         check_weights(run, weights)
         return
@@ -132,7 +132,8 @@ def claim(recipe: Recipe, run: Path, resume: bool) -> None:
         if not is_run(run):
             raise UserError(f"There is no run to resume in {run}.", "Leave out --resume, or correct --out.")
         old, new = read_recipe(run).model_dump(mode="json"), recipe.model_dump(mode="json")
-        changed = sorted(set(differences(old, new)))
+        # How much is checked changes nothing of what is trained.
+        changed = sorted({name for name in differences(old, new) if not name.endswith(".audit")})
         if changed:
             raise UserError(
                 f"The run in {run} was started with another {', '.join(changed)}.",

@@ -19,7 +19,6 @@ from distill.errors import from_leaves
 from distill.facts import card_of, facts_of, objective_of, online, teachers_of
 from distill.train import towers
 from distill.train.model import Model
-from launch.group import default_device
 
 
 def views_of(recipe: Recipe) -> Views:
@@ -54,14 +53,14 @@ def online_teachers(recipe: Recipe, device: torch.device) -> list[teachers.Teach
         ]
 
 
-def live_teachers(caches: Sequence[Cache]) -> Callable[[int], teachers.Teacher]:
-    """The teacher of cache k, loaded when it is first asked for, on this machine's accelerator if it has one."""
+def live_teachers(caches: Sequence[Cache], device: torch.device) -> Callable[[int], teachers.Teacher]:
+    """The teacher of cache k, loaded when it is first asked for."""
 
     @functools.cache
     def load(k: int) -> teachers.Teacher:
         cache = caches[k]
         with from_leaves():
-            return teachers.load(cache.card, cache.identity["image_size"], cache.logits).to(default_device())
+            return teachers.load(cache.card, cache.identity["image_size"], cache.logits).to(device)
 
     return load
 

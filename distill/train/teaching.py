@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,17 +20,26 @@ from distill.data.cache import Cache
 from distill.data.embedding import Todo, check_space, embed
 from distill.data.shards import Shards
 from distill.errors import UserError
-from distill.files import abandoned, write_text
+from distill.facts import names_of, online, teachers_of
+from distill.files import abandoned, mark, write_text
 from distill.recipe import dump
 from distill.train import embedder, setup
 from distill.train.log import Progress
 from launch import command
+from launch.group import default_device
 
 
 def online_weights(recipe: Recipe) -> dict[str, str]:
     """The fingerprints of the teachers that run while training, by name; each has been loaded and tried."""
     live = setup.online_teachers(recipe, torch.device("cpu"))
-    return {teacher.card.name: teacher.fingerprint() for teacher in live if teacher is not None}
+    named = zip(names_of(recipe), live, strict=True)
+    return {name: teacher.fingerprint() for name, teacher in named if teacher is not None}
+
+
+def cached(recipe: Recipe) -> dict[str, Cache]:
+    """The caches of a recipe by the names of their teachers."""
+    tables = zip(names_of(recipe), teachers_of(recipe), strict=True)
+    return dict(zip((name for name, table in tables if not online(table)), setup.caches_of(recipe), strict=True))
 
 
 def fill_and_audit(recipe: Recipe, shards: Shards, job: command.Job) -> dict[str, dict[str, Any]]:
@@ -47,17 +56,19 @@ def fill_and_audit(recipe: Recipe, shards: Shards, job: command.Job) -> dict[str
     Raises:
         UserError: if a cache is of something else or not true.
     """
-    caches = setup.caches_of(recipe)
-    live = setup.live_teachers(caches)
+    named = cached(recipe)
+    caches = list(named.values())
+    # Where other processes compute, this one leaves the accelerator to them.
+    live = setup.live_teachers(caches, default_device() if job.here else torch.device("cpu"))
     fill(recipe, caches, shards, job, live)
     audits = {}
-    for k, cache in enumerate(caches):
+    for k, (name, cache) in enumerate(named.items()):
         if not cache.table.audit:
             continue
         found = audit(cache, live(k), shards, cache.table.audit)
-        audits[cache.card.name] = found
+        audits[name] = found
         print(
-            f"{cache.card.name}: {found['rows']} cached embeddings compared with the live teacher's, "
+            f"{name}: {found['rows']} cached embeddings compared with the live teacher's, "
             f"cosine at least {math.floor(found['min_cosine'] * 1e5) / 1e5:.5f}",
             file=sys.stderr,
         )
@@ -79,13 +90,13 @@ def fill(recipe: Recipe, caches: Sequence[Cache], shards: Shards, job: command.J
         embed(caches, live, todo, recipe.data.workers, progress.tick)
         progress.close()
         return
-    # Beside the cache, since that is on a file system which all hosts share.
-    base = caches[0].folder(shards.indexes[0].path).parent
+    # In a cache's folder, since that is on a file system which all hosts share, and can be written to.
+    base = caches[0].folder(todo.shards.indexes[0].path)
     for old in base.glob(".embedding-*"):
         if abandoned(old):
             shutil.rmtree(old, ignore_errors=True)
-    scratch = base / f".embedding-{os.getpid()}"
-    scratch.mkdir(parents=True)
+    base.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".embedding-{mark()}", dir=base))
     try:
         write_text(scratch / embedder.RECIPE, dump(recipe))
         lacking = [[str(i.path), list(some)] for i, some in zip(todo.shards.indexes, todo.lacking, strict=True)]
