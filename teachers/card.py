@@ -78,3 +78,7 @@ class Card:
     file: Callable[[], Path] | None = None
     read: Callable[[Path], dict[str, torch.Tensor]] | None = None
     sha256: str = ""
+
+    def options_at(self, side: int) -> dict[str, Any]:
+        """The options of the network for images of ``side`` pixels."""
+        return dict(self.options) | ({"img_size": side} if self.fixed_size and side != self.image_size else {})

@@ -152,8 +152,3 @@ def fit(net: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
     if wrong:
         raise ValueError(f"The weights of {what} do not fit: of {len(own)} keys {'; '.join(wrong)}.")
     net.load_state_dict(dict(state), strict=True)
-
-
-def plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options without those that loading sets itself."""
-    return {key: value for key, value in options.items() if key not in ("num_classes", "pretrained")}

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from teachers.card import Card
-from teachers.checkpoint import check_hash, classes_of, fit, plain, read_weights
+from teachers.checkpoint import check_hash, classes_of, fit, read_weights
 from teachers.folder import folder_of
 from teachers.frozen import Teacher, tried
 from teachers.text import load_folder
@@ -46,9 +46,7 @@ def load(card: Card, image_size: int = 0, logits: bool = False) -> Teacher:
 
 def network(card: Card, side: int) -> nn.Module:
     """The network of an image teacher with its weights, classifier included, for images of ``side`` pixels."""
-    options = plain(card.options)
-    if card.fixed_size and side != card.image_size:
-        options["img_size"] = side
+    options = card.options_at(side)
     if card.file is None:
         return from_hub(card, options)
     path = card.file()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from teachers.card import Card
-from teachers.checkpoint import plain
 from teachers.folder import settings
 from teachers.hub import described
 
@@ -61,7 +60,9 @@ def image_card(folder: Path, config: Mapping[str, Any]) -> Card:
     """The card of what ``timm.models.push_to_hf_hub`` and ``save_for_hf`` write."""
     said = {**config, **(config.get("pretrained_cfg") or {})}
     about = {key: value for key, value in said.items() if value is not None}
-    options = plain(config.get("model_args") or {})
+    options = dict(config.get("model_args") or {})
+    for own in ("num_classes", "pretrained"):  # loading says these itself
+        options.pop(own, None)
     card = described(f"local/{folder.name}", config["architecture"], options, about)
     return replace(
         card,

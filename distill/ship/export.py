@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -130,7 +129,7 @@ def locked_tensors(recipe: Recipe, run: Path) -> dict[str, torch.Tensor]:
     card = card_of(recipe.teacher[0])
     with from_leaves():
         teacher = teachers.load(card, recipe.teacher[0].image_size)
-    trained = json.loads((run / prepare.ABOUT).read_text(encoding="utf-8"))["teacher_weights"].get(names_of(recipe)[0])
+    trained = prepare.read_about(run)["teacher_weights"].get(names_of(recipe)[0])
     if trained and trained != teacher.fingerprint():
         raise UserError(
             f"The weights of '{card.name}' are not those that {run} was trained with.", "Restore the ones it had then."
@@ -144,7 +143,7 @@ def locked_config(recipe: Recipe, layers: int, beside: NetConfig | None = None) 
     side = table.image_size or card.image_size
     return ImageConfig(
         arch=card.arch,
-        options=dict(card.options) | ({"img_size": side} if card.fixed_size and side != card.image_size else {}),
+        options=card.options_at(side),
         width=0,
         image_size=side,
         mean=card.mean,
@@ -165,7 +164,7 @@ def shipped(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
 
 def provenance(recipe: Recipe, run: Path, folder: Path) -> dict[str, Any]:
     """How the towers came about: recipe, steps, data, versions."""
-    about = json.loads((run / prepare.ABOUT).read_text(encoding="utf-8"))
+    about = prepare.read_about(run)
     return {
         "objective": recipe.objective.name,
         "checkpoint": folder.name,

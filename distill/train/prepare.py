@@ -44,6 +44,11 @@ def read_recipe(run: Path) -> Recipe:
     return check(tomllib.loads((run / RECIPE).read_text(encoding="utf-8")))
 
 
+def read_about(run: Path) -> dict[str, Any]:
+    """What a run's ``run.json`` says."""
+    return dict(json.loads((run / ABOUT).read_text(encoding="utf-8")))
+
+
 def prepare(recipe: Recipe, run: Path, resume: bool, job: Job) -> None:
     """Make a run folder ready for training, or check that it is the one to resume.
 
@@ -147,7 +152,7 @@ def claim(recipe: Recipe, run: Path, resume: bool) -> None:
 
 def check_unchanged(recipe: Recipe, run: Path, shards: Shards, world: int) -> None:
     """Refuse to resume on other shards than the run was started on, or where its checkpoint cannot be read."""
-    about = json.loads((run / ABOUT).read_text(encoding="utf-8"))
+    about = read_about(run)
     now = fingerprints(shards)
     changed = sorted(p for p in about["shards"].keys() | now.keys() if about["shards"].get(p) != now.get(p))
     if changed:
@@ -165,7 +170,7 @@ def check_unchanged(recipe: Recipe, run: Path, shards: Shards, world: int) -> No
 
 def check_weights(run: Path, weights: dict[str, str]) -> None:
     """Refuse to resume with other weights of a teacher than the run was started with."""
-    before = json.loads((run / ABOUT).read_text(encoding="utf-8"))["teacher_weights"]
+    before = read_about(run)["teacher_weights"]
     changed = [name for name, value in weights.items() if before.get(name, value) != value]
     if changed:
         raise UserError(
