@@ -34,6 +34,8 @@ class Data(Table):
         crop: smallest and largest share of the image's area that an augmented view shows.
         flip: whether a view may be mirrored.
         workers: loader processes for each training process; 0 loads in the training process.
+        bad_samples: how many samples that cannot be used (an image that does not decode, no caption) training passes
+            over before it stops: a share of all below 1, a number from 1 on.
     """
 
     train: tuple[str, ...]
@@ -47,6 +49,7 @@ class Data(Table):
     crop: tuple[float, float] = (1.0, 1.0)
     flip: bool = False
     workers: int = Field(default=1, ge=0)
+    bad_samples: float = Field(default=0.01, ge=0)
 
     @field_validator("train", "eval", mode="before")
     @classmethod
@@ -232,6 +235,7 @@ class Train(Table):
         batch_size: of the loss, over all processes.
         micro_batch: how many samples a process embeds at a time; 0: its whole share. The loss and its gradient stay
             those of the whole batch (gradient caching), for the price of a second forward.
+        skip_nonfinite: how many steps whose loss or gradient is not finite are passed over before training stops.
     """
 
     steps: int | None = Field(default=None, gt=0)
@@ -241,6 +245,7 @@ class Train(Table):
     micro_batch: int = Field(default=0, ge=0)
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = Field(default=0, ge=0)
+    skip_nonfinite: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def one_length(self) -> Train:
@@ -263,9 +268,10 @@ class Zero(Table):
 
 
 class Checkpoint(Table):
-    """A checkpoint every so many steps and at the end; the last ``keep`` are kept."""
+    """A checkpoint every so many steps, every so many minutes (0: never), and at the end; ``keep`` of them stay."""
 
     every_steps: int = Field(default=1000, gt=0)
+    every_minutes: float = Field(default=0.0, ge=0)
     keep: int = Field(default=2, gt=0)
 
 

@@ -17,6 +17,22 @@ class UserError(Exception):
         super().__init__(f"{problem} {remedy}".strip())
 
 
+class BadSample(UserError):
+    """A sample that cannot be used. Training passes over it, up to a limit; elsewhere it is an error.
+
+    Attributes:
+        shard, key: where it is; the key is "" for a shard as a whole.
+        reason: what is wrong with it, as half a sentence.
+    """
+
+    def __init__(self, shard: str, key: str, reason: str) -> None:
+        super().__init__(f"{f'The sample {key!r} of ' if key else ''}{shard} cannot be used: {reason}.", "Repair it.")
+        self.shard, self.key, self.reason = shard, key, reason
+
+    def __reduce__(self) -> tuple[type[BadSample], tuple[str, str, str]]:
+        return BadSample, (self.shard, self.key, self.reason)  # as a loader process hands it over
+
+
 def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
     """The remedy for a name that does not exist: the nearest one that does, or else ``otherwise``."""
     near = difflib.get_close_matches(name, list(known), n=1)

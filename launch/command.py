@@ -12,8 +12,12 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,3 +186,16 @@ def run(job: Job) -> int:
         # The terminal has sent the interrupt to the launcher too: let it stop its processes.
         process.wait()
         raise
+
+
+@contextmanager
+def on_termination(tell: Callable[[], object]) -> Iterator[None]:
+    """Inside, SIGTERM calls ``tell`` and is otherwise not heeded: whoever was told ends in his own time."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: (tell(), None)[1])
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -7,14 +7,11 @@ import os
 import socket
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 
 @dataclass(frozen=True)
@@ -136,60 +133,25 @@ def gather(local: dict[str, torch.Tensor], group: Group) -> dict[str, torch.Tens
     return {name: part.unflatten(1, value.shape[1:]) for (name, value), part in zip(local.items(), parts, strict=True)}
 
 
-def mean(values: torch.Tensor, group: Group) -> torch.Tensor:
-    """The mean of a tensor over all processes; no gradient."""
-    values = values.detach().clone()
+def total(values: list[float], group: Group) -> list[float]:
+    """The sums of some numbers over all processes, in double precision and one collective."""
+    if group.world == 1:
+        return values
+    summed = torch.tensor(values, dtype=torch.float64, device=group.device)
+    dist.all_reduce(summed)
+    return list(summed.tolist())
+
+
+def everyones(value: Any, group: Group) -> list[Any]:
+    """What every process has, in the order of their ranks: small Python objects, and rarely."""
+    found: list[Any] = [value]
     if group.world > 1:
-        dist.all_reduce(values)
-    return values / group.world
+        found = [None] * group.world
+        dist.all_gather_object(found, value)
+    return found
 
 
 def barrier(group: Group) -> None:
     """Wait for every process."""
     if group.world > 1:
         dist.barrier()
-
-
-@torch.no_grad()
-def keep_at_most(parameter: nn.Parameter, most: float) -> None:
-    """Clamp a parameter, and the optimiser's own copy of it, at any ZeRO stage. Every process must call this.
-
-    At stage 3 the weights follow the optimiser's copy with its next step.
-    """
-    from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
-
-    copy = safe_get_full_fp32_param(parameter)  # None at stage 0, which has no other copy
-    if copy is not None:
-        safe_set_full_fp32_param(parameter, copy.clamp(max=most))
-    if not hasattr(parameter, "ds_id"):
-        parameter.clamp_(max=most)
-
-
-def sharded(module: nn.Module, group: Group, stage: int) -> nn.Module:
-    """A frozen module whose weights are, at ZeRO stage 3, split among the processes and gathered layer by layer.
-
-    It has an engine of its own without an optimiser, so it is in nobody's optimiser and in no checkpoint.
-
-    Args:
-        module: on this process's device, the same on every process.
-        group: the processes.
-        stage: of ZeRO; below 3 the module is returned as it is.
-    """
-    if stage < 3 or group.world == 1:
-        return module
-    import deepspeed
-
-    settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
-    engine, *_ = deepspeed.initialize(model=module, config=settings)
-    frozen: nn.Module = engine
-    return frozen
-
-
-@contextmanager
-def whole_parameters(module: nn.Module) -> Iterator[None]:
-    """Inside, ZeRO-3's sharded parameters of ``module`` are whole on every process, to be read."""
-    import deepspeed
-
-    sharded = [p for p in module.parameters() if hasattr(p, "ds_id")]
-    with deepspeed.zero.GatheredParameters(sharded, modifier_rank=None, enabled=bool(sharded)):
-        yield

@@ -25,6 +25,7 @@ from distill.data.batch import Batch
 from distill.train.model import Model
 from distill.train.step import Step, embed, taught
 from launch import group as processes
+from launch import zero
 from launch.settings import deepspeed_settings
 from losses.objectives import Facts
 
@@ -245,7 +246,7 @@ def advance(step: Step, run: Run, number: int) -> dict[str, float]:
     batch, seed = batch_of(VARIANTS[run.variant], step.objective.needs, number, group), hash((number, group.rank))
     share = cut(batch, PIECES[group.world] if run.mode in ("cached", "graph") else 1)
     if run.mode in ("plain", "cached"):
-        return step(share, seed)
+        return step(share, seed).numbers
     rows = embed(step.engine, [taught(part, step.teach, group.device) for part in share], seed)
     values = step.terms_of(rows)
     if run.mode == "torch":
@@ -253,12 +254,12 @@ def advance(step: Step, run: Run, number: int) -> dict[str, float]:
     else:
         step.engine.backward(values["loss"])
         step.engine.step()
-    return step.averaged(values, rows["scale"])
+    return step.averaged(values, rows["scale"], {})[0]
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """Every parameter, whole."""
-    with processes.whole_parameters(model):
+    with zero.whole_parameters(model):
         return {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
 
 
@@ -279,7 +280,8 @@ def outcome(run: Run, group: processes.Group) -> dict[str, Any]:
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     step.engine.destroy()
     flat = torch.cat([weight.flatten() for weight in after.values()]).to(group.device)
-    apart = (processes.mean(flat, group) - flat).abs().max().item()
+    mean = torch.tensor(processes.total(flat.tolist(), group)).to(flat) / group.world
+    apart = (mean - flat).abs().max().item()
     gradients = {name: (before[name] - after[name]) / RATE for name in before}
     return {"terms": terms, "gradients": gradients, "buffers": buffers, "apart": apart}
 

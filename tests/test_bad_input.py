@@ -193,10 +193,10 @@ def test_resume_refuses_what_it_could_only_guess(tmp_path: Path, recipe: Path) -
     latest.write_text("step-00000009")
     assert "step-00000009, which is not there" in refused(*command, cwd=tmp_path)
     latest.write_text("step-00000003")
-    state = tmp_path / "run" / "checkpoints" / "step-00000003" / "mp_rank_00_model_states.pt"
+    state = tmp_path / "run" / "checkpoints" / "step-00000003" / "state.safetensors"
     whole = state.read_bytes()
     state.write_bytes(whole[:1000])
-    assert "step-00000003 cannot be loaded" in refused(*command, cwd=tmp_path)
+    assert "is whole" in refused(*command, cwd=tmp_path)
     state.write_bytes(whole)
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == metrics
 

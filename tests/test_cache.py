@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import teachers
 from distill.config import Teacher
 from distill.data.audit import audit
+from distill.data.batch import Place
 from distill.data.cache import Cache
 from distill.data.captions import Tokenizer
 from distill.data.embedding import Todo, check_space, embed
@@ -222,7 +223,7 @@ def test_a_mirrored_crop_never_meets_the_embedding_of_another(
     pairs = setup.pairs_of(checked, data, tokenizer)
     mirrored = 0
     for epoch in range(3):
-        batch = pairs.__getitems__([(epoch, i) for i in range(0, 64, 3)])
+        batch = pairs.__getitems__([Place(epoch, i, i) for i in range(0, 64, 3)])
         assert not isinstance(batch, UserError)
         for n, i in enumerate(range(0, 64, 3)):
             image = decode(data.read(i))

@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 
 import distill as package
 import teachers
-from distill.data.batch import Batch
+from distill.data.batch import Batch, Place
 from distill.data.captions import Captions, Tokenizer
 from distill.data.shards import Shards
 from distill.data.views import decode
 from distill.recipe import load
 from distill.ship.embed import embed_images
 from distill.train import setup
+from distill.train.checkpoint import Snapshot
 from distill.train.optim import Pace, learning_rate
 
 RECIPE = """
@@ -133,16 +134,15 @@ def test_every_entry_trains_and_ships_what_it_trained(home: Path, name: str) -> 
     settings, terms = GRID[name]
     folder = run(home, name, settings)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert len(lines) == 2 and set(lines[0]) - {"step", "lr", "examples", "examples_per_s"} == terms
+    assert len(lines) == 2 and set(lines[0]) - {"step", "lr", "examples", "examples_per_s", "samples"} == terms
     assert all(torch.tensor(list(line.values())).isfinite().all() for line in lines)
 
     recipe = load(str(folder / "recipe.toml"))
     tokenizer = Tokenizer.load(folder / "tokenizer.model", 8)
     model = setup.model_of(recipe, tokenizer.vocab)
-    saved = torch.load(folder / "checkpoints/step-00000002/mp_rank_00_model_states.pt", weights_only=True)
-    model.load_state_dict(saved["module"])
+    model.load_state_dict(Snapshot.read(folder / "checkpoints/step-00000002").model)
     opened = Shards.of(recipe.data.train)
-    places = [(0, i) for i in range(9)]
+    places = [Place(0, i, i) for i in range(9)]
     batch = setup.pairs_of(recipe, opened, tokenizer).__getitems__(places)
     assert isinstance(batch, Batch)
     teach = setup.online_teachers(recipe, torch.device("cpu"))
@@ -237,9 +237,7 @@ def test_the_third_tower_joins_at_test_time_where_no_head_stands_between(home: P
         assert torch.allclose(rows[0.3], between, atol=1e-6)
         recipe = load(str(folder / "recipe.toml"))
         model = setup.model_of(recipe, 100)
-        state = torch.load(folder / "checkpoints/step-00000002/mp_rank_00_model_states.pt", weights_only=True)[
-            "module"
-        ]
+        state = Snapshot.read(folder / "checkpoints/step-00000002").model
         adapter = {k.removeprefix("spaces.0."): v for k, v in state.items() if k.startswith("spaces.0.")}
         model.spaces[0].load_state_dict(adapter)
         teacher = teachers.load(teachers.card(recipe.teacher[0].name), 32)

@@ -18,7 +18,7 @@ from distill.data.inputs import FromCaptions, FromPixels
 from distill.data.order import Order
 from distill.data.shards import Sample, Shards
 from distill.data.views import Views, decode
-from distill.errors import UserError
+from distill.errors import BadSample, UserError
 
 HERE = Path("shard.tar")
 
@@ -147,7 +147,8 @@ def test_the_tokenizer_pads_cuts_folds_case_and_is_the_same_each_time() -> None:
 
 def pairs_of(shards: Shards) -> Pairs:
     tokenizer = Tokenizer.train(["a red circle", "ein Kreis, rot", "a blue square"], 50, 8)
-    return Pairs(shards, tokenizer, [], Drawing(Captions(), Views((0.5, 1.0), True), side=16, seed=1))
+    drawing = Drawing(Captions(), Views((0.5, 1.0), True), side=16, seed=1)
+    return Pairs(shards, tokenizer, [], drawing, Order(shards.counts, seed=1), 12)
 
 
 def stream(shards: Shards, world: int, workers: int, start: int = 0) -> list[Batch]:
@@ -163,6 +164,8 @@ def stream(shards: Shards, world: int, workers: int, start: int = 0) -> list[Bat
             torch.cat([part.tokens for part in step]),
             (),
             tuple(key for part in step for key in part.keys),
+            bad=tuple(one for part in step for one in part.bad),
+            sum=sum(part.sum for part in step),
         )
         for step in zip(*ranks, strict=True)
     ]
@@ -181,15 +184,41 @@ def test_the_stream_is_the_same_for_any_number_of_processes_and_loaders(shards: 
     opened.close()
 
 
-def test_a_bad_sample_stops_the_stream_with_its_name_through_a_loader_process(tmp_path: Path) -> None:
-    good = [(f"{i}.png", encoded(picture("circle", "red", i))) for i in range(12)]
-    texts = [(f"{i}.txt", b"a red circle") for i in range(12)]
-    members = sorted(good + texts)
-    members[members.index(good[7])] = ("7.png", b"damaged")
-    write_tar(tmp_path / "a.tar", members)
-    opened = Shards.of([str(tmp_path)])
+def test_another_sample_stands_in_for_a_bad_one_always_the_same(tmp_path: Path) -> None:
+    images = {str(i): encoded(picture("circle", "red", i)) for i in range(60)}
+    texts = {str(i): b"a red circle" for i in range(60)}
+
+    def packed(name: str) -> Shards:
+        members = [(f"{key}.png", image) for key, image in images.items()]
+        members += [(f"{key}.txt", text) for key, text in texts.items()]
+        return Shards.of([str(write_tar(tmp_path / name, members))])
+
+    whole = packed("whole.tar")
+    expected = stream(whole, 1, 0)
+    images |= {"7": b"damaged", "12": b""}
+    texts |= {"21": b"\xff", "3": b" "}
+    opened = packed("bad.tar")
+    found, bad = stream(opened, 1, 0), {"3", "7", "12", "21"}
+    for before, after in zip(expected, found, strict=True):
+        # Who is good keeps his place, and nobody is there twice.
+        assert all(a == b for a, b in zip(before.keys, after.keys, strict=True) if a not in bad)
+        assert bad.isdisjoint(after.keys) and len(set(after.keys)) == 12
+        assert {one.key for one in after.bad} >= bad & set(before.keys)
+    for world, workers, start in ((2, 0, 0), (4, 1, 0), (1, 1, 5)):
+        for a, b in zip(found[start:], stream(opened, world, workers, start), strict=True):
+            assert a.keys == b.keys and torch.equal(a.images, b.images) and a.sum == b.sum
+            assert set(a.bad) == set(b.bad)
+    named = {one.key: one for batch in found for one in batch.bad}
+    assert named.keys() == bad and "is of no format" in named["7"].reason and "no caption" in named["3"].reason
+    for shards in (whole, opened):
+        shards.close()
+
+
+def test_a_place_that_nothing_fills_is_an_error(tmp_path: Path) -> None:
+    members = [(f"{i}.{kind}", b"damaged") for i in range(12) for kind in ("png", "txt")]
+    opened = Shards.of([str(write_tar(tmp_path / "a.tar", members))])
     for workers in (0, 1):
-        with pytest.raises(UserError, match="sample '7' of .*a.tar does not decode"):
+        with pytest.raises(BadSample, match="of .*a.tar cannot be used: its image is of no format"):
             stream(opened, 1, workers)
     opened.close()
 
@@ -208,7 +237,7 @@ def jointly(shards: Shards, rank: int, world: int, mixup: float = 1.0, pieces: i
     inputs = [FromPixels(24, "bicubic"), FromCaptions(teachers.tokenizer(teachers.card("packaged/all_minilm_l6_v2")))]
     order = Order(shards.counts, seed=1)
     schedule = Schedule(order, 12, rank, world, 4, 7, mixup > 0, pieces)
-    return list(batches(Pairs(shards, tokenizer, inputs, drawing), schedule, 0, pin=False))
+    return list(batches(Pairs(shards, tokenizer, inputs, drawing, order, 12), schedule, 0, pin=False))
 
 
 @pytest.mark.parametrize("world, pieces", [(2, 1), (4, 1), (12, 1), (1, 3), (2, 2)])

@@ -13,10 +13,12 @@ import pytest
 from conftest import encoded, picture, sample, write_shards, write_tar
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
+from distill.data.index import build_index, read_index
 from distill.data.order import Order
 from distill.data.pack import write_shards as pack
-from distill.data.shards import OPEN_FILES, Shards, build_index, expand, read_index
-from distill.errors import UserError
+from distill.data.shards import OPEN_FILES, Shards
+from distill.data.specs import expand
+from distill.errors import BadSample, UserError
 
 
 def by_webdataset(path: Path) -> list[dict[str, Any]]:
@@ -101,9 +103,9 @@ def test_more_shards_than_open_files_allowed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda p: p.write_bytes(b""), "empty, damaged"),
-        (lambda p: p.write_bytes(b"text" * 1000), "empty, damaged"),
-        (lambda p: write_tar(p, [("readme.md", b"hello")]), "holds no sample"),
+        (lambda p: p.write_bytes(b""), "empty, cut off or damaged"),
+        (lambda p: p.write_bytes(b"text" * 1000), "empty, cut off or damaged"),
+        (lambda p: write_tar(p, [("readme.md", b"hello")]), "no member is named"),
         (lambda p: write_tar(p, [("a.png", b"1"), ("a.jpg", b"2")]), "two image members"),
     ],
 )
@@ -120,8 +122,15 @@ def test_a_truncated_shard_is_refused(tmp_path: Path, cut: int) -> None:
     (path,) = write_shards(tmp_path, (6,))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole.rstrip(b"\0")) - cut])
-    with pytest.raises(UserError, match="empty, damaged"):
+    with pytest.raises(UserError, match="cut off or damaged"):
         Shards.of([str(path)])
+    # What comes before the cut can be used all the same.
+    rest = Shards.of([str(path)], strict=False)
+    fine = len(rest) - len({key for kind in ("image", "txt") for _, key in rest.missing(kind)})
+    assert 3 <= fine <= len(rest) <= 6 and [fault[:2] for fault in rest.faults] == [(str(path), "")]
+    for i in range(fine):
+        assert rest.read(i).txt
+    rest.close()
 
 
 def test_a_shard_with_one_damaged_header_is_refused(tmp_path: Path) -> None:
@@ -130,7 +139,7 @@ def test_a_shard_with_one_damaged_header_is_refused(tmp_path: Path) -> None:
     offset = int(build_index(path).members[3, 0, 0]) - 512
     whole[offset : offset + 8] = b"\xff" * 8
     path.write_bytes(whole)
-    with pytest.raises(UserError, match="empty, damaged"):
+    with pytest.raises(UserError, match="cut off or damaged after 3 samples"):
         Shards.of([str(path)])
 
 
@@ -138,7 +147,7 @@ def test_a_shard_that_shrinks_while_it_is_used_is_noticed(tmp_path: Path) -> Non
     (path,) = write_shards(tmp_path, (6,))
     shards = Shards.of([str(path)])
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(UserError, match="shorter"):
+    with pytest.raises(BadSample, match="has been replaced"):
         shards.read(5)
     shards.close()
 

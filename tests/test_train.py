@@ -17,13 +17,14 @@ from safetensors.torch import load_file
 
 import distill as package
 import teachers
-from distill.data.batch import Batch
+from distill.data.batch import Batch, Place
 from distill.data.captions import Captions, Tokenizer
 from distill.data.shards import Shards
 from distill.data.views import decode
 from distill.recipe import check, dump, load
 from distill.ship.embed import embed_images
 from distill.train import setup
+from distill.train.checkpoint import Snapshot
 
 METHODS = {
     "three_towers": [],
@@ -55,7 +56,15 @@ def export(home: Path) -> Path:
 def test_a_run_holds_what_the_design_says(home: Path, shards: Path) -> None:
     run = home / "run"
     names = {p.name for p in run.iterdir()}
-    assert names == {"recipe.toml", "run.json", "tokenizer.model", "metrics.jsonl", "tensorboard", "checkpoints"}
+    assert names == {
+        "recipe.toml",
+        "run.json",
+        "tokenizer.model",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "shards.safetensors",
+    }
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     for line in lines:
@@ -130,11 +139,10 @@ def test_an_exports_embeddings_are_those_of_the_trained_model(home: Path, export
     recipe = load(str(home / "recipe.toml"), ["data.captions=first"])
     tokenizer = Tokenizer.load(home / "run" / "tokenizer.model", 8)
     model = setup.model_of(recipe, tokenizer.vocab)
-    saved = torch.load(home / "run/checkpoints/step-00000006/mp_rank_00_model_states.pt", weights_only=True)
-    model.load_state_dict(saved["module"])
+    model.load_state_dict(Snapshot.read(home / "run/checkpoints/step-00000006").model)
     opened = Shards.of(recipe.data.train)
     # Of two cached views, epoch 0 shows the plain one of every even sample.
-    batch = setup.pairs_of(recipe, opened, tokenizer).__getitems__([(0, i) for i in range(0, 64, 2)])
+    batch = setup.pairs_of(recipe, opened, tokenizer).__getitems__([Place(0, i, i) for i in range(0, 64, 2)])
     assert isinstance(batch, Batch)
     with torch.no_grad():
         rows = model.eval()(batch.images, batch.tokens, batch.teachers)

@@ -37,7 +37,7 @@ def train(
     from distill.train.start import start
 
     out = out or Path("runs") / Path(recipe).stem
-    start(
+    complete = start(
         load(recipe, overrides),
         out,
         resume=resume,
@@ -45,4 +45,7 @@ def train(
         hostfile=hostfile,
         master_addr=master_addr,
     )
-    click.echo(f"The run is in {out}. Next: distill export {out} --out {out.name}-export")
+    if complete:
+        click.echo(f"The run is in {out}. Next: distill export {out} --out {out.name}-export")
+    else:
+        click.echo(f"Stopped as asked; {out} has all that was learned. Go on with --resume --out {out}")

@@ -11,7 +11,7 @@ from distill.data.cache import Cache
 from distill.data.chance import uniform
 from distill.data.shards import Shards
 from distill.data.views import decode
-from distill.errors import UserError
+from distill.errors import BadSample, UserError
 
 if TYPE_CHECKING:
     from teachers import Teacher
@@ -46,13 +46,16 @@ def audit(cache: Cache, teacher: Teacher, shards: Shards, rows: int) -> dict[str
     while len(chosen) < min(rows, len(shards) * cache.table.views):
         x, y = next(draws)
         chosen.add((int(x * len(shards)), int(y * cache.table.views)))
-    lowest = 1.0
+    lowest, compared = 1.0, 0
     for i, view in sorted(chosen):
-        image = decode(shards.read(i, ["image"]))
+        try:
+            image, cached = decode(shards.read(i, ["image"])), cache.row(shards, i, view)
+        except BadSample:
+            continue  # it has no embedding
         drawn = cache.views.draw(shards.key(i), view, image.size)
         pixels = drawn.render(image, cache.identity["image_size"], cache.card.interpolation)
         now = teacher(pixels[None].to(teacher.mean.device))[0].cpu()
-        cosine = float(torch.cosine_similarity(now, cache.row(shards, i, view), dim=0))
+        cosine = float(torch.cosine_similarity(now, cached, dim=0))
         if not cosine >= LEAST:
             raise UserError(
                 f"The cached embedding of view {view} of sample '{shards.key(i)}' in "
@@ -60,5 +63,5 @@ def audit(cache: Cache, teacher: Teacher, shards: Shards, rows: int) -> dict[str
                 f"cosine {cosine:.4f}.",
                 "Remove that file.",
             )
-        lowest = min(lowest, cosine)
-    return {"rows": len(chosen), "min_cosine": lowest}
+        lowest, compared = min(lowest, cosine), compared + 1
+    return {"rows": compared, "min_cosine": lowest}

@@ -1,7 +1,8 @@
 """The teacher cache: embeddings computed once, row-aligned with the shards, and trusted as far as they are checked.
 
 A cache folder holds ``teacher.json``, which says what the embeddings are of, and one safetensors file a shard with
-``embeddings`` [views, n, P] and ``crc32`` [views, n], a checksum of each row. A folder whose ``teacher.json`` says
+``embeddings`` [views, n, P], ``crc32`` [views, n], a checksum of each row, and ``absent``, the rows whose images did
+not decode. A folder whose ``teacher.json`` says
 something else, a file whose shard has changed since, and a row whose bytes have changed are refused by naming what
 differs: a wrong embedding is worse than none.
 """
@@ -12,6 +13,8 @@ import functools
 import hashlib
 import json
 import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +24,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from distill.config import Teacher as TeacherTable
-from distill.data.shards import ShardIndex, Shards
+from distill.data.index import ShardIndex
+from distill.data.shards import OPEN_FILES, Shards
 from distill.data.views import Views
-from distill.errors import UserError
+from distill.errors import BadSample, UserError
 from distill.files import digest, write_text, write_whole
 
 if TYPE_CHECKING:
     from teachers import Card
 
+Opened = tuple[torch.Tensor, np.ndarray, frozenset[int]]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -79,7 +84,7 @@ class Cache:
         self.table, self.card, self.views, self.logits = table, card, views, logits
         self.identity = identity(table, card, views, logits)
         self.width: int = self.identity["width"]
-        self._open: dict[int, tuple[torch.Tensor, np.ndarray]] = {}
+        self._open: OrderedDict[int, Opened] = OrderedDict()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -135,7 +140,7 @@ class Cache:
 
     def weights(self, shards: Shards) -> str:
         """SHA-256 of the weights that the embeddings of some shards were made with."""
-        return str(self.read_note(self.folder(shards.indexes[0].path)).get("weights", ""))
+        return str(self.read_note(self.folder(shards.indexes.path(0))).get("weights", ""))
 
     def _check_folder(self, folder: Path) -> None:
         found = self.read_note(folder)
@@ -190,13 +195,14 @@ class Cache:
         if not found:
             write_text(folder / "teacher.json", json.dumps(self.identity | {"weights": weights}, indent=1) + "\n")
 
-    def write(self, index: ShardIndex, embeddings: torch.Tensor) -> None:
-        """Keep a shard's embeddings, [views, n, P].
+    def write(self, index: ShardIndex, embeddings: torch.Tensor, absent: Sequence[int] = ()) -> None:
+        """Keep a shard's embeddings, [views, n, P]; the rows ``absent`` are none.
 
         Raises:
             UserError: if they cannot be written, such as to a disk that is full; nothing is left of the file then.
         """
         tensors = {"embeddings": embeddings, "crc32": torch.from_numpy(checksums(embeddings))}
+        tensors |= {"absent": torch.tensor(absent, dtype=torch.int64)}
         metadata, path = {"shard": index.sha256}, self.file(index.path)
         try:
             write_whole(path, lambda to: save_file(tensors, to, metadata=metadata))
@@ -209,33 +215,42 @@ class Cache:
         """[P] float32: the cached embedding of one view of sample i.
 
         Raises:
+            BadSample: if it has none, for its image did not decode.
             UserError: if its bytes are not those that were written.
         """
         shard, row = shards.locate(i)
-        rows, sums = self._opened(shard, self.file(shards.indexes[shard].path))
+        rows, sums, absent = self._opened(shard, self.file(shards.indexes.path(shard)))
+        if row in absent:
+            raise BadSample(
+                str(shards.indexes.path(shard)), shards.key(i), "the teacher's cache has no embedding of it"
+            )
         embedding = rows[view, row]
         if checksum(embedding) != sums[view, row]:
             raise UserError(
-                f"The cached embeddings {self.file(shards.indexes[shard].path)} are damaged: row {row} of view {view} "
+                f"The cached embeddings {self.file(shards.indexes.path(shard))} are damaged: row {row} of view {view} "
                 "is not what was written.",
                 "Remove that file, and have the disk checked.",
             )
         return embedding.float()
 
-    def _opened(self, shard: int, path: Path) -> tuple[torch.Tensor, np.ndarray]:
-        """A file's rows, which stay on disk until they are looked at, and their checksums."""
+    def _opened(self, shard: int, path: Path) -> Opened:
+        """A file's rows, which stay on disk until they are looked at, their checksums, and those that are none."""
         if shard not in self._open:
             try:
                 file = safe_open(path, framework="pt")
                 sums = file.get_tensor("crc32").numpy().view(np.uint32)
-                self._open[shard] = file.get_tensor("embeddings"), sums
+                absent = file.get_tensor("absent").tolist() if "absent" in file.keys() else ()  # noqa: SIM118
+                if len(self._open) >= OPEN_FILES:
+                    self._open.popitem(last=False)
+                self._open[shard] = file.get_tensor("embeddings"), sums, frozenset(absent)
             except (OSError, SafetensorError) as error:
                 raise UserError(f"The cached embeddings {path} are damaged: {error}.", "Remove that file.") from error
+        self._open.move_to_end(shard)
         return self._open[shard]
 
     def __getstate__(self) -> dict[str, Any]:
         # A loader process opens its own files.
-        return self.__dict__ | {"_open": {}}
+        return self.__dict__ | {"_open": OrderedDict()}
 
 
 SAFETENSORS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}

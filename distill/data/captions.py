@@ -15,6 +15,8 @@ from distill.data.chance import uniform
 from distill.data.shards import Sample
 from distill.errors import UserError
 
+CHARACTERS = 64  # more of them a token of context are not read; a piece of SentencePiece's has at most 16
+
 
 @dataclass(frozen=True)
 class Caption:
@@ -37,7 +39,7 @@ class Captions:
         """All captions of a sample, without repetitions: ``KEY.txt`` first, then ``KEY.json`` in its order.
 
         Raises:
-            UserError: if there is none, or the text is not UTF-8 or not JSON.
+            BadSample: if there is none, or the text is not UTF-8 or not JSON.
         """
         try:
             found = [Caption(sample.txt.decode().strip())] if sample.txt is not None else []
@@ -45,21 +47,18 @@ class Captions:
                 tree = json.loads(sample.json)
                 for key in self.keys:
                     found += flatten(tree.get(key)) if isinstance(tree, dict) else []
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UserError(
-                f"The captions of {sample.where} cannot be read: {error}.", "Repair the sample."
-            ) from error
+        except (ValueError, RecursionError) as error:
+            raise sample.bad(f"its captions cannot be read: {error}") from error
         # The same words with a language tell more than without one, but keep the first one's place.
         tagged = {c.text: c.language for c in reversed(found) if c.language}
         texts = dict.fromkeys(c.text for c in found if c.text)
         captions = [Caption(text, tagged.get(text, "")) for text in texts]
         kept = [c for c in captions if not self.languages or c.language in ("", *self.languages)]
         if not kept:
-            spoken = f" in {', '.join(self.languages)}" if captions else ""
-            raise UserError(
-                f"There is no caption{spoken} in {sample.where}.",
-                "Give it a KEY.txt or a KEY.json, or correct data.caption_keys or data.languages.",
+            spoken = (
+                f" in {', '.join(self.languages)} (see data.languages)" if captions else " (see data.caption_keys)"
             )
+            raise sample.bad(f"there is no caption{spoken}")
         return kept
 
     def draw(self, captions: Sequence[Caption], key: str, seed: int, epoch: int, count: int = 1) -> list[Caption]:
@@ -175,7 +174,9 @@ class Tokenizer:
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
         """[len(texts), context] int64, padded with ``PAD``."""
         tokens = torch.full((len(texts), self.context), self.PAD, dtype=torch.int64)
-        for row, ids in enumerate(self._processor.Encode(list(texts))):
+        # The end of a text a megabyte long cannot matter, and would take a second.
+        within = [text[: CHARACTERS * self.context] for text in texts]
+        for row, ids in enumerate(self._processor.Encode(within)):
             ids = ids[: self.context]
             tokens[row, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
         return tokens

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from distill.data.cache import Cache
 from distill.data.shards import Shards
 from distill.data.views import Views, decode
-from distill.errors import UserError
+from distill.errors import BadSample, UserError
 from distill.files import abandoned
 
 if TYPE_CHECKING:
@@ -57,26 +57,38 @@ class ViewPixels(Dataset[list[torch.Tensor]]):
         ]
 
     def batches(
-        self, places: Sequence[Sequence[int]], workers: int, pin: bool = False
-    ) -> Iterator[list[torch.Tensor]]:
+        self, places: Sequence[Sequence[int]], workers: int, pin: bool = False, strict: bool = True
+    ) -> Iterator[tuple[list[torch.Tensor], dict[int, BadSample]]]:
         """For each list of samples, one tensor [n, views, 3, side, side] an entry of ``wanted``; loaded ahead.
 
+        Besides, what is wrong with those that cannot be used, by their row; their pixels are zero.
+
+        Args:
+            strict: raise at the first of those.
+
         Raises:
-            UserError: at the first image that cannot be read.
+            UserError: if something cannot be read.
         """
-        loader = DataLoader(self, batch_sampler=places, num_workers=workers, collate_fn=together, pin_memory=pin)  # type: ignore[arg-type]
-        for batch in loader:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        loader = DataLoader(
+            self,
+            batch_sampler=places,  # type: ignore[arg-type]
+            num_workers=workers,
+            collate_fn=self._together,
+            pin_memory=pin,
+        )
+        for batch, errors in loader:
+            for error in errors.values():
+                if strict or not isinstance(error, BadSample):
+                    raise error
+            yield batch, errors
 
-
-def together(items: list[list[torch.Tensor] | UserError]) -> list[torch.Tensor] | UserError:
-    """Items of a batch as one, or what is wrong with one of them."""
-    for item in items:
-        if isinstance(item, UserError):
-            return item
-    return [torch.stack(column) for column in zip(*items, strict=True)]
+    def _together(
+        self, items: list[list[torch.Tensor] | UserError]
+    ) -> tuple[list[torch.Tensor], dict[int, UserError]]:
+        errors = {row: item for row, item in enumerate(items) if isinstance(item, UserError)}
+        blank = [torch.zeros(views, 3, side, side, dtype=torch.uint8) for views, side, _ in self.wanted]
+        parts = [blank if isinstance(item, UserError) else item for item in items]
+        return [torch.stack(column) for column in zip(*parts, strict=True)], errors
 
 
 @dataclass(frozen=True)
@@ -99,16 +111,17 @@ class Todo:
             UserError: if a cache folder holds something else.
         """
         lacks = [{index.path for index in cache.missing(shards)} for cache in caches]
-        numbers = [tuple(k for k, lack in enumerate(lacks) if index.path in lack) for index in shards.indexes]
-        chosen = [(index, some) for index, some in zip(shards.indexes, numbers, strict=True) if some]
-        return cls(Shards([index for index, _ in chosen]), tuple(some for _, some in chosen))
+        paths = [shards.indexes.path(n) for n in range(len(shards.indexes))]
+        numbers = [tuple(k for k, lack in enumerate(lacks) if path in lack) for path in paths]
+        chosen = [n for n, some in enumerate(numbers) if some]
+        return cls(shards.only(chosen), tuple(numbers[n] for n in chosen))
 
     def __bool__(self) -> bool:
         return bool(self.lacking)
 
     def part(self, rank: int, world: int) -> Todo:
         """One process's share: every ``world``-th shard."""
-        return Todo(Shards(self.shards.indexes[rank::world]), self.lacking[rank::world])
+        return Todo(self.shards.only(range(rank, len(self.lacking), world)), self.lacking[rank::world])
 
     def images(self, cache: int) -> int:
         """How many images a cache lacks."""
@@ -162,6 +175,8 @@ def embed(
 ) -> None:
     """Embed what is lacking. A shard's file appears when it is complete; what is there is never touched.
 
+    An image that does not decode has no embedding, and the file says so.
+
     Args:
         caches: all of them.
         teacher_of: the loaded teacher of cache k, on the device it shall run on; asked for those that lack something.
@@ -170,11 +185,11 @@ def embed(
         tick: called with the number of images done since it was last called.
 
     Raises:
-        UserError: at an image that cannot be read, an embedding the dtype cannot hold, or a full disk.
+        UserError: at an embedding the dtype cannot hold, or a full disk.
     """
     for some in sorted(set(todo.lacking)):  # shards that lack the same go through one loader
         numbers = [n for n, lack in enumerate(todo.lacking) if lack == some]
-        shards, lacking = Shards([todo.shards.indexes[n] for n in numbers]), [caches[k] for k in some]
+        shards, lacking = todo.shards.only(numbers), [caches[k] for k in some]
         _embed(lacking, [teacher_of(k) for k in some], shards, workers, tick)
         shards.close()
 
@@ -191,24 +206,27 @@ def _embed(
     ]
     prints, device = [teacher.fingerprint() for teacher in live], live[0].mean.device
     pixels = ViewPixels(shards, caches[0].views, wanted)
-    batches = pixels.batches(places, workers, pin=device.type == "cuda")
+    batches = pixels.batches(places, workers, pin=device.type == "cuda", strict=False)
     for index in shards.indexes:
         for cache, weights in zip(caches, prints, strict=True):
             remove_torn(cache.file(index.path))
             cache.claim(index, weights)
         outputs = [torch.empty(c.table.views, len(index), c.width, dtype=c.dtype) for c in caches]
+        absent: list[int] = []
         row = 0
         while row < len(index):
-            batch = next(batches)
+            batch, errors = next(batches)
             n = len(batch[0])
+            absent += [row + bad for bad in errors]
             for cache, teacher, output, some in zip(caches, live, outputs, batch, strict=True):
                 out = teacher(some.flatten(0, 1).to(device, non_blocking=True))
                 output[:, row : row + n] = out.view(n, cache.table.views, -1).transpose(0, 1).to("cpu")
             row += n
             tick(n)
         for cache, output in zip(caches, outputs, strict=True):
+            output[:, absent] = 0
             check_finite(cache, index.path, output)
-            cache.write(index, output)
+            cache.write(index, output, absent)
 
 
 def check_finite(cache: Cache, shard: Path, embeddings: torch.Tensor) -> None:

@@ -36,6 +36,14 @@ class Order:
         window, offset = divmod(within, self.window)
         return epoch, int(self._window(epoch, window)[offset])
 
+    def stand_in(self, position: int, number: int, stride: int) -> int:
+        """The number of the sample that is shown in place of a bad one; ``number`` counts the attempts from 1.
+
+        It is the one that is due so many batches of ``stride`` positions later, so it is not in the same batch.
+        """
+        epoch, within = divmod(position, self.samples)
+        return self.at(epoch * self.samples + (within + number * stride) % self.samples)[1]
+
     def take(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """(epoch, sample number) for every position from ``start`` up to ``stop``."""
         return (self.at(position) for position in range(start, stop))

@@ -1,53 +1,28 @@
 """WebDataset shards as an addressable data set: sample i is a place in a tar file.
 
-A tar file is a stream; training wants to open sample 1,234,567 directly, resume in the middle of an epoch
-and match each sample with row i of a teacher's cache. So each shard gets an index, the offset and size of
-every member that matters, kept beside it as ``SHARD.tar.index`` (a safetensors file) and rebuilt when the
-shard's size or modification time has changed.
+A tar file is a stream; training wants to open sample 1,234,567 directly, resume in the middle of an epoch and match
+each sample with row i of a teacher's cache. ``index.py`` does that for one shard, this module for any number.
 """
 
 from __future__ import annotations
 
-import glob
-import json
 import os
-import re
-import tarfile
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
-from distill.errors import UserError
-from distill.files import digest, write_whole
+from distill.data.index import KINDS, ShardIndex, read_index
+from distill.data.specs import expand
+from distill.errors import BadSample, UserError
+from distill.files import write_whole
 
-IMAGE = frozenset({"jpg", "jpeg", "png", "webp"})
-KINDS = ("image", "txt", "json")  # the columns of an index
-VERSION = "1"
 OPEN_FILES = 64  # far below the usual limit of 1,024 descriptors, whatever the number of shards
-
-
-@dataclass(frozen=True)
-class ShardIndex:
-    """Where the samples of one shard are.
-
-    Attributes:
-        path: the shard.
-        keys: one name a sample, in file order.
-        members: [n, 3, 2] int64: (offset, size) of the image, the .txt and the .json; size −1 where absent.
-        sha256: of the whole shard.
-    """
-
-    path: Path
-    keys: tuple[str, ...]
-    members: np.ndarray
-    sha256: str
-
-    def __len__(self) -> int:
-        return len(self.keys)
+OPEN_INDEXES = 64
+REPLACED = "the shard has been replaced since it was indexed"
 
 
 @dataclass(frozen=True)
@@ -60,154 +35,149 @@ class Sample:
     txt: bytes | None
     json: bytes | None
 
-    @property
-    def where(self) -> str:
-        """How an error message names it."""
-        return f"sample '{self.key}' of {self.shard}"
+    def bad(self, reason: str) -> BadSample:
+        """What to raise where it cannot be used."""
+        return BadSample(str(self.shard), self.key, reason)
 
 
-def expand(specs: Iterable[str]) -> list[Path]:
-    """The shards that brace notation, folders and files name, in order.
+class Indexes(Sequence[ShardIndex]):
+    """The indexes of many shards, of which only a few are in memory at a time.
 
-    Raises:
-        UserError: if one does not exist, is a remote address, or a folder holds no ``.tar``.
+    Attributes:
+        names: every path, one after the other, as bytes.
+        ends: [shards] where each of them ends.
+        sha256: [shards, 32] of the shards as they were indexed first.
     """
-    paths: list[Path] = []
-    for spec in specs:
-        if "://" in spec or spec.startswith("pipe:"):
-            raise UserError(
-                f"'{spec}' is a remote stream, and training here addresses samples in local files.",
-                "Copy the shards to a local or mounted folder and name that.",
-            )
-        for path in matches(spec):
-            if path.is_dir():
-                inside = sorted(path.glob("*.tar"))
-                if not inside:
-                    raise UserError(f"The folder {path} holds no .tar shard.", "Name the folder that does.")
-                paths += inside
-            elif path.is_file():
-                paths.append(path)
-            else:
-                raise UserError(f"The shard {path} does not exist.", "Correct data.train or data.eval.")
-    repeated = {str(p) for p in paths if paths.count(p) > 1}
-    if repeated:
-        raise UserError(f"The shard {sorted(repeated)[0]} is named twice.", "Name each shard once.")
-    return paths
 
+    def __init__(self, names: np.ndarray, ends: np.ndarray, sha256: np.ndarray) -> None:
+        self.names, self.ends, self.sha256 = names, ends, sha256
+        self._kept: OrderedDict[int, ShardIndex] = OrderedDict()
 
-def matches(spec: str) -> list[Path]:
-    """The paths that a specification stands for: itself if it exists, else its braces and wildcards expanded."""
-    import braceexpand
-
-    if Path(spec).exists():
-        return [Path(spec)]
-    try:
-        names = list(braceexpand.braceexpand(spec))
-    except ValueError as error:
-        raise UserError(f"The braces of '{spec}' are not balanced.", "Write shard-{000000..000009}.tar.") from error
-    return [Path(found) for name in names for found in (sorted(glob.glob(name)) or [name])]
-
-
-def build_index(path: Path) -> ShardIndex:
-    """Read a shard's headers from end to end.
-
-    Raises:
-        UserError: if it is no tar file, is cut off, or holds no sample.
-    """
-    rows: dict[str, list[tuple[int, int]]] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                split = re.fullmatch(r"((?:.*/)?[^./][^./]*)\.([^/]*)", member.name)
-                if not member.isfile() or not split:
-                    continue
-                kind = kind_of(split[2].lower())
-                if kind is None:
-                    continue
-                row = rows.setdefault(split[1], [(0, -1)] * len(KINDS))
-                if row[kind][1] >= 0:
-                    raise UserError(
-                        f"{path} holds two {KINDS[kind]} members for the sample '{split[1]}'.",
-                        "Give every sample its own key and pack the shard again.",
-                    )
-                row[kind] = (member.offset_data, member.size)
-            # tarfile takes any damaged header for the end of the archive; the real end is a block of zeros.
-            if not is_end(path, tar.offset):
-                raise tarfile.ReadError("it has no end-of-archive mark where its last member ends")
-    except (tarfile.TarError, OSError) as error:
-        raise UserError(
-            f"The shard {path} is empty, damaged or no tar file: {error}.", "Copy or pack it again."
-        ) from error
-    if not rows:
-        raise UserError(
-            f"The shard {path} holds no sample: no member is named KEY.jpg, KEY.png, KEY.webp, KEY.txt or KEY.json.",
-            "See the README on what a shard looks like.",
+    @classmethod
+    def of(cls, indexes: Sequence[ShardIndex]) -> Indexes:
+        paths = [os.fsencode(index.path) for index in indexes]
+        hashes = b"".join(bytes.fromhex(index.sha256) for index in indexes)
+        return cls(
+            np.frombuffer(b"".join(paths), dtype=np.uint8),
+            np.cumsum([len(path) for path in paths], dtype=np.int64),
+            np.frombuffer(hashes, dtype=np.uint8).reshape(len(paths), 32),
         )
-    return ShardIndex(path, tuple(rows), np.array(list(rows.values()), dtype=np.int64), digest(path))
 
+    def __len__(self) -> int:
+        return len(self.ends)
 
-def is_end(path: Path, offset: int) -> bool:
-    """Whether a tar file has its end-of-archive mark at this offset."""
-    with open(path, "rb") as file:
-        file.seek(offset)
-        return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+    def path(self, k: int) -> Path:
+        start = int(self.ends[k - 1]) if k else 0
+        return Path(os.fsdecode(self.names[start : int(self.ends[k])].tobytes()))
 
+    @overload
+    def __getitem__(self, k: int) -> ShardIndex: ...
+    @overload
+    def __getitem__(self, k: slice) -> list[ShardIndex]: ...
+    def __getitem__(self, k: int | slice) -> ShardIndex | list[ShardIndex]:
+        if isinstance(k, slice):
+            return [self[i] for i in range(*k.indices(len(self)))]
+        if not 0 <= k < len(self):
+            raise IndexError(k)
+        if k not in self._kept:
+            index = read_index(self.path(k))
+            if index.sha256 != self.sha256[k].tobytes().hex():
+                raise BadSample(str(index.path), "", REPLACED)
+            if len(self._kept) >= OPEN_INDEXES:
+                self._kept.popitem(last=False)
+            self._kept[k] = index
+        self._kept.move_to_end(k)
+        return self._kept[k]
 
-def kind_of(extension: str) -> int | None:
-    """The column of ``ShardIndex.members`` a member with this extension belongs to, if any."""
-    if extension in IMAGE:
-        return 0
-    return KINDS.index(extension) if extension in KINDS[1:] else None
-
-
-def read_index(path: Path) -> ShardIndex:
-    """A shard's index: the one beside it if it still fits the shard, else a new one, kept if it can be."""
-    from safetensors import SafetensorError, safe_open
-
-    stat = path.stat()
-    stamp = {"version": VERSION, "size": str(stat.st_size), "mtime_ns": str(stat.st_mtime_ns)}
-    beside = path.with_name(path.name + ".index")
-    try:
-        with safe_open(beside, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if stamp.items() <= metadata.items():
-                keys = tuple(json.loads(file.get_tensor("keys").tobytes()))
-                return ShardIndex(path, keys, file.get_tensor("members"), metadata["sha256"])
-    except (OSError, SafetensorError, ValueError, KeyError):
-        pass  # absent, torn or of another make: an index can always be made again
-    index = build_index(path)
-    save_index(index, beside, stamp)
-    return index
-
-
-def save_index(index: ShardIndex, path: Path, stamp: dict[str, str]) -> None:
-    """Keep an index for the next time. A read-only folder just means that there is a next scan."""
-    from safetensors.numpy import save_file
-
-    keys = np.frombuffer(json.dumps(index.keys).encode(), dtype=np.uint8)
-    tensors: dict[str, Any] = {"members": index.members, "keys": keys}
-    if os.access(path.parent, os.W_OK):
-        write_whole(path, lambda to: save_file(tensors, to, metadata=stamp | {"sha256": index.sha256}))
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": OrderedDict()}
 
 
 class Shards:
     """Samples by number, over any number of shards.
 
     Attributes:
-        indexes: one :class:`ShardIndex` a shard.
+        indexes: one :class:`~distill.data.index.ShardIndex` a shard.
         counts: [shards] samples in each.
+        faults: (shard, key, reason, samples that may be missing) of all that is wrong with the archives; known to
+            those that :meth:`of` has just looked through.
     """
 
-    def __init__(self, indexes: Sequence[ShardIndex]) -> None:
-        self.indexes = list(indexes)
-        self.counts = np.array([len(index) for index in self.indexes], dtype=np.int64)
+    def __init__(
+        self,
+        indexes: Sequence[ShardIndex],
+        counts: np.ndarray | None = None,
+        faults: Sequence[tuple[str, str, str, int]] = (),
+    ) -> None:
+        self.indexes = indexes if isinstance(indexes, Indexes) else Indexes.of(indexes)
+        self.counts = np.array([len(i) for i in indexes], dtype=np.int64) if counts is None else counts
+        self.faults = tuple(faults)
         self.starts = np.concatenate([[0], np.cumsum(self.counts)])
         self._files: OrderedDict[int, int] = OrderedDict()
 
     @classmethod
-    def of(cls, specs: Iterable[str]) -> Shards:
-        """The shards that ``specs`` name; see :func:`expand`."""
-        return cls([read_index(path) for path in expand(specs)])
+    def of(cls, specs: Iterable[str], strict: bool = True) -> Shards:
+        """The shards that ``specs`` name; see :func:`expand`.
+
+        Args:
+            strict: refuse archives with anything wrong, instead of keeping their other samples.
+
+        Raises:
+            UserError: if one cannot be read, no sample is left, or (strict) one is damaged.
+        """
+        paths = expand(specs)
+        counts, found = np.zeros(len(paths), dtype=np.int64), list[tuple[int, ShardIndex]]()
+        names, ends, hashes, end = list[bytes](), np.zeros(len(paths), dtype=np.int64), bytearray(), 0
+        for k, path in enumerate(paths):
+            index = read_index(path)
+            if strict and index.faults:
+                raise BadSample(str(path), *index.faults[0])
+            counts[k] = len(index)
+            names.append(os.fsencode(path))
+            ends[k] = end = end + len(names[-1])
+            hashes += bytes.fromhex(index.sha256)
+            if index.faults:
+                found.append((k, index))
+        if not counts.sum():
+            raise UserError(
+                f"The shard {paths[0]} holds no sample{'' if len(paths) < 2 else ', nor do the others'}.",
+                "See the README on what a shard looks like.",
+            )
+        table = np.frombuffer(bytes(hashes), dtype=np.uint8).reshape(len(paths), 32)
+        indexes = Indexes(np.frombuffer(b"".join(names), dtype=np.uint8), ends, table)
+        return cls(indexes, counts, faults_of(found, counts))
+
+    @classmethod
+    def load(cls, path: Path) -> Shards:
+        """What :meth:`save` wrote; the table stays on disk until it is looked at.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="numpy") as file:
+                names, ends, sha256, counts = (file.get_tensor(n) for n in ("names", "ends", "sha256", "counts"))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} cannot be read: {error}.", "Train into another folder.") from error
+        return cls(Indexes(names, ends, sha256), counts)
+
+    def save(self, path: Path) -> None:
+        """Write which shards these are, and what their indexes said: 100 bytes a shard and its name."""
+        from safetensors.numpy import save_file
+
+        of = self.indexes
+        tensors = {"names": of.names, "ends": of.ends, "sha256": of.sha256, "counts": self.counts}
+        write_whole(path, lambda to: save_file(tensors, to))
+
+    def only(self, numbers: Sequence[int]) -> Shards:
+        """Some of the shards."""
+        of, chosen = self.indexes, list(numbers)
+        paths = [os.fsencode(of.path(n)) for n in chosen]
+        names = np.frombuffer(b"".join(paths), dtype=np.uint8)
+        ends = np.cumsum([len(path) for path in paths], dtype=np.int64)
+        return Shards(Indexes(names, ends, of.sha256[chosen]), self.counts[chosen])
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -222,31 +192,44 @@ class Shards:
         return self.indexes[shard].keys[row]
 
     def read(self, i: int, kinds: Sequence[str] = KINDS) -> Sample:
-        """The members of sample i that ``kinds`` names."""
-        shard, row = self.locate(i)
-        index = self.indexes[shard]
-        parts = {kind: self._member(shard, index.members[row, k]) for k, kind in enumerate(KINDS) if kind in kinds}
-        return Sample(index.keys[row], index.path, parts.get("image"), parts.get("txt"), parts.get("json"))
+        """The members of sample i that ``kinds`` names.
 
-    def missing(self, *kinds: str) -> list[tuple[Path, str]]:
+        Raises:
+            BadSample: if its shard is not what was indexed any more.
+        """
+        shard, row = self.locate(i)
+        try:
+            index = self.indexes[shard]
+        except BadSample as error:
+            raise BadSample(error.shard, f"#{row}", error.reason) from error
+        except UserError as error:
+            raise BadSample(str(self.indexes.path(shard)), f"#{row}", "the shard is gone") from error
+        key = index.keys[row]
+        wanted = [k for k, kind in enumerate(KINDS) if kind in kinds]
+        parts = {KINDS[k]: self._member(shard, index, key, index.members[row, k]) for k in wanted}
+        return Sample(key, index.path, parts.get("image"), parts.get("txt"), parts.get("json"))
+
+    def missing(self, *kinds: str) -> Iterator[tuple[Path, str]]:
         """(shard, key) of every sample that has none of the members named."""
         columns = [KINDS.index(kind) for kind in kinds]
-        return [
-            (index.path, index.keys[row])
-            for index in self.indexes
-            for row in np.flatnonzero((index.members[:, columns, 1] < 0).all(axis=1))
-        ]
+        for index in self.indexes:
+            for row in np.flatnonzero((index.members[:, columns, 1] < 0).all(axis=1)):
+                yield index.path, index.keys[row]
 
-    def _member(self, shard: int, place: np.ndarray) -> bytes | None:
+    def _member(self, shard: int, index: ShardIndex, key: str, place: np.ndarray) -> bytes | None:
         offset, size = int(place[0]), int(place[1])
         if size < 0:
             return None
-        data = os.pread(self._open(shard), size, offset)
+        try:
+            descriptor = self._open(shard)
+            stat = os.fstat(descriptor)
+            if (stat.st_size, stat.st_mtime_ns) != index.stamp:
+                raise BadSample(str(index.path), key, REPLACED)
+            data = os.pread(descriptor, size, offset)
+        except OSError as error:
+            raise BadSample(str(index.path), key, f"it cannot be read: {error.strerror}") from error
         if len(data) < size:
-            raise UserError(
-                f"The shard {self.indexes[shard].path} has become shorter since it was indexed.",
-                "Restore it, or start again.",
-            )
+            raise BadSample(str(index.path), key, REPLACED)
         return data
 
     def _open(self, shard: int) -> int:
@@ -255,7 +238,7 @@ class Shards:
         else:
             if len(self._files) >= OPEN_FILES:
                 os.close(self._files.popitem(last=False)[1])
-            self._files[shard] = os.open(self.indexes[shard].path, os.O_RDONLY)
+            self._files[shard] = os.open(self.indexes.path(shard), os.O_RDONLY)
         return self._files[shard]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -265,3 +248,15 @@ class Shards:
     def close(self) -> None:
         while self._files:
             os.close(self._files.popitem()[1])
+
+
+def faults_of(found: Sequence[tuple[int, ShardIndex]], counts: np.ndarray) -> list[tuple[str, str, str, int]]:
+    """``Shards.faults``: a shard that is cut off is taken to miss what the others have on average more than it."""
+    whole = np.ones(len(counts), dtype=bool)
+    whole[[k for k, index in found if index.cut]] = False
+    usual = float(counts[whole].mean()) if whole.any() else 0.0
+    return [
+        (str(index.path), key, reason, 0 if key else max(0, round(usual - len(index)) - 1))
+        for _, index in found
+        for key, reason in index.faults
+    ]

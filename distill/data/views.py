@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from distill.data.chance import uniform
 from distill.data.shards import Sample
-from distill.errors import UserError
 
+MAX_PIXELS = 100_000_000  # of an image: 300 MB once decoded
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -75,26 +76,37 @@ class View:
 
 
 def decode(sample: Sample) -> Image.Image:
-    """A sample's image as RGB, transparency on white, turned as its EXIF says.
+    """A sample's image as RGB, transparency on white, turned as its EXIF says; of an animation the first picture.
 
     Raises:
-        UserError: if there is none or it does not decode.
+        BadSample: if there is none or it does not decode.
     """
     if sample.image is None:
-        raise UserError(f"There is no image in {sample.where}.", "Remove the sample, or add KEY.jpg, .png or .webp.")
-    return decode_bytes(sample.image, sample.where)
+        raise sample.bad("there is no image: no KEY.jpg, .png or .webp")
+    try:
+        return decode_bytes(sample.image)
+    except ValueError as error:
+        raise sample.bad(f"its image {error}") from error
 
 
-def decode_bytes(data: bytes, where: str) -> Image.Image:
-    """An encoded image as RGB; ``where`` is how an error names it.
+def decode_bytes(data: bytes) -> Image.Image:
+    """An encoded image as RGB, as :func:`decode` does it.
 
     Raises:
-        UserError: if it does not decode.
+        ValueError: if it does not decode, as the end of a sentence.
     """
     try:
-        return on_white(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, on odd files; what matters is an exception
+            image = Image.open(io.BytesIO(data))
+            if image.width * image.height > MAX_PIXELS:
+                # A file of some kilobytes may claim any size, and decoding it would take all memory.
+                raise ValueError(f"has {image.width} × {image.height} pixels, more than {MAX_PIXELS:,}")
+            return on_white(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError as error:
+        raise ValueError("is of no format that is known") from error
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        raise UserError(f"The image of {where} does not decode: {error}.", "Remove or replace it.") from error
+        raise error if str(error).startswith("has ") else ValueError(f"does not decode: {error}") from error
 
 
 def on_white(image: Image.Image) -> Image.Image:
@@ -102,6 +114,9 @@ def on_white(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         image.load()
         return image
+    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535) // 257
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

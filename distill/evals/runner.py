@@ -62,7 +62,7 @@ def run(
     trained = Data.model_validate(model.config.provenance["recipe"]["data"])
     captions = Captions(trained.caption_keys, languages or trained.languages)
     shards = Shards.of(data)
-    for shard, key in shards.missing("image")[:1]:
+    for shard, key in shards.missing("image"):
         raise UserError(f"There is no image in sample '{key}' of {shard}.", "Add it or remove the sample.")
     if languages and not spoken(shards, captions):
         raise UserError(f"No caption says that its language is {' or '.join(languages)}.", "Leave out --language.")

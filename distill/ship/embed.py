@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from distill.data.embedding import ViewPixels, Wanted
-from distill.data.shards import IMAGE, Shards
+from distill.data.index import IMAGE
+from distill.data.shards import Shards
 from distill.data.views import Views, decode_bytes
 from distill.errors import UserError
 from distill.ship.load import ImageText
@@ -28,7 +29,7 @@ def embed_images(model: ImageText, shards: Shards, workers: int = 0) -> torch.Te
         size, interpolation = part.config.image.image_size, part.config.image.interpolation
         dataset = ViewPixels(shards, Views(), [Wanted(1, size, interpolation)])
         places = [range(i, min(i + BATCH, len(shards))) for i in range(0, len(shards), BATCH)]
-        rows = torch.cat([part.encode_image(pixels[:, 0]) for (pixels,) in dataset.batches(places, workers)])
+        rows = torch.cat([part.encode_image(pixels[:, 0]) for (pixels,), _ in dataset.batches(places, workers)])
         total = total + weight * rows
     return torch.nn.functional.normalize(total, dim=1) if len(model.parts) > 1 else total
 
@@ -44,9 +45,21 @@ def embed_folder(model: ImageText, folder: Path) -> tuple[torch.Tensor, list[str
         raise UserError(f"There is no picture (.jpg, .png, .webp) below {folder}.", "Name another folder.")
     parts = []
     for start in range(0, len(paths), BATCH):
-        images: list[Image.Image] = [decode_bytes(p.read_bytes(), str(p)) for p in paths[start : start + BATCH]]
+        images: list[Image.Image] = [opened(p) for p in paths[start : start + BATCH]]
         parts.append(model.encode_image(images))
     return torch.cat(parts), [str(p.relative_to(folder)) for p in paths]
+
+
+def opened(path: Path) -> Image.Image:
+    """A picture's file as RGB.
+
+    Raises:
+        UserError: if it does not decode.
+    """
+    try:
+        return decode_bytes(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"The image {path} {error}.", "Remove or replace it.") from error
 
 
 def embed_texts(model: ImageText, file: Path) -> tuple[torch.Tensor, list[str]]:

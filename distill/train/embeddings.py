@@ -15,6 +15,19 @@ PER_SAMPLE = ("teacher", "logits")  # spaces in which nothing is compared across
 STANDS_FOR = {"image_h": "image", "text_h": "text", "teacher_f": "teacher", "teacher_g": "teacher"}
 
 
+class NotFiniteRows(Exception):
+    """Something that a :class:`~distill.train.model.Model` computed is NaN or infinite; raised on all processes alike.
+
+    Attributes:
+        positions: which samples of the whole batch it happened to; all, where it is a number of the loss itself.
+        names: of what is not finite on this process.
+    """
+
+    def __init__(self, positions: list[int], names: list[str]) -> None:
+        super().__init__(f"{', '.join(names) or 'rows of another process'} at {positions}")
+        self.positions, self.names = positions, names
+
+
 def embeddings(rows: Rows, needs: Needs, weights: Sequence[float], group: processes.Group) -> list[Embeddings]:
     """What the objective is given, once for every caption an image has in this batch.
 
@@ -23,10 +36,18 @@ def embeddings(rows: Rows, needs: Needs, weights: Sequence[float], group: proces
         needs: of the objective.
         weights: one a teacher.
         group: the processes.
+
+    Raises:
+        NotFiniteRows: where a row or a number is not finite. Which rows travels with them, so every process knows.
     """
     local = {name for name in rows if "/" in name and needs.space in PER_SAMPLE}
-    whole = processes.gather({k: v for k, v in rows.items() if k not in local and k not in NUMBERS}, group)
     n, captions = rows["text"].shape[:2]
+    fine = finite(rows)
+    everyones = {k: v for k, v in rows.items() if k not in local and k not in NUMBERS}
+    whole = processes.gather({**everyones, "finite": torch.stack(list(fine.values())).all(0).float()[:, None]}, group)
+    positions = (whole.pop("finite")[:, 0] == 0).nonzero()[:, 0].tolist()
+    if positions:
+        raise NotFiniteRows(positions, [name for name, flags in fine.items() if not flags.all()])
     mine = slice(group.rank * n, (group.rank + 1) * n)
     return [
         Embeddings(
@@ -41,6 +62,17 @@ def embeddings(rows: Rows, needs: Needs, weights: Sequence[float], group: proces
         )
         for caption in range(captions)
     ]
+
+
+def finite(rows: Rows) -> dict[str, torch.Tensor]:
+    """By name, which samples' rows are finite: [n] each."""
+    n = len(rows["text"])
+    return {
+        name: value.detach().isfinite().all().expand(n)
+        if name in NUMBERS
+        else value.detach().flatten(1).isfinite().all(1)
+        for name, value in rows.items()
+    }
 
 
 def teaching(rows: Rows, k: int, caption: int, needs: Needs, weight: float) -> Teaching:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from distill.files import write_text
 
@@ -52,39 +53,84 @@ class Progress:
             self.bar.close()
 
 
+class Journal:
+    """A file of JSON objects, one a line, each of a step.
+
+    Args:
+        path: the file; made with the first line.
+        start: the step a run goes on from: later lines are of an attempt that was cut off, and are dropped.
+        first: whether this process writes; the others read.
+
+    Attributes:
+        before: what was noted up to ``start``.
+    """
+
+    def __init__(self, path: Path, start: int, first: bool) -> None:
+        self.path, self.first, self.before = path, first, list[dict[str, Any]]()
+        self.file: IO[str] | None = None
+        if not path.exists():
+            return
+        # A line without its end, or with a hole where a disk was full, is of the attempt that was cut off.
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        kept = [line for line in lines if (step := step_of(line)) is not None and step <= start]
+        self.before = [json.loads(line) for line in kept]
+        if first and kept != lines:
+            write_text(path, "".join(kept))
+
+    def note(self, entry: dict[str, Any]) -> None:
+        """Add a line; numbers that are not finite become null."""
+        if not self.first:
+            return
+        if self.file is None:
+            self.file = self.path.open("a", encoding="utf-8")
+        self.file.write(json.dumps({k: finite(v) for k, v in entry.items()}, ensure_ascii=False) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+
+
+def step_of(line: str) -> int | None:
+    """The step a line of a journal is of; None if it is not whole."""
+    try:
+        return int(json.loads(line)["step"]) if line.endswith("\n") else None
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def finite(value: Any) -> Any:
+    """The value, or None for a number that JSON does not know."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class Log:
     """A run's metrics: one object a step in metrics.jsonl, the same numbers in tensorboard/.
 
     Args:
         run: the run folder.
         label: what the progress bar says.
-        start: the step a resumed run starts from; later lines of an earlier attempt are dropped.
+        start: the step a resumed run starts from.
         total: steps of the whole run.
     """
 
     def __init__(self, run: Path, label: str, start: int, total: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        path = run / "metrics.jsonl"
-        if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start]
-            write_text(path, "".join(kept))
-        self.file = path.open("a", encoding="utf-8")
+        self.journal = Journal(run / "metrics.jsonl", start, True)
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1 if start else None)
         self.progress = Progress(label, total, "steps", start)
 
     def step(self, metrics: dict[str, Any]) -> None:
         """Record a step: ``metrics`` has "step" and numbers by name."""
-        self.file.write(json.dumps(metrics) + "\n")
-        self.file.flush()
+        self.journal.note(metrics)
         for name, value in metrics.items():
-            if name != "step":
+            if name not in ("step", "samples"):
                 self.board.add_scalar(name, value, metrics["step"])
-        terms = {k: v for k, v in metrics.items() if k not in ("step", "lr", "examples", "epoch")}
+        terms = {k: v for k, v in metrics.items() if k not in ("step", "lr", "examples", "epoch", "samples")}
         self.progress.tick(1, " ".join(f"{name} {value:.4g}" for name, value in terms.items()))
 
     def close(self) -> None:
-        self.file.close()
+        self.journal.close()
         self.board.close()
         self.progress.close()

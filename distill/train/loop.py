@@ -6,6 +6,7 @@ It does not know which objective it runs, how many processes there are or at whi
 from __future__ import annotations
 
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,22 @@ import torch
 from distill.config import Recipe
 from distill.data.batch import Schedule, batches
 from distill.data.captions import Tokenizer
-from distill.data.order import Order
 from distill.data.shards import Shards
 from distill.facts import objective_of, teachers_of
 from distill.train import checkpoint, setup, towers
+from distill.train.checkpoint import Checkpoints, Snapshot
+from distill.train.health import Health
 from distill.train.log import Log
 from distill.train.optim import Pace, learning_rate, optimizer
-from distill.train.prepare import TOKENIZER, pieces_of, read_recipe
+from distill.train.prepare import SHARDS, TOKENIZER, pieces_of, read_recipe
 from distill.train.step import Step
+from distill.train.wishes import Wishes
 from launch import group as processes
+from launch import zero
 from launch.settings import deepspeed_settings
 
 
-def train(run: Path) -> None:
+def train(run: Path) -> bool:
     """Train a prepared run from its newest checkpoint, or from the start, to its end.
 
     Every process of a job calls this. All state that matters is a function of the step: data order, views,
@@ -34,55 +38,98 @@ def train(run: Path) -> None:
 
     Args:
         run: a folder that ``distill.train.prepare`` made.
+
+    Returns:
+        Whether it has come to its end; if not, it has been asked to stop and has saved what it had.
+
+    Raises:
+        UserError: if it cannot go on.
     """
     group = processes.start()
     recipe = read_recipe(run)
-    shards = Shards.of(recipe.data.train)
+    shards = Shards.load(run / SHARDS)
     tokenizer = Tokenizer.load(run / TOKENIZER, towers.text_spec(recipe).context)
-    engine, paces = make_engine(recipe, tokenizer.vocab, group)
-    start, total = checkpoint.restore(engine, run), recipe.train.total_steps(len(shards))
+    snapshot = latest(run, group)
+    engine, paces = make_engine(recipe, tokenizer.vocab, snapshot, group)
+    start, total = snapshot.step if snapshot else 0, recipe.train.total_steps(len(shards))
+    del snapshot
 
     objective = objective_of(recipe)
     live = setup.online_teachers(recipe, group.device)
-    teach = [processes.sharded(teacher, group, recipe.zero.stage) if teacher else None for teacher in live]
+    teach = [zero.sharded(teacher, group, recipe.zero.stage) if teacher else None for teacher in live]
     advance = Step(engine, objective, teach, [table.weight for table in teachers_of(recipe)], group)
-    order, size = Order(shards.counts, recipe.train.seed), recipe.train.batch_size
+    pairs, size = setup.pairs_of(recipe, shards, tokenizer), recipe.train.batch_size
     pieces, neighbours = pieces_of(recipe, group.world), objective.needs.mixup > 0
-    schedule = Schedule(order, size, group.rank, group.world, start, total, neighbours, pieces)
-    pairs = setup.pairs_of(recipe, shards, tokenizer)
+    schedule = Schedule(pairs.order, size, group.rank, group.world, start, total, neighbours, pieces)
+    checkpoints = Checkpoints(run, recipe.checkpoint.keep, group)
+    health = Health(run, recipe, len(shards), start, group.first)
     log = Log(run, f"training {recipe.objective.name}", start, total) if group.first else None
-    clock = time.perf_counter()
+    done, clock = start, time.perf_counter()
     try:
-        loader = batches(pairs, schedule, recipe.data.workers, pin=group.device.type == "cuda")
-        for step, share in enumerate(loader, start):
-            rates = [learning_rate(step, total, recipe.optim, pace) for pace in paces]
-            for parameters, rate in zip(engine.optimizer.param_groups, rates, strict=True):
-                parameters["lr"] = rate
+        with Wishes(run, recipe.checkpoint.every_minutes, group.first) as wishes:
+            loader = batches(pairs, schedule, recipe.data.workers, pin=group.device.type == "cuda")
+            for step, share in enumerate(loader, start):
+                rates = [learning_rate(step, total, recipe.optim, pace) for pace in paces]
+                for parameters, rate in zip(engine.optimizer.param_groups, rates, strict=True):
+                    parameters["lr"] = rate
 
-            # Dropout and the like draw from (seed, step, rank), so a resumed run needs no generator state.
-            terms = advance(share, hash((recipe.train.seed, step, group.rank)))
+                # Dropout and the like draw from (seed, step, rank), so a resumed run needs no generator state.
+                seed = hash((recipe.train.seed, step, group.rank))
+                bad = [one for piece in share for one in piece.bad]
+                counts = {"samples": sum(piece.sum for piece in share), "bad": len(bad)}
+                outcome, done = advance(share, seed, counts | wishes.now()), step + 1
 
-            if log is not None:
-                now = time.perf_counter()
-                lr = learning_rate(step, total, recipe.optim)
-                pace = {"lr": lr, "examples": (step + 1) * size, "examples_per_s": size / (now - clock)}
-                log.step({"step": step + 1} | terms | pace)
-                clock = now
-            if (step + 1) % recipe.checkpoint.every_steps == 0 or step + 1 == total:
-                checkpoint.save(engine, run, step + 1, recipe.checkpoint.keep, group)
+                if outcome.counts["bad"]:
+                    health.take_bad(done, chain(*processes.everyones(bad, group)))
+                if outcome.trouble:
+                    keys = list(chain(*processes.everyones([k for piece in share for k in piece.keys], group)))
+                    health.take_trouble(done, outcome, [keys[i] for i in outcome.positions] or keys)
+                if log is not None:
+                    now = time.perf_counter()
+                    lr = learning_rate(step, total, recipe.optim)
+                    pace = {"lr": lr, "examples": done * size, "examples_per_s": size / (now - clock)}
+                    log.step({"step": done} | outcome.numbers | pace | {"samples": int(outcome.counts["samples"])})
+                    clock = now
+                    if not outcome.trouble:
+                        health.take_loss(done, outcome.numbers["loss"], schedule.keys(step, shards))
+                stop = outcome.counts["stop"] > 0
+                if stop or outcome.counts["save"] or done % recipe.checkpoint.every_steps == 0 or done == total:
+                    checkpoints.save(engine, done)
+                    wishes.granted()
+                if stop:
+                    break
+            checkpoints.close()
     finally:
+        checkpoints.wait()
+        health.close()
         if log is not None:
             log.close()
         shards.close()
         engine.destroy()
+    return done == total
 
 
-def make_engine(recipe: Recipe, vocab: int, group: processes.Group) -> tuple[Any, list[Pace]]:
-    """DeepSpeed's engine around a recipe's model, whose weights follow from the seed; and the pace of its groups."""
+def latest(run: Path, group: processes.Group) -> Snapshot | None:
+    """The newest checkpoint that is whole; the first process looks, so all take the same."""
+    folder = processes.everyones(checkpoint.newest(run) if group.first else None, group)[0]
+    return Snapshot.read(folder) if folder else None
+
+
+def make_engine(
+    recipe: Recipe, vocab: int, snapshot: Snapshot | None, group: processes.Group
+) -> tuple[Any, list[Pace]]:
+    """DeepSpeed's engine around a recipe's model, and the pace of its parameter groups.
+
+    The weights follow from the seed, or are those of a snapshot. They are put in before DeepSpeed cuts them up, so it
+    does not matter how they were cut up before.
+    """
     import deepspeed
 
     torch.manual_seed(recipe.train.seed)
-    model = setup.model_of(recipe, vocab).to(group.device)
+    model = setup.model_of(recipe, vocab)
+    if snapshot:
+        snapshot.into(model, group.rank)
+    model = model.to(group.device)
     optim, paces = optimizer(model, recipe)
     settings = deepspeed_settings(
         batch_size=recipe.train.batch_size,
@@ -93,4 +140,6 @@ def make_engine(recipe: Recipe, vocab: int, group: processes.Group) -> tuple[Any
         clip=recipe.optim.clip,
     )
     engine, *_ = deepspeed.initialize(model=model, optimizer=optim, config=settings)
+    if snapshot:
+        zero.load_optimizer_state(engine, snapshot.optimizer)
     return engine, paces

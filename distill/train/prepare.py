@@ -8,22 +8,34 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
+import sys
 import tomllib
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from distill.config import Recipe
+from distill.data.batch import Bad
 from distill.data.captions import Tokenizer
 from distill.data.shards import Shards
-from distill.errors import UserError
+from distill.errors import BadSample, UserError
 from distill.files import write_text, write_whole
 from distill.recipe import check, dump
 from distill.train import setup, teaching, towers
+from distill.train.health import BAD_SAMPLES, most_bad, refuse_too_many
+from distill.train.wishes import STOP
 from launch.command import Job
 
-RECIPE, TOKENIZER, ABOUT = "recipe.toml", "tokenizer.model", "run.json"
+RECIPE, TOKENIZER, ABOUT, SHARDS = "recipe.toml", "tokenizer.model", "run.json", "shards.safetensors"
+# What may be given anew to resume: how much is checked and saved, how it is loaded and cut up, what is passed over.
+MAY_CHANGE = (
+    r"teacher\.\d+\.audit|checkpoint\..*|zero\.stage|data\.(workers|bad_samples)|train\.(skip_nonfinite|micro_batch)"
+)
 TOKENIZER_SAMPLES = 1_000_000  # more of them change a vocabulary of usual size very little
 PACKAGES = ("torch", "deepspeed", "timm", "sentencepiece", "webdataset", "safetensors", "numpy")
 
@@ -67,15 +79,17 @@ def prepare(recipe: Recipe, run: Path, resume: bool, job: Job) -> None:
     # A wrong tower, and a teacher that cannot be had, fail here, before any data is read.
     setup.model_of(recipe, given.vocab if given else 4)
     weights = teaching.online_weights(recipe)
-    shards = Shards.of(recipe.data.train)
-    preflight(recipe, shards)
+    shards = Shards.of(recipe.data.train, strict=False)
+    bad = preflight(recipe, shards)
     if resume:
-        check_unchanged(recipe, run, shards, job.world)
+        check_unchanged(run, shards)
     tokenizer = None if resume else given or make_tokenizer(recipe, shards)
     audits = teaching.fill_and_audit(recipe, shards, job)
     weights |= {name: cache.weights(shards) for name, cache in teaching.cached(recipe).items()}
     if tokenizer is None:
         check_weights(run, weights)
+        write_text(run / RECIPE, dump(recipe))
+        (run / STOP).unlink(missing_ok=True)
         return
     model = setup.model_of(recipe, tokenizer.vocab)
     about = {
@@ -87,20 +101,26 @@ def prepare(recipe: Recipe, run: Path, resume: bool, job: Job) -> None:
         "steps": recipe.train.total_steps(len(shards)),
         "vocab": tokenizer.vocab,
         "parameters": parameter_counts(model),
-        "shards": fingerprints(shards),
+        "shards": len(shards.indexes),
         "teachers": [table.name for table in recipe.teacher],
         "teacher_weights": weights,
         "teacher_audits": audits,
     }
-    write_run(recipe, run, tokenizer, about)
+    write_run(recipe, run, tokenizer, about, shards, bad)
 
 
-def write_run(recipe: Recipe, run: Path, tokenizer: Tokenizer, about: dict[str, Any]) -> None:
+def write_run(
+    recipe: Recipe, run: Path, tokenizer: Tokenizer, about: dict[str, Any], shards: Shards, bad: list[Bad]
+) -> None:
     """The run folder with all its files, at once or not at all."""
     unfinished = run.with_name(f".{run.name}.unfinished-{os.getpid()}")
     unfinished.mkdir(parents=True)
     write_whole(unfinished / TOKENIZER, lambda to: to.write_bytes(tokenizer.model))
     write_text(unfinished / ABOUT, json.dumps(about, indent=1) + "\n")
+    shards.save(unfinished / SHARDS)
+    if bad:
+        lines = [json.dumps({"step": 0} | one._asdict(), ensure_ascii=False) + "\n" for one in bad]
+        write_text(unfinished / BAD_SAMPLES, "".join(lines))
     write_text(unfinished / RECIPE, dump(recipe))
     try:
         unfinished.rename(run)  # fails if another start has been quicker
@@ -137,8 +157,7 @@ def claim(recipe: Recipe, run: Path, resume: bool) -> None:
         if not is_run(run):
             raise UserError(f"There is no run to resume in {run}.", "Leave out --resume, or correct --out.")
         old, new = read_recipe(run).model_dump(mode="json"), recipe.model_dump(mode="json")
-        # How much is checked changes nothing of what is trained.
-        changed = sorted({name for name in differences(old, new) if not name.endswith(".audit")})
+        changed = sorted({name for name in differences(old, new) if not re.fullmatch(MAY_CHANGE, name)})
         if changed:
             raise UserError(
                 f"The run in {run} was started with another {', '.join(changed)}.",
@@ -150,22 +169,18 @@ def claim(recipe: Recipe, run: Path, resume: bool) -> None:
         raise UserError(f"{run} exists and is no empty folder.", "Choose another --out.")
 
 
-def check_unchanged(recipe: Recipe, run: Path, shards: Shards, world: int) -> None:
-    """Refuse to resume on other shards than the run was started on, or where its checkpoint cannot be read."""
-    about = read_about(run)
-    now = fingerprints(shards)
-    changed = sorted(p for p in about["shards"].keys() | now.keys() if about["shards"].get(p) != now.get(p))
-    if changed:
-        raise UserError(
-            f"The training data has changed since the run was started: {changed[0]}.",
-            "Restore it, or train into another folder.",
-        )
-    if recipe.zero.stage and world != about["processes"]:
-        raise UserError(
-            f"The run was started with {about['processes']} processes, and at zero.stage = {recipe.zero.stage} its "
-            f"checkpoint is split among them.",
-            f"Resume it with {about['processes']}.",
-        )
+def check_unchanged(run: Path, shards: Shards) -> None:
+    """Refuse to resume on other shards than the run was started on."""
+    before, now = Shards.load(run / SHARDS).indexes, shards.indexes
+    same = np.array_equal(before.names, now.names) and np.array_equal(before.sha256, now.sha256)
+    if same:
+        return
+    olds, news = ({of.path(k): of.sha256[k].tobytes() for k in range(len(of))} for of in (before, now))
+    changed = sorted(path for path in olds.keys() | news.keys() if olds.get(path) != news.get(path))
+    raise UserError(
+        f"The training data has changed since the run was started: {changed[0] if changed else 'its order'}.",
+        "Restore it, or train into another folder.",
+    )
 
 
 def check_weights(run: Path, weights: dict[str, str]) -> None:
@@ -179,11 +194,6 @@ def check_weights(run: Path, weights: dict[str, str]) -> None:
         )
 
 
-def fingerprints(shards: Shards) -> dict[str, Any]:
-    """What ``run.json`` notes of every shard."""
-    return {str(index.path): {"samples": len(index), "sha256": index.sha256} for index in shards.indexes}
-
-
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """The dotted names of the values in which two recipes differ."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -194,20 +204,29 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
     return [] if old == new else [path]
 
 
-def preflight(recipe: Recipe, shards: Shards) -> None:
-    """Check from the shards' headers that every sample is an image with a caption, and that a batch fits."""
+def preflight(recipe: Recipe, shards: Shards) -> list[Bad]:
+    """What the shards' headers say: which samples cannot be used, and whether a batch fits.
+
+    Raises:
+        UserError: if there are more bad samples than the recipe allows, or fewer samples than a batch has.
+    """
+    bad = [Bad(*fault) for fault in shards.faults]
     for what, kinds in {"image": ("image",), "caption": ("txt", "json")}.items():
-        missing = shards.missing(*kinds)
-        if missing:
-            shard, key = missing[0]
-            more = f" ({len(missing) - 1} more samples lack one too)" if len(missing) > 1 else ""
-            raise UserError(f"There is no {what} in sample '{key}' of {shard}{more}.", "Add it or remove the sample.")
+        bad += [Bad(str(shard), key, f"there is no {what}") for shard, key in shards.missing(*kinds)]
+    if bad:
+        count = len({(one.shard, one.key) for one in bad}) + sum(one.missing for one in bad)
+        refuse_too_many(count, most_bad(recipe, len(shards)), bad[-1], "before training")
+        print(
+            f"{count} bad samples are passed over; the first: {bad[0].shard} {bad[0].key}: {bad[0].reason}",
+            file=sys.stderr,
+        )
     if recipe.train.batch_size > len(shards):
         raise UserError(
             f"train.batch_size = {recipe.train.batch_size} is more than the {len(shards)} training samples: "
             "a batch would hold an image twice, as its own negative.",
             "Choose a smaller train.batch_size.",
         )
+    return bad
 
 
 def given_tokenizer(recipe: Recipe) -> Tokenizer | None:
@@ -236,8 +255,10 @@ def make_tokenizer(recipe: Recipe, shards: Shards) -> Tokenizer:
     captions = setup.captions_of(recipe)
     # All of a small set, evenly spaced samples of a large one.
     chosen = range(0, len(shards), 1 + len(shards) // TOKENIZER_SAMPLES)
-    # A list, not a generator: what goes wrong inside SentencePiece's loop loses its type.
-    texts = [c.text for i in chosen for c in captions.of(shards.read(i, ["txt", "json"]))]
+    texts: list[str] = []
+    for i in chosen:
+        with suppress(BadSample):
+            texts += [c.text for c in captions.of(shards.read(i, ["txt", "json"]))]
     return Tokenizer.train(texts, table.vocab, context)
 
 

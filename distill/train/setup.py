@@ -13,6 +13,7 @@ from distill.data.batch import Drawing, Pairs
 from distill.data.cache import Cache
 from distill.data.captions import Captions, Tokenizer
 from distill.data.inputs import FromCache, FromCaptions, FromPixels, TeacherInput
+from distill.data.order import Order
 from distill.data.shards import Shards
 from distill.data.views import Views
 from distill.errors import from_leaves
@@ -100,4 +101,4 @@ def pairs_of(recipe: Recipe, shards: Shards, tokenizer: Tokenizer) -> Pairs:
         interpolation=card_of(recipe.teacher[0]).interpolation if recipe.on_teacher else "bicubic",
         mixup=objective_of(recipe).needs.mixup,
     )
-    return Pairs(shards, tokenizer, inputs, drawing)
+    return Pairs(shards, tokenizer, inputs, drawing, Order(shards.counts, recipe.train.seed), recipe.train.batch_size)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from distill.config import Recipe
 from distill.errors import UserError, from_leaves
+from distill.files import write_text
 from distill.train import prepare, worker
+from distill.train.wishes import STOP
 
 
 def start(
@@ -17,7 +19,7 @@ def start(
     nproc: int = 1,
     hostfile: Path | None = None,
     master_addr: str = "",
-) -> None:
+) -> bool:
     """Prepare a run and train it to its end.
 
     Args:
@@ -27,6 +29,9 @@ def start(
         nproc: processes on this machine.
         hostfile: DeepSpeed's host file; then its slots count, and ``nproc`` does not.
         master_addr: see :class:`launch.command.Job`.
+
+    Returns:
+        Whether it has come to its end; if not, SIGTERM has stopped it, and it can be resumed.
 
     Raises:
         UserError: for anything the user can put right, and when a process of a larger job has failed.
@@ -41,11 +46,15 @@ def start(
     if job.here:
         from distill.train.loop import train
 
-        train(run)
-        return
-    status = command.run(job)
+        return train(run)
+    # SIGTERM reaches this process alone: through the file all others hear of it, on other hosts too.
+    with command.on_termination(lambda: write_text(run / STOP, "SIGTERM\n")):
+        status = command.run(job)
     if status:
         raise UserError(
             f"The training stopped: a process ended with status {status}; its own message stands above.",
             f"Put that right and continue with --resume --out {run}.",
         )
+    stopped = (run / STOP).exists()
+    (run / STOP).unlink(missing_ok=True)
+    return not stopped

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
 from distill.data.batch import Batch
-from distill.errors import UserError
-from distill.train.embeddings import NUMBERS, embeddings, terms
+from distill.train.embeddings import NUMBERS, NotFiniteRows, embeddings, terms
 from distill.train.model import MAX_LOG_SCALE, MAX_SCALE
 from distill.train.spaces import Rows
 from launch import group as processes
-from losses import NotFinite, Objective
+from launch import zero
+from losses import Objective
 
 TeacherForward = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step has come to, the same on every process.
+
+    Attributes:
+        numbers: the terms of the whole batch, by name, and the temperatures.
+        counts: what the processes counted, added up.
+        trouble: what was not finite; then nothing has changed. Of the rows, only this process's are named.
+        positions: of the samples in the whole batch that it came from; empty for all of them.
+    """
+
+    numbers: dict[str, float]
+    counts: dict[str, float]
+    trouble: str = ""
+    positions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,56 +58,59 @@ class Step:
     weights: Sequence[float]
     group: processes.Group
 
-    def __call__(self, share: Sequence[Batch], seed: int) -> dict[str, float]:
-        """Forward, backward and optimiser step; the terms of the whole batch and the temperatures.
+    def __call__(
+        self, share: Sequence[Batch], seed: int, counts: Mapping[str, float] = MappingProxyType({})
+    ) -> Outcome:
+        """Forward, backward and optimiser step. Where anything is not finite the weights stay as they are.
 
         Args:
             share: this process's share of the batch, in pieces of equal size; one, or as many as the engine
                 accumulates gradients of.
             seed: of dropout and the like, for this step and process.
+            counts: numbers that are summed over all processes along with the terms.
         """
         pieces = [taught(piece, self.teach, self.group.device) for piece in share]
-        if len(pieces) == 1:
-            rows = embed(self.engine, pieces, seed)
+        try:
+            if len(pieces) == 1:
+                rows = embed(self.engine, pieces, seed)
+            else:
+                with torch.no_grad(), kept_buffers(self.engine.module):
+                    rows = {k: v.detach().requires_grad_() for k, v in embed(self.engine, pieces, seed).items()}
             values = self.terms_of(rows)
+        except NotFiniteRows as error:
+            return Outcome({}, self.summed({}, counts), f"the rows {', '.join(error.names)}", tuple(error.positions))
+        numbers, counts = self.averaged(values, rows["scale"], counts)
+        wrong = [name for name, value in numbers.items() if not math.isfinite(value)]
+        if wrong:
+            return Outcome(numbers, counts, f"the term {', '.join(wrong)}")
+        if len(pieces) == 1:
             self.engine.backward(values["loss"])
-            self.engine.step()
+            applied = zero.step(self.engine)
         else:
-            rows, values = self.cached(pieces, seed)
-        numbers = self.averaged(values, rows["scale"])
+            applied = self.replay(pieces, seed, rows, values)
         if min(value for name, value in numbers.items() if name.startswith("tau")) * MAX_SCALE < 1.001:
-            processes.keep_at_most(self.engine.module.log_scale, MAX_LOG_SCALE)
-        return numbers
+            zero.keep_at_most(self.engine.module.log_scale, MAX_LOG_SCALE)
+        return Outcome(numbers, counts, "" if applied else "a gradient")
 
     def terms_of(self, rows: Rows) -> dict[str, torch.Tensor]:
         """The objective of the whole batch, from this process's rows.
 
         Raises:
-            UserError: if an embedding is not finite: training has diverged.
+            NotFiniteRows: on every process, if an embedding of any is not finite.
         """
-        given = embeddings(rows, self.objective.needs, self.weights, self.group)
-        try:
-            return terms(self.objective, given)
-        except NotFinite as error:
-            raise UserError(
-                f"Training has diverged at step {self.engine.global_steps + 1}. {error}",
-                "Train into another folder with a lower optim.lr or a longer optim.warmup.",
-            ) from error
+        return terms(self.objective, embeddings(rows, self.objective.needs, self.weights, self.group))
 
-    def cached(self, pieces: list[Batch], seed: int) -> tuple[Rows, dict[str, torch.Tensor]]:
-        """Gradient caching (arXiv 2101.06983): embed all, one loss over the whole batch, then replay piece by piece.
+    def replay(self, pieces: list[Batch], seed: int, rows: Rows, values: dict[str, torch.Tensor]) -> bool:
+        """Gradient caching (arXiv 2101.06983): all has been embedded and the loss taken; now the gradient by pieces.
 
         The loss gives the gradient of every embedding. Replayed with the same random numbers, a piece contributes
         Σ ⟨embedding, its gradient⟩, whose gradient by the weights is its share of the chain rule. The temperature is
         used once and appears in every piece, so each takes an equal part of its gradient. The engine divides by the
         number of pieces, hence the factor. It accumulates in its own way at every ZeRO stage; nothing of ``no_sync``.
         """
-        with torch.no_grad(), kept_buffers(self.engine.module):
-            rows = {k: v.detach().requires_grad_() for k, v in embed(self.engine, pieces, seed).items()}
-        values = self.terms_of(rows)
         values["loss"].backward()
         slopes = {name: row.grad for name, row in rows.items() if row.grad is not None}
-        count, size = len(pieces), len(pieces[0].tokens)
+        count, size, applied = len(pieces), len(pieces[0].tokens), True
         for number, piece in enumerate(pieces):
             again = embed(self.engine, [piece], seed, first=number)
             mine = slice(number * size, (number + 1) * size)
@@ -98,15 +120,27 @@ class Step:
                 if again[name].requires_grad
             ]
             self.engine.backward(torch.stack(share).sum() * count)
-            self.engine.step()
-        return rows, values
+            applied = zero.step(self.engine)
+        return applied
 
-    def averaged(self, values: dict[str, torch.Tensor], scale: torch.Tensor) -> dict[str, float]:
-        """Every term over the global batch, by name, and the temperature (of several: tau, tau_1, tau_2, …)."""
-        local = torch.cat([*(value.detach().view(1) for value in values.values()), scale.detach()])
-        numbers = processes.mean(local, self.group).tolist()  # one collective, one wait for the device
-        taus = {f"tau_{i}" if i else "tau": 1 / s for i, s in enumerate(numbers[len(values) :])}
-        return dict(zip(values, numbers, strict=False)) | taus
+    def averaged(
+        self, values: dict[str, torch.Tensor], scale: torch.Tensor, counts: Mapping[str, float]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Every term over the global batch and the temperature (of several: tau, tau_1, tau_2, …); and the counts.
+
+        It comes before the backward: a term that is not finite on one process must stop all of them.
+        """
+        local = torch.cat([*(value.detach().view(1) for value in values.values()), scale.detach()]).tolist()
+        names = [*values, *(f"tau_{i}" if i else "tau" for i in range(len(scale)))]
+        sums = self.summed(dict(zip(names, local, strict=True)), counts)
+        numbers = {name: sums[name] / self.group.world for name in names}
+        numbers |= {name: 1 / value for name, value in numbers.items() if name.startswith("tau")}
+        return numbers, {name: sums[name] for name in counts}
+
+    def summed(self, *numbers: Mapping[str, float]) -> dict[str, float]:
+        """Numbers added up over the processes, in one collective."""
+        given = {name: value for some in numbers for name, value in some.items()}
+        return dict(zip(given, processes.total(list(given.values()), self.group), strict=True))
 
 
 def embed(model: nn.Module, pieces: Sequence[Batch], seed: int, first: int = 0) -> Rows:

@@ -14,7 +14,7 @@ def main(run: str) -> int:
     try:
         train(Path(run))
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {error}", file=sys.stderr, flush=True)
         return 2
     group.stop()
     return 0
