@@ -42,6 +42,7 @@ def optimizer_state(engine: Any) -> dict[str, torch.Tensor]:
     from deepspeed.utils import safe_get_full_optimizer_state
 
     inner, found, flat = _inner(engine), dict[str, torch.Tensor](), bool(engine.zero_optimization())
+    _link(engine)
     piece: dict[str, torch.Tensor] = next(iter(inner.state.values()), {}) if flat else {}
     for name, parameter in _trained(engine):
         for key, value in (piece if flat else inner.state.get(parameter, {})).items():
@@ -84,8 +85,17 @@ def _make_flat_state(engine: Any, like: dict[str, torch.Tensor]) -> None:
         inner.state[piece] = {
             key: torch.zeros_like(piece) if value.ndim else value.clone() for key, value in like.items()
         }
-    if stage < 3:
-        wrapper._lazy_init_hp_params_optimizer_state()  # parameters learn where their part of a piece lies
+    _link(engine)
+
+
+def _link(engine: Any) -> None:
+    """Let parameters know where their part of the optimiser's state lies, at stages 1 and 2.
+
+    DeepSpeed does so itself, but after the step of the first group of parameters, when the others have no state yet.
+    """
+    if engine.zero_optimization_stage() in (1, 2):
+        engine.optimizer._hp_optimizer_states_linked = False
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _give(parameter: Any, value: torch.Tensor, key: str) -> None:

@@ -1,0 +1,240 @@
+"""Runs that are broken off and taken up again: bit for bit as before, or with other processes and stages."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import RECIPE, distill, losses_of, write_shards
+from safetensors.torch import load_file, save_file
+
+from distill.train import checkpoint
+
+SCRIPT = Path(sys.executable).with_name("distill")
+DROPOUT = ["--set", "student.text.dropout=0.1"]
+SCRATCH = ["--set", "teacher=[]", "--set", "objective.name=contrastive"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
+    folder = tmp_path_factory.mktemp("resume")
+    (folder / "recipe.toml").write_text(RECIPE.format(shards=shards))
+    return folder
+
+
+def shape(processes: int, stage: int) -> list[str]:
+    return ["--nproc", str(processes), "--set", f"zero.stage={stage}"]
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def back_to_step_3(run: Path, new: Path) -> Path:
+    """A copy of a finished run as it would be, had it been killed after step 4."""
+    shutil.copytree(run, new)
+    shutil.rmtree(new / "checkpoints" / "step-00000006")
+    (new / "checkpoints" / "latest").write_text("step-00000003")
+    lines = (new / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (new / "metrics.jsonl").write_text("".join(lines[:4]) + lines[4][:20])
+    return new
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_two_processes_go_on_bit_for_bit_at_every_stage(home: Path, stage: int) -> None:
+    options = [*shape(2, stage), *DROPOUT, "--set", "train.micro_batch=4" if stage % 2 else "train.micro_batch=0"]
+    whole, parts = home / f"whole{stage}", home / f"parts{stage}"
+    distill("train", "recipe.toml", "--out", whole, *options, cwd=home)
+    back_to_step_3(whole, parts)
+    distill("train", "recipe.toml", "--out", parts, *options, "--resume", cwd=home)
+    assert losses_of(parts) == losses_of(whole)
+    a, b = (load_file(run / "checkpoints/step-00000006/state.safetensors") for run in (whole, parts))
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def before(home: Path) -> dict[tuple[int, int], Path]:
+    """Finished runs, by processes and stage."""
+    runs = {}
+    for made in ((1, 0), (2, 1), (4, 2), (2, 3)):
+        runs[made] = home / f"before-{made[0]}-{made[1]}"
+        distill("train", "recipe.toml", "--out", runs[made], *SCRATCH, *shape(*made), cwd=home)
+    return runs
+
+
+@pytest.mark.parametrize(
+    "then, now",
+    [
+        *(((1, 0), (2, 0)), ((1, 0), (2, 3)), ((1, 0), (1, 2))),
+        *(((2, 1), (1, 0)), ((2, 1), (2, 2)), ((4, 2), (2, 1)), ((4, 2), (1, 3))),
+        *(((2, 3), (1, 0)), ((2, 3), (4, 1))),
+    ],
+)
+def test_a_run_goes_on_with_other_processes_and_stages(
+    home: Path, tmp_path: Path, before: dict[tuple[int, int], Path], then: tuple[int, int], now: tuple[int, int]
+) -> None:
+    run = back_to_step_3(before[then], tmp_path / "run")
+    distill("train", "recipe.toml", "--out", run, *SCRATCH, *shape(*now), "--resume", cwd=home)
+    expected, found = metrics(before[1, 0]), metrics(run)
+    # Step for step the very same samples, none lost, none repeated; the sums of floats come in another order.
+    assert [line["samples"] for line in found] == [line["samples"] for line in expected]
+    assert losses_of(run) == pytest.approx(losses_of(before[1, 0]), rel=1e-3)
+    made_by = json.loads((run / "checkpoints/step-00000006/checkpoint.json").read_text())["made_by"]
+    assert (made_by["processes"], made_by["zero_stage"]) == now
+
+
+def test_each_process_gets_its_batch_norms_statistics_back(home: Path) -> None:
+    net = 'student.image={arch="resnet18", stem_width=8, channels=[8, 8, 8, 8]}'
+    options = [*SCRATCH, "--set", net, *shape(2, 0)]
+    distill("train", "recipe.toml", "--out", "norms", *options, cwd=home)
+    run = home / "norms"
+    state = load_file(run / "checkpoints/step-00000003/state.safetensors")
+    own = [{k: v for k, v in state.items() if k.startswith(f"buffers-{rank}/")} for rank in (0, 1)]
+    assert any(not torch.equal(v, own[1][k.replace("-0/", "-1/")]) for k, v in own[0].items() if "running_mean" in k)
+    parts = back_to_step_3(run, home / "norms-parts")
+    distill("train", "recipe.toml", "--out", parts, *options, "--resume", cwd=home)
+    assert losses_of(parts) == losses_of(run)
+
+
+def damage(name: str, file: Path) -> None:
+    """One of the ways in which a file may not be what it was."""
+    content = bytearray(file.read_bytes())
+    if name == "gone":
+        file.unlink()
+    elif name == "a flipped bit":
+        content[-5] ^= 4
+        file.write_bytes(content)
+    else:
+        file.write_bytes(content[: {"cut": len(content) // 2, "empty": 0}[name]])
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "students.safetensors", "checkpoint.json"])
+@pytest.mark.parametrize("how", ["gone", "cut", "empty", "a flipped bit"])
+def test_a_damaged_checkpoint_is_passed_over_with_a_word(
+    tmp_path: Path, before: dict[tuple[int, int], Path], file: str, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(before[1, 0], run)
+    damage(how, run / "checkpoints" / "step-00000006" / file)
+    found = checkpoint.newest(run)
+    said = capsys.readouterr().err
+    if how == "a flipped bit" and file == "checkpoint.json":
+        # A bit of its layout or of a hash: either it still says the same, or it is passed over.
+        assert (found == run / "checkpoints" / "step-00000006") == (said == "")
+    else:
+        assert found == run / "checkpoints" / "step-00000003"
+        assert "step-00000006 is damaged" in said and said.count("\n") == 1
+    for path in (run / "checkpoints").glob("step-*/students.safetensors"):
+        path.write_bytes(b"")
+    with pytest.raises(checkpoint.UserError, match="No checkpoint in .* is whole"):
+        checkpoint.newest(run)
+
+
+def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(
+    home: Path, tmp_path: Path, before: dict[tuple[int, int], Path]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(before[1, 0], run)
+    damage("a flipped bit", run / "checkpoints/step-00000006/state.safetensors")
+    said = distill("train", "recipe.toml", "--out", run, *SCRATCH, "--resume", cwd=home).stderr
+    assert "step-00000006 is damaged" in said
+    assert losses_of(run) == losses_of(before[1, 0]) and checkpoint.complaint(run / "checkpoints/step-00000006") == ""
+    distill("export", run, "--out", tmp_path / "export", cwd=home)
+
+
+class Harmful:
+    """An object whose pickle leaves a file behind when it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_no_pickle_in_a_checkpoint_is_read(home: Path, tmp_path: Path, before: dict[tuple[int, int], Path]) -> None:
+    """In the place of any file of a checkpoint, and under the names that DeepSpeed reads."""
+    mark, harm = tmp_path / "mark", pickle.dumps(Harmful(tmp_path / "mark"))
+    torch.save(Harmful(mark), tmp_path / "harm.pt")
+    for number, content in enumerate((harm, (tmp_path / "harm.pt").read_bytes())):
+        run = back_to_step_3(before[1, 0], tmp_path / f"run{number}")
+        folder = run / "checkpoints" / "step-00000003"
+        (folder / "mp_rank_00_model_states.pt").write_bytes(content)
+        (folder / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(content)
+        distill("train", "recipe.toml", "--out", run, *SCRATCH, "--resume", cwd=home)
+        for name in ("state.safetensors", "students.safetensors", "checkpoint.json"):
+            (run / "checkpoints" / "step-00000006" / name).write_bytes(content)
+        assert checkpoint.newest(run) is None or checkpoint.newest(run) == folder
+    assert not mark.exists()
+    pickle.loads(harm)
+    assert mark.exists(), "the harm is real"
+
+
+def test_the_last_k_stay_and_nothing_half_written_counts(tmp_path: Path) -> None:
+    folder, tensors = tmp_path / "checkpoints", {"model/a": torch.arange(3.0)}
+    for step in (1, 2, 3, 4):
+        checkpoint.write(folder, tensors, {"scale": torch.ones(1)}, {"step": step}, keep=2)
+        (folder / ".unfinished-step-00000009").mkdir(exist_ok=True)
+        save_file(tensors, folder / ".unfinished-step-00000009" / "state.safetensors")
+    assert sorted(p.name for p in folder.glob("step-*")) == ["step-00000003", "step-00000004"]
+    assert checkpoint.newest(tmp_path) == folder / "step-00000004"
+    (folder / "latest").unlink()  # killed before the first one was named
+    assert checkpoint.newest(tmp_path) == folder / "step-00000004"
+
+
+def started(home: Path, run: Path, *options: object) -> subprocess.Popen[str]:
+    words = [str(option) for option in (SCRIPT, "train", "recipe.toml", "--out", run, *options)]
+    return subprocess.Popen(words, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(run: Path, step: int, seconds: float = 120) -> None:
+    """Wait until a run has logged so many steps."""
+    end = time.monotonic() + seconds
+    while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < step:
+        assert time.monotonic() < end, "no such step"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_saves_and_exits_with_0(home: Path, processes: int) -> None:
+    run, options = home / f"term{processes}", [*SCRATCH, "--set", "train.steps=60", "--nproc", str(processes)]
+    options += ["--set", "checkpoint.every_steps=1000"]
+    process = started(home, run, *options)
+    wait_for_step(run, 3)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "--resume" in out and "Traceback" not in err
+    done = len(metrics(run))
+    assert 3 <= done < 60 and (run / "checkpoints" / "latest").read_text() == f"step-{done:08d}"
+    distill("train", "recipe.toml", "--out", run, *options, "--resume", cwd=home)
+    distill("train", "recipe.toml", "--out", f"{run}-whole", *options, cwd=home)
+    assert losses_of(run) == losses_of(Path(f"{run}-whole"))
+
+
+def test_a_checkpoint_is_due_when_its_minutes_are_over(home: Path) -> None:
+    options = ["--set", "checkpoint.every_steps=1000", "--set", "checkpoint.every_minutes=0.00001"]
+    distill("train", "recipe.toml", "--out", "minutes", *SCRATCH, *options, "--set", "checkpoint.keep=9", cwd=home)
+    found = {path.name for path in (home / "minutes" / "checkpoints").glob("step-*")}
+    assert found == {f"step-{step:08d}" for step in range(1, 7)}
+
+
+def test_other_data_is_refused_and_other_savings_are_not(home: Path, tmp_path: Path) -> None:
+    (shard,) = write_shards(tmp_path / "own", (32,))
+    options = [*SCRATCH, "--set", f"data.train={shard}"]
+    distill("train", "recipe.toml", "--out", tmp_path / "run", *options, cwd=home)
+    again = ("train", "recipe.toml", "--out", tmp_path / "run", *options, "--resume")
+    distill(*again, "--set", "checkpoint.every_steps=1", "--set", "data.workers=1", cwd=home)
+    said = distill(*again, "--set", "train.seed=3", cwd=home, status=2).stderr
+    assert "another train.seed" in said
+    write_shards(tmp_path / "own", (31,))
+    assert f"has changed since the run was started: {shard}" in distill(*again, cwd=home, status=2).stderr
