@@ -129,12 +129,16 @@ def test_changed_shards_weights_and_damage_are_refused(
     with pytest.raises(UserError, match="its content has changed"):
         Cache(table(tmp_path / "cache"), CARD, VIEWS).missing(changed)
 
+    write_shards(tmp_path / "shards", (5, 4))
+    restored = Shards.of([str(tmp_path / "shards")])
+    assert not Cache(table(tmp_path / "cache"), CARD, VIEWS).missing(restored)
     first.unlink()
     note = first.parent / "teacher.json"
     note.write_text(json.dumps(json.loads(note.read_text()) | {"weights": "others"}))
     with pytest.raises(UserError, match="other weights"):
-        make(Cache(table(tmp_path / "cache"), CARD, VIEWS), teacher, data)
-    data.close()
+        make(Cache(table(tmp_path / "cache"), CARD, VIEWS), teacher, restored)
+    for shards in (data, restored):
+        shards.close()
 
 
 def test_the_command_fills_a_cache_that_training_then_uses_alone(tmp_path: Path, recipe: Path, shards: Path) -> None:

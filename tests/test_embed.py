@@ -103,18 +103,32 @@ def test_two_processes_do_what_one_does(home: Path) -> None:
 
 
 def test_a_process_that_fails_says_why_and_what_is_complete_is_kept(home: Path) -> None:
-    shard = sorted((home / "shards").glob("*.tar"))[5]
-    whole = shard.read_bytes()
-    start_of_image = whole.index(b"\x89PNG") + 40
-    shard.write_bytes(whole[:start_of_image] + bytes(200) + whole[start_of_image + 200 :])
-    try:
-        result = distill("teachers", "embed", "recipe.toml", "--out", "bad", "--nproc", "2", cwd=home, status=2)
-    finally:
-        shard.write_bytes(whole)
-    assert "does not decode" in result.stderr and "what is complete is kept" in result.stderr
-    assert "train-000005.safetensors" not in files(home / "bad")
+    words = [SCRIPT, "teachers", "embed", "recipe.toml", "--out", "bad", "--nproc", "2"]
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (120_000, 120_000))  # the largest shard's file has more
+    result = subprocess.run(words, cwd=home, preexec_fn=limit, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "could not be written" in result.stderr and "what is complete is kept" in result.stderr
+    assert "train-000000.safetensors" not in files(home / "bad")
     distill("teachers", "embed", "recipe.toml", "--out", "bad", cwd=home)
     assert_same(home / "bad", home)
+
+
+def test_an_image_that_does_not_decode_has_no_embedding(tmp_path: Path, home: Path) -> None:
+    """Training then takes another sample in its place, also where it looks at no image but the cache."""
+    (shard,) = write_shards(tmp_path / "own", (40,))
+    whole = shard.read_bytes()
+    start = whole.index(b"\x89PNG", whole.index(b"\x89PNG") + 1)  # the second sample's
+    shard.write_bytes(whole[:start] + bytes(200) + whole[start + 200 :])
+    own = ["--set", f"data.train={shard}", "--set", "data.bad_samples=2", "--set", "train.steps=6"]
+    distill("teachers", "embed", home / "recipe.toml", "--out", "cache", *own, cwd=tmp_path)
+    (file,) = files(tmp_path / "cache").values()
+    assert file["absent"].tolist() == [1] and not file["embeddings"][:, 1].any()
+    assert (file["embeddings"].abs().sum(-1) > 0).sum() == 39 * len(file["embeddings"])
+    lit = ["--set", "objective.name=contrastive", "--set", 'student.image={arch="teacher"}']
+    cached = ["--set", "student.width=1280", "--set", f"teacher.0.cache={tmp_path / 'cache'}"]
+    distill("train", home / "recipe.toml", "--out", "run", *own, *lit, *cached, cwd=tmp_path)
+    (bad,) = [json.loads(line) for line in (tmp_path / "run" / "bad-samples.jsonl").read_text().splitlines()]
+    assert bad["key"] == "000001" and "no embedding" in bad["reason"] and bad["step"] <= 3
 
 
 def test_a_disk_that_fills_up_leaves_nothing_torn(home: Path) -> None:

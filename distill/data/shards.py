@@ -139,8 +139,9 @@ class Shards:
             if index.faults:
                 found.append((k, index))
         if not counts.sum():
+            why = f": {found[0][1].faults[0][1]}" if found else ""
             raise UserError(
-                f"The shard {paths[0]} holds no sample{'' if len(paths) < 2 else ', nor do the others'}.",
+                f"The shard {paths[0]} holds no sample{', nor do the others' * (len(paths) > 1)}{why}.",
                 "See the README on what a shard looks like.",
             )
         table = np.frombuffer(bytes(hashes), dtype=np.uint8).reshape(len(paths), 32)

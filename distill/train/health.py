@@ -10,13 +10,15 @@ import statistics
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from distill.config import Recipe
-from distill.data.batch import Bad
+from distill.data.batch import Bad, Batch
 from distill.errors import UserError
 from distill.train.log import Journal
 from distill.train.step import Outcome
+from launch import group as processes
 
 BAD_SAMPLES, EVENTS = "bad-samples.jsonl", "events.jsonl"
 MEMORY = 50  # losses that a spike is compared with
@@ -32,19 +34,40 @@ class Health:
         recipe: whose limits hold.
         samples: of the training set.
         start: the step the run goes on from.
-        first: whether this process writes.
+        group: the processes.
     """
 
-    def __init__(self, run: Path, recipe: Recipe, samples: int, start: int, first: bool) -> None:
-        self.first = first
-        self.bad = Journal(run / BAD_SAMPLES, start, first)
-        self.events = Journal(run / EVENTS, start, first)
+    def __init__(self, run: Path, recipe: Recipe, samples: int, start: int, group: processes.Group) -> None:
+        self.group = group
+        self.bad = Journal(run / BAD_SAMPLES, start, group.first)
+        self.events = Journal(run / EVENTS, start, group.first)
         self.known = {(line["shard"], line["key"]) for line in self.bad.before}
         self.missing = sum(line.get("missing", 0) for line in self.bad.before)
         self.allowed = most_bad(recipe, samples)
         self.skipped = sum(line["event"] == "not finite" for line in self.events.before)
         self.allowed_skips = recipe.train.skip_nonfinite
         self.losses: deque[float] = deque(maxlen=MEMORY)
+
+    def take(self, step: int, share: Sequence[Batch], outcome: Outcome, keys: Callable[[], Sequence[str]]) -> None:
+        """Look at a step. Every process must call this.
+
+        Args:
+            share: this process's batch, in pieces.
+            outcome: of the step.
+            keys: gives those of the whole batch's samples, as they should have been.
+
+        Raises:
+            UserError: if something has gone wrong more often than the recipe allows.
+        """
+        if outcome.counts["bad"]:
+            bad = [one for piece in share for one in piece.bad]
+            self.take_bad(step, chain(*processes.everyones(bad, self.group)))
+        if outcome.trouble:
+            own = [key for piece in share for key in piece.keys]
+            shown = list(chain(*processes.everyones(own, self.group)))
+            self.take_trouble(step, outcome, [shown[i] for i in outcome.positions] or shown)
+        else:
+            self.take_loss(step, outcome.numbers["loss"], keys)
 
     def take_bad(self, step: int, bad: Iterable[Bad]) -> None:
         """Note samples that could not be used, each once.
@@ -90,7 +113,7 @@ class Health:
                 "Train into another folder with a lower optim.lr or a longer optim.warmup, look at the samples, or "
                 f"let such steps be skipped: train.skip_nonfinite = {max(10, 2 * self.skipped)}.",
             )
-        if self.first:
+        if self.group.first:
             print(f"{said}; skipped ({self.skipped} of {self.allowed_skips}).", file=sys.stderr, flush=True)
 
     def close(self) -> None:

@@ -112,17 +112,22 @@ class Log:
         label: what the progress bar says.
         start: the step a resumed run starts from.
         total: steps of the whole run.
+        batch_size: samples a step.
     """
 
-    def __init__(self, run: Path, label: str, start: int, total: int) -> None:
+    def __init__(self, run: Path, label: str, start: int, total: int, batch_size: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.journal = Journal(run / "metrics.jsonl", start, True)
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1 if start else None)
         self.progress = Progress(label, total, "steps", start)
+        self.batch_size, self.clock = batch_size, time.perf_counter()
 
     def step(self, metrics: dict[str, Any]) -> None:
         """Record a step: ``metrics`` has "step" and numbers by name."""
+        before, self.clock = self.clock, time.perf_counter()
+        rate = self.batch_size / (self.clock - before)
+        metrics |= {"examples": metrics["step"] * self.batch_size, "examples_per_s": rate}
         self.journal.note(metrics)
         for name, value in metrics.items():
             if name not in ("step", "samples"):

@@ -5,15 +5,15 @@ It does not know which objective it runs, how many processes there are or at whi
 
 from __future__ import annotations
 
-import time
-from itertools import chain
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distill.config import Recipe
-from distill.data.batch import Schedule, batches
+from distill.data.batch import Batch, Schedule, batches
 from distill.data.captions import Tokenizer
 from distill.data.shards import Shards
 from distill.facts import objective_of, teachers_of
@@ -28,6 +28,7 @@ from distill.train.wishes import Wishes
 from launch import group as processes
 from launch import zero
 from launch.settings import deepspeed_settings
+from launch.watch import Watch
 
 
 def train(run: Path) -> bool:
@@ -62,42 +63,37 @@ def train(run: Path) -> bool:
     pieces, neighbours = pieces_of(recipe, group.world), objective.needs.mixup > 0
     schedule = Schedule(pairs.order, size, group.rank, group.world, start, total, neighbours, pieces)
     checkpoints = Checkpoints(run, recipe.checkpoint.keep, group)
-    health = Health(run, recipe, len(shards), start, group.first)
-    log = Log(run, f"training {recipe.objective.name}", start, total) if group.first else None
-    done, clock = start, time.perf_counter()
+    health = Health(run, recipe, len(shards), start, group)
+    log = Log(run, f"training {recipe.objective.name}", start, total, size) if group.first else None
+    done = start
     try:
-        with Wishes(run, recipe.checkpoint.every_minutes, group.first) as wishes:
+        with (
+            Wishes(run, recipe.checkpoint.every_minutes, group.first) as wishes,
+            Watch(group, recipe.train.stall_seconds, say) as watch,
+        ):
+            watch.at(start + 1, "loading")
             loader = batches(pairs, schedule, recipe.data.workers, pin=group.device.type == "cuda")
             for step, share in enumerate(loader, start):
+                watch.at(step + 1, "computing")
                 rates = [learning_rate(step, total, recipe.optim, pace) for pace in paces]
                 for parameters, rate in zip(engine.optimizer.param_groups, rates, strict=True):
                     parameters["lr"] = rate
 
                 # Dropout and the like draw from (seed, step, rank), so a resumed run needs no generator state.
                 seed = hash((recipe.train.seed, step, group.rank))
-                bad = [one for piece in share for one in piece.bad]
-                counts = {"samples": sum(piece.sum for piece in share), "bad": len(bad)}
-                outcome, done = advance(share, seed, counts | wishes.now()), step + 1
-
-                if outcome.counts["bad"]:
-                    health.take_bad(done, chain(*processes.everyones(bad, group)))
-                if outcome.trouble:
-                    keys = list(chain(*processes.everyones([k for piece in share for k in piece.keys], group)))
-                    health.take_trouble(done, outcome, [keys[i] for i in outcome.positions] or keys)
+                outcome, done = advance(share, seed, seen(share) | wishes.now()), step + 1
+                health.take(done, share, outcome, schedule.keys(step, shards))
                 if log is not None:
-                    now = time.perf_counter()
-                    lr = learning_rate(step, total, recipe.optim)
-                    pace = {"lr": lr, "examples": done * size, "examples_per_s": size / (now - clock)}
-                    log.step({"step": done} | outcome.numbers | pace | {"samples": int(outcome.counts["samples"])})
-                    clock = now
-                    if not outcome.trouble:
-                        health.take_loss(done, outcome.numbers["loss"], schedule.keys(step, shards))
+                    lr, samples = learning_rate(step, total, recipe.optim), int(outcome.counts["samples"])
+                    log.step({"step": done} | outcome.numbers | {"lr": lr, "samples": samples})
                 stop = outcome.counts["stop"] > 0
                 if stop or outcome.counts["save"] or done % recipe.checkpoint.every_steps == 0 or done == total:
+                    watch.at(done, "saving")
                     checkpoints.save(engine, done)
                     wishes.granted()
                 if stop:
                     break
+                watch.at(done + 1, "loading")
             checkpoints.close()
     finally:
         checkpoints.wait()
@@ -107,6 +103,16 @@ def train(run: Path) -> bool:
         shards.close()
         engine.destroy()
     return done == total
+
+
+def seen(share: Sequence[Batch]) -> dict[str, float]:
+    """What is counted over all processes: bad samples, and a sum that tells whether two runs see the same samples."""
+    return {"samples": sum(piece.sum for piece in share), "bad": sum(len(piece.bad) for piece in share)}
+
+
+def say(sentence: str) -> None:
+    """A word in the log, from whichever process."""
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def latest(run: Path, group: processes.Group) -> Snapshot | None:

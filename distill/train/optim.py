@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from distill.config import Optim, Recipe, Tower
+from distill.config import Optim, Recipe
+from distill.tables import Tower
 
 
 @dataclass(frozen=True)

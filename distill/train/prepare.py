@@ -12,7 +12,6 @@ import re
 import shutil
 import sys
 import tomllib
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from launch.command import Job
 RECIPE, TOKENIZER, ABOUT, SHARDS = "recipe.toml", "tokenizer.model", "run.json", "shards.safetensors"
 # What may be given anew to resume: how much is checked and saved, how it is loaded and cut up, what is passed over.
 MAY_CHANGE = (
-    r"teacher\.\d+\.audit|checkpoint\..*|zero\.stage|data\.(workers|bad_samples)|train\.(skip_nonfinite|micro_batch)"
+    r"teacher\.\d+\.audit|checkpoint\..*|zero\.stage|data\.(workers|bad_samples)|train\.(skip_nonfinite|stall_seconds)"
 )
 TOKENIZER_SAMPLES = 1_000_000  # more of them change a vocabulary of usual size very little
 PACKAGES = ("torch", "deepspeed", "timm", "sentencepiece", "webdataset", "safetensors", "numpy")
@@ -255,10 +254,13 @@ def make_tokenizer(recipe: Recipe, shards: Shards) -> Tokenizer:
     captions = setup.captions_of(recipe)
     # All of a small set, evenly spaced samples of a large one.
     chosen = range(0, len(shards), 1 + len(shards) // TOKENIZER_SAMPLES)
-    texts: list[str] = []
+    texts, bad = list[str](), list[Bad]()
     for i in chosen:
-        with suppress(BadSample):
+        try:
             texts += [c.text for c in captions.of(shards.read(i, ["txt", "json"]))]
+        except BadSample as error:
+            bad.append(Bad(error.shard, error.key, error.reason))
+            refuse_too_many(len(bad), most_bad(recipe, len(shards)), bad[-1], "before training")
     return Tokenizer.train(texts, table.vocab, context)
 
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 import students
 import teachers
 from distill.config import TEACHER, Recipe
-from distill.config import Tower as TowerTable
 from distill.errors import UserError, from_leaves
 from distill.explain import explain
 from distill.facts import card_of
+from distill.tables import Tower as TowerTable
 
 
 def image_student(recipe: Recipe) -> students.Tower | students.OnTeacher:
