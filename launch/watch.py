@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -59,13 +60,14 @@ class Watch:
     def __init__(self, group: Group, patience: float, say: Callable[[str], object]) -> None:
         self.group, self.patience, self.say = group, patience, say
         self.own = Beat(0, 0, 0, 0.0, f"process {group.rank} ({socket.gethostname()}, pid {os.getpid()})")
-        self.began = self.said = time.monotonic()
+        self.pause = min(5.0, patience / 4)
+        self.began = self.heard = self.next = time.monotonic()
         self.seen: dict[int, tuple[Beat, float]] = {}
         self.over = threading.Event()
         self.store = self._store()
         self._tell()
         barrier(group)
-        self.thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self.threads = [threading.Thread(target=each, daemon=True) for each in (self._talk, self._mind)]
 
     def _store(self) -> dist.Store | None:
         if self.group.world == 1:
@@ -75,7 +77,8 @@ class Watch:
         return dist.TCPStore(address, port, self.group.world, self.group.first, timeout, wait_for_workers=False)
 
     def __enter__(self) -> Watch:
-        self.thread.start()
+        for thread in self.threads:
+            thread.start()
         return self
 
     def __exit__(
@@ -97,16 +100,20 @@ class Watch:
         else:
             self.store.set(str(self.group.rank), json.dumps(asdict(self.own)))
 
-    def _run(self) -> None:
-        while not self.over.wait(min(5.0, self.patience / 4)):
-            try:
+    def _talk(self) -> None:
+        """Tell the others where this process stands, and hear where they do. May hang with the store."""
+        while not self.over.wait(self.pause):
+            with suppress(RuntimeError):  # the store is the first process's, and goes with it
                 self._tell()
                 self._look()
-                sentence = self._judge()
-            except Exception as error:  # the store is the first process's, and goes with it
-                sentence = "" if self.over.is_set() else f"process 0 does not answer ({type(error).__name__})"
-            if sentence and time.monotonic() - self.said >= min(REPEAT, self.patience):
-                self.said = time.monotonic() + max(0.0, REPEAT - self.patience)
+                self.heard = time.monotonic()
+
+    def _mind(self) -> None:
+        """Say who is waited for, now and then."""
+        while not self.over.wait(self.pause):
+            sentence = self._judge()
+            if sentence and time.monotonic() >= self.next:
+                self.next = time.monotonic() + REPEAT
                 self.say(f"Training waits: {sentence}.")
 
     def _look(self) -> None:
@@ -121,6 +128,11 @@ class Watch:
     def _judge(self) -> str:
         """Who is waited for, as half a sentence; empty where nobody is, or where another process says it."""
         now = time.monotonic()
+        if not self.seen:
+            return ""
+        if now - self.heard > self.patience:
+            first = self.seen[0][0].name if 0 in self.seen else "process 0"
+            return f"{first} does not answer" if self.group.rank == 1 else ""
         silent = {rank: now - heard for rank, (_, heard) in self.seen.items() if now - heard > self.patience}
         speaker = min((rank for rank in self.seen if rank not in silent), default=self.group.rank)
         if speaker != self.group.rank:

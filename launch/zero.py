@@ -30,10 +30,14 @@ def step(engine: Any) -> bool:
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
         # Gradients have been averaged already: every process finds the same.
         finite = bool(torch.nn.utils.get_total_norm(gradients).isfinite())
-        if not finite:
-            for parameter in engine.module.parameters():
-                parameter.grad = None
-    engine.step()
+    if finite:
+        engine.step()
+    else:
+        update, engine.optimizer.step = engine.optimizer.step, lambda: None
+        try:
+            engine.step()  # counts the step, and forgets the gradients
+        finally:
+            engine.optimizer.step = update
     return finite and (accumulating or bool(engine.was_step_applied()))
 
 

@@ -1,0 +1,153 @@
+"""``distill data``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def data() -> None:
+    """Look into shards, index them, and make them."""
+
+
+@data.command()
+@click.argument("shards", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def index(shards: tuple[str, ...], as_json: bool) -> None:
+    """Index SHARDS ahead of time; training would do the same first.
+
+    An index says where each sample lies. It is kept beside its shard, or in ~/.cache/distill where that is read only.
+
+    \b
+    Example:
+      distill data index 'shards/train-{000000..000099}.tar'
+    """
+    from distill.data.index import places, read_index
+    from distill.data.specs import expand
+    from distill.train.log import Progress
+
+    paths = expand(shards)
+    progress, found = Progress("indexing", len(paths), "shards"), []
+    for path in paths:
+        of = read_index(path)
+        kept = next((str(place) for place in places(path) if place.is_file()), "")
+        found.append({"shard": str(path), "samples": len(of), "index": kept, "faults": [list(f) for f in of.faults]})
+        progress.tick(1)
+    progress.close()
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    for one in found:
+        click.echo(f"{one['samples']:9}  {one['shard']}" + "".join(f"  {key} {why}" for key, why in one["faults"]))  # type: ignore[attr-defined]
+
+
+@data.command()
+@click.argument("shards", nargs=-1, required=True)
+@click.option("--against", multiple=True, help="Evaluation shards, to find pictures that are in both; repeatable.")
+@click.option("--caption-key", "keys", multiple=True, help="Keys of KEY.json with captions, as data.caption_keys.")
+@click.option("--processes", default=0, type=click.IntRange(min=0), help="That read at once; 0 reads in this one.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def check(
+    shards: tuple[str, ...], against: tuple[str, ...], keys: tuple[str, ...], processes: int, as_json: bool
+) -> None:
+    """Read every sample of SHARDS once and report what is there and what is wrong with it.
+
+    \b
+    Example:
+      distill data check shards/ --against 'shards/test-*.tar' --processes 8
+    """
+    from distill.data.captions import Captions
+    from distill.data.check import Findings, inspect, report, table
+    from distill.data.shards import Shards
+    from distill.train.log import Progress
+
+    captions = Captions(keys) if keys else Captions()
+
+    def read(specs: tuple[str, ...], label: str) -> tuple[Shards, Findings]:
+        opened = Shards.of(specs, strict=False)
+        progress = Progress(label, len(opened), "samples")
+        found = inspect(opened, captions, processes, progress.tick)
+        progress.close()
+        return opened, found
+
+    opened, found = read(shards, "reading")
+    other = read(against, "reading the evaluation shards")[1] if against else None
+    result = report(found, opened, other)
+    click.echo(json.dumps(result, indent=1, ensure_ascii=False) if as_json else table(result))
+
+
+@data.command()
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder for the shards.")
+@click.option("--root", type=click.Path(path_type=Path), help="What a table's paths are relative to.")
+@click.option("--image", default="", help="A table's column of files; default image, filepath, path or the like.")
+@click.option("--caption", "captions", multiple=True, help="A table's column of captions; repeatable.")
+@click.option("--template", default="a photo of a {}", show_default=True, help="The caption of a class.")
+@click.option("--test-percent", default=0, type=click.IntRange(0, 99), help="Of the pictures, into test-*.tar.")
+@click.option("--per-shard", default=1000, show_default=True, type=click.IntRange(min=1), help="Samples a shard.")
+@click.option(
+    "--dedup-against", multiple=True, help="Leave out what looks like a picture of these shards; repeatable."
+)
+def pack(
+    source: Path,
+    out: Path,
+    root: Path | None,
+    image: str,
+    captions: tuple[str, ...],
+    template: str,
+    test_percent: int,
+    per_shard: int,
+    dedup_against: tuple[str, ...],
+) -> None:
+    """Make shards of SOURCE: a .csv, .tsv or .jsonl table of files and captions, or a folder with one folder a class.
+
+    The same source gives the same shards. Broken off, it goes on where it was when it is given again. What was left
+    out, and why, is in left-out.jsonl.
+
+    \b
+    Examples:
+      distill data pack photos.csv --out shards/ --image path --caption title --test-percent 5
+      distill data pack pictures/ --out shards/ --template 'a drawing of a {}'
+      distill data pack web.jsonl --out clean/ --dedup-against 'eval/*.tar'
+    """
+    from functools import partial
+
+    from distill.data.pack import Packing
+    from distill.data.sources import rows_of
+    from distill.files import digest
+    from distill.train.log import Progress
+
+    rows = partial(rows_of, source, root, image, captions, template)
+    what = {"source": str(source.absolute()), "sha256": digest(source) if source.is_file() else ""}
+    what |= {"root": str(root or ""), "image": image, "captions": list(captions), "template": template}  # type: ignore[dict-item]
+    what |= {"test_percent": test_percent, "per_shard": per_shard, "dedup_against": list(dedup_against)}  # type: ignore[dict-item]
+    reject = twins(dedup_against) if dedup_against else lambda data: ""
+    packing = Packing(out, test_percent, per_shard, reject)
+    count = sum(1 for _ in rows()) * (2 if test_percent else 1)
+    progress = Progress("packing", count, "rows")
+    paths = packing.run(rows, what, progress.tick)
+    progress.close()
+    for path in paths:
+        click.echo(str(path))
+    if packing.left_out:
+        click.echo(f"{len(packing.left_out)} rows were left out; see {out / 'left-out.jsonl'}", err=True)
+
+
+def twins(specs: tuple[str, ...]) -> Callable[[bytes], str]:
+    """What says of a picture which one of some shards it looks like."""
+    from distill.data.captions import Captions
+    from distill.data.check import Lookalikes, inspect, looks_like
+    from distill.data.shards import Shards
+    from distill.data.views import decode_bytes
+
+    known = Lookalikes(inspect(Shards.of(specs, strict=False), Captions(), 0, lambda count: None))
+
+    def reason(data: bytes) -> str:
+        name = known.of(looks_like(decode_bytes(data)))
+        return f"it looks like {name}" if name else ""
+
+    return reason

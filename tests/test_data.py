@@ -1,0 +1,245 @@
+"""``distill data``: shards checked against what was put into them, and packed from tables and folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import distill, encoded, sample, write_shards, write_tar
+from PIL import Image
+from test_shards import by_webdataset
+
+from distill.data.check import Findings, Lookalikes, looks_like
+from distill.data.index import places, read_index
+from distill.data.order import Order
+from distill.data.shards import Indexes, Shards
+
+SCRIPT = Path(sys.executable).with_name("distill")
+
+
+def photo(seed: int, side: int = 96) -> Image.Image:
+    """A picture with structure of its own at every size."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def test_check_reports_what_was_put_in(tmp_path: Path) -> None:
+    members = [m for i in range(20) for m in sample(f"good{i}", "circle", "red", i)]
+    members += [("torn.png", encoded(photo(1))[:90]), ("torn.txt", b"words")]
+    members += [("silent.png", encoded(photo(2))), ("silent.txt", b" ")]
+    members += [("blind.txt", b"words"), ("latin.png", encoded(photo(3))), ("latin.txt", b"caf\xe9")]
+    members += [("one.png", encoded(photo(4))), ("one.txt", b"words"), ("two.png", encoded(photo(4)))]
+    members += [("two.txt", b"words"), ("small.png", encoded(photo(5))), ("small.txt", b"words")]
+    write_tar(tmp_path / "a.tar", members)
+    resized = encoded(photo(5).resize((60, 60)), "JPEG")
+    write_tar(tmp_path / "b.tar", [("other.jpg", resized), ("other.txt", b"x"), ("new.png", encoded(photo(9)))])
+    cut = tmp_path / "cut.tar"
+    (cut).write_bytes((tmp_path / "a.tar").read_bytes()[:5000])
+    options = ("--against", tmp_path / "b.tar", "--json")
+    for processes in (0, 2):
+        words = ["data", "check", tmp_path / "a.tar", *options, "--processes", processes]
+        found = json.loads(distill(*words).stdout)
+        assert (found["shards"], found["samples"], found["bad"]) == (1, 27, 4)
+        assert sum(found["reasons"].values()) == 4
+        assert {one["key"] for one in found["bad_examples"]} == {"torn", "silent", "blind", "latin"}
+        assert found["captions_per_image"] == {"1": 3, "2": 20}
+        assert found["languages"]["en"] == 20 and found["languages"]["de"] == 20
+        assert found["width"] == {"smallest": 48, "median": 48, "largest": 96}
+        assert found["same_images"] == 1 and found["same_examples"] == [
+            [f"{tmp_path}/a.tar:{key}" for key in ("one", "two")]
+        ]
+        assert found["alike_in_eval"] == 1
+        assert found["alike_in_eval_examples"] == [[f"{tmp_path}/b.tar:other", f"{tmp_path}/a.tar:small"]]
+    said = distill("data", "check", tmp_path / "a.tar", cut).stdout
+    assert "in 2 shards" in said and "cut off or damaged" in said
+
+
+def test_pictures_that_look_alike_are_those_a_comparison_of_all_pairs_finds() -> None:
+    rng = np.random.default_rng(0)
+    marks = [int(x) for x in rng.integers(0, 2**63, 300)]
+    for i in range(0, 200, 2):  # some with a few bits turned
+        for bit in rng.choice(64, rng.integers(0, 8), replace=False):
+            marks[i + 1] = marks[i] ^ (1 << int(bit)) if bit % 2 else marks[i + 1] ^ (1 << int(bit))
+    found = Findings(looks=marks, names=[str(i) for i in range(len(marks))])
+    twins = {a for a, _ in Lookalikes(found).among(found, same_set=True)}
+    slow = {
+        str(i) for i, a in enumerate(marks) if any(i != j and (a ^ b).bit_count() <= 4 for j, b in enumerate(marks))
+    }
+    assert twins == slow and 10 < len(slow) < 200
+    for seed in range(20):
+        mark = looks_like(photo(seed))
+        assert (mark ^ looks_like(photo(seed).resize((40, 40)))).bit_count() <= 4
+        assert (mark ^ looks_like(photo(seed + 100))).bit_count() > 4
+
+
+def test_an_index_goes_to_the_users_cache_where_the_folder_is_read_only(tmp_path: Path) -> None:
+    (path,) = write_shards(tmp_path / "shards", (3,))
+    found = json.loads(distill("data", "index", path, "--json", XDG_CACHE_HOME=str(tmp_path / "cache")).stdout)
+    assert found == [{"shard": str(path), "samples": 3, "index": f"{path}.index", "faults": []}]
+    os.remove(f"{path}.index")
+    os.mkdir(f"{path}.index")  # nothing can be written under that name, whoever we are
+    found = json.loads(distill("data", "index", path, "--json", XDG_CACHE_HOME=str(tmp_path / "cache")).stdout)
+    assert found[0]["index"].startswith(str(tmp_path / "cache" / "distill" / "indexes"))
+    before = Path(found[0]["index"]).stat().st_mtime_ns
+    distill("data", "index", path, XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert Path(found[0]["index"]).stat().st_mtime_ns == before
+
+
+SIMULATED = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from distill.data.order import Order
+from distill.data.shards import Shards
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+shards = Shards.load(Path(sys.argv[1]))
+order = Order(shards.counts, seed=1)
+seen = {i for position in (0, 10**9, 5 * 10**9) for _, i in order.take(position, position + 50_000)}
+assert len(shards) == 10**10 and len(seen) == 150_000
+assert shards.indexes.path(123_456).name == "shard-00123456.tar"
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_memory_stays_flat_for_a_million_shards(tmp_path: Path) -> None:
+    """Ten billion samples in a million shards; a Python object for each shard's name alone would take 100 MB more."""
+    count = 1_000_000
+    names = np.frombuffer(b"".join(b"/data/shard-%08d.tar" % i for i in range(count)), dtype=np.uint8)
+    ends = np.arange(1, count + 1, dtype=np.int64) * 24
+    table = Indexes(names, ends, np.zeros((count, 32), dtype=np.uint8))
+    Shards(table, np.full(count, 10_000)).save(tmp_path / "shards.safetensors")
+    words = [sys.executable, "-c", SIMULATED, str(tmp_path / "shards.safetensors")]
+    grown = int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    assert grown < 200_000, "kilobytes: 64 MB of table, and a few arrays of a number a shard"
+
+
+def pictures(folder: Path, count: int) -> list[Path]:
+    folder.mkdir(parents=True)
+    for i in range(count):
+        photo(i).save(folder / f"{i:03d}.png")
+    return sorted(folder.iterdir())
+
+
+def table(tmp_path: Path, suffix: str, count: int = 60) -> Path:
+    """A table of pictures and captions, some of them unusable."""
+    files = pictures(tmp_path / "pictures", count)
+    rows = [{"filepath": f"pictures/{file.name}", "title": f"picture {i}, “{i}”"} for i, file in enumerate(files)]
+    (tmp_path / "pictures" / "torn.png").write_bytes(b"\x89PNG nothing")
+    rows += [{"filepath": "pictures/torn.png", "title": "torn"}, {"filepath": "pictures/none.png", "title": "none"}]
+    rows += [{"filepath": "pictures/000.png", "title": ""}]
+    path = tmp_path / f"table{suffix}"
+    if suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["filepath", "title"], delimiter="," if suffix == ".csv" else "\t")
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_a_table_becomes_shards_with_a_split(tmp_path: Path, suffix: str) -> None:
+    words = ["data", "pack", table(tmp_path, suffix), "--per-shard", 10, "--test-percent", 20]
+    paths = [Path(line) for line in distill(*words, "--out", tmp_path / "a").stdout.split()]
+    found = {
+        name: [s for p in paths if p.name.startswith(name) for s in by_webdataset(p)] for name in ("train", "test")
+    }
+    assert len(found["train"]) + len(found["test"]) == 60 and 4 <= len(found["test"]) <= 22
+    for one in found["train"] + found["test"]:
+        number = int(one["__key__"])
+        assert one["txt"].decode() == f"picture {number}, “{number}”"
+        assert one["png"] == (tmp_path / "pictures" / f"{number:03d}.png").read_bytes()
+    left = [json.loads(line) for line in (tmp_path / "a" / "left-out.jsonl").read_text().splitlines()]
+    reasons = {Path(one["image"]).name: one["reason"] for one in left}
+    assert "no format" in reasons["torn.png"] and "cannot be read" in reasons["none.png"]
+    assert reasons["000.png"] == "there is no caption" and len(left) == 3
+    again = [Path(line) for line in distill(*words, "--out", tmp_path / "b").stdout.split()]
+    assert [p.read_bytes() for p in paths] == [p.read_bytes() for p in again]
+    error = distill(*words[:-1], 30, "--out", tmp_path / "a", status=2).stderr
+    assert "holds shards of something else" in error
+
+
+def test_a_packing_that_is_killed_goes_on(tmp_path: Path) -> None:
+    source = table(tmp_path, ".csv", 150)
+    words = ["data", "pack", source, "--per-shard", "5", "--out"]
+    whole = [Path(line) for line in distill(*words, tmp_path / "whole").stdout.split()]
+    process = subprocess.Popen([str(w) for w in (SCRIPT, *words, tmp_path / "killed")], stderr=subprocess.DEVNULL)
+    while not list((tmp_path / "killed").glob("train-*.tar")):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    there = {p: p.stat().st_mtime_ns for p in (tmp_path / "killed").glob("train-*.tar")}
+    assert 0 < len(there) < len(whole)
+    parts = [Path(line) for line in distill(*words, tmp_path / "killed").stdout.split()]
+    assert [p.read_bytes() for p in parts] == [p.read_bytes() for p in whole]
+    assert {p: p.stat().st_mtime_ns for p in there} == there
+
+
+def test_a_folder_of_classes_becomes_shards_without_what_the_evaluation_has(tmp_path: Path) -> None:
+    pictures(tmp_path / "source" / "hot_dog", 12)
+    pictures(tmp_path / "source" / "cat", 3)
+    write_tar(tmp_path / "eval.tar", [("x.jpg", encoded(photo(5).resize((50, 50)), "JPEG")), ("x.txt", b"x")])
+    words = ["data", "pack", tmp_path / "source", "--template", "a drawing of a {}", "--out"]
+    (path,) = distill(*words, tmp_path / "a", "--dedup-against", tmp_path / "eval.tar").stdout.split()
+    found = by_webdataset(Path(path))
+    assert len(found) == 14
+    assert {one["txt"].decode() for one in found} == {"a drawing of a cat", "a drawing of a hot dog"}
+    assert {json.loads(one["json"])["label"] for one in found} == {0, 1}
+    (left,) = [json.loads(line) for line in (tmp_path / "a" / "left-out.jsonl").read_text().splitlines()]
+    assert left["image"].endswith("hot_dog/005.png") and "eval.tar:x" in left["reason"]
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["nothing.csv"], "does not exist"),
+        (["table.csv", "--caption", "titel"], "Did you mean 'title'?"),
+        (["table.csv", "--image", "url"], "has no column 'url'"),
+        (["pictures"], "has no folders with pictures"),
+        (["source.zip"], "no folder and no .csv"),
+        (["pictures", "--template", "a photo"], "no place for the class"),
+    ],
+)
+def test_wrong_sources_are_refused(tmp_path: Path, words: list[str], said: str) -> None:
+    table(tmp_path, ".csv", 2)
+    (tmp_path / "source.zip").write_bytes(b"PK")
+    result = distill("data", "pack", *words, "--out", "out", cwd=tmp_path, status=2)
+    assert said in result.stderr and "Traceback" not in result.stderr and not (tmp_path / "out").exists()
+
+
+def test_no_member_of_an_archive_touches_the_disk(tmp_path: Path) -> None:
+    """Absolute names, names that climb, links and devices: they are keys, or nothing."""
+    outside = tmp_path / "outside"
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in (str(outside / "a.png"), "../outside/b.png", "x/../../outside/c.png"):
+            info = tarfile.TarInfo(name)
+            data = encoded(photo(1))
+            info.size = len(data)
+            import io
+
+            tar.addfile(info, io.BytesIO(data))
+        for kind, name in ((tarfile.SYMTYPE, "link.png"), (tarfile.LNKTYPE, "hard.txt"), (tarfile.FIFOTYPE, "f.json")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+    found = json.loads(distill("data", "check", tmp_path / "a.tar", "--json").stdout)
+    assert found["samples"] == 3 and found["bad"] == 3
+    assert {p.name for p in tmp_path.iterdir()} == {"a.tar", "a.tar.index"} and not outside.exists()
+
+
+def test_the_order_of_an_index_is_the_files(tmp_path: Path) -> None:
+    (path,) = write_shards(tmp_path, (4,))
+    index = read_index(path)
+    assert [int(offset) for offset in index.members[:, 0, 0]] == sorted(int(o) for o in index.members[:, 0, 0])
+    assert places(path)[0].is_file() and sorted(i for _, i in Order(np.array([4]), 0).take(0, 4)) == [0, 1, 2, 3]

@@ -1,0 +1,230 @@
+"""What goes wrong in a run without ending it: numbers that are not finite, spikes, stalled processes, full disks."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import RECIPE, distill, losses_of
+
+from distill.data.batch import Bad
+from distill.errors import UserError
+from distill.recipe import load
+from distill.train.health import Health
+from launch.group import Group
+
+SCRIPT = Path(sys.executable).with_name("distill")
+SCRATCH = ["--set", "teacher=[]", "--set", "objective.name=contrastive"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
+    folder = tmp_path_factory.mktemp("health")
+    (folder / "recipe.toml").write_text(RECIPE.format(shards=shards))
+    return folder
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# A worker whose model gives numbers that are not finite at steps 3 and 4: the rows of two samples in the forward, then
+# a gradient in the backward. Otherwise it is the worker of any job.
+POISON = """
+import sys
+import torch
+from pathlib import Path
+from distill.train import model, worker
+embed, calls = model.Model.embed_image, {"forward": 0}
+
+class Poison(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * float("inf")
+
+def poisoned(self, images, teachers):
+    rows = embed(self, images, teachers)
+    calls["forward"] += 1
+    if calls["forward"] == 3 and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
+        rows = rows.clone()
+        rows[1:3] = float("nan")
+    if calls["forward"] == 4:
+        rows = Poison.apply(rows)
+    return rows
+
+model.Model.embed_image = poisoned
+sys.exit(worker.main(sys.argv[1]))
+"""
+
+
+def poisoned(home: Path, name: str, processes: int, stage: int, allowed: int) -> tuple[int, str, Path]:
+    """Train with that worker: its status, what it says, and the run folder, prepared by a real command."""
+    script = home / "poison.py"
+    script.write_text(POISON)
+    run, options = home / name, ["--nproc", str(processes), "--set", f"zero.stage={stage}"]
+    options += ["--set", f"train.skip_nonfinite={allowed}", "--set", "optim.clip=0" if stage == 1 else "optim.clip=1"]
+    code = (
+        "import sys; from pathlib import Path; from distill.train import worker; "
+        f"worker.__file__ = {str(script)!r}; import distill.train.loop as l; "
+        "from distill.cli.main import main; main()"
+    )
+    words = [sys.executable, "-c", code, "train", "recipe.toml", "--out", run, *SCRATCH, *options]
+    result = subprocess.run([str(w) for w in words], cwd=home, capture_output=True, text=True, timeout=300)
+    return result.returncode, result.stderr, run
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_named(home: Path, stage: int) -> None:
+    status, said, run = poisoned(home, f"skipped{stage}", 2, stage, allowed=2)
+    assert status == 0, said
+    events = [event for event in lines(run / "events.jsonl") if event["event"] == "not finite"]
+    assert [event["step"] for event in events] == [3, 4]
+    # Of process 1's eight samples the second and the third.
+    schedule = [line["samples"] for line in lines(run / "metrics.jsonl")]
+    assert len(events[0]["keys"]) == 2 and len(events[1]["keys"]) == 16 and len(schedule) == 6
+    assert events[0]["keys"] == events_keys(run, step=3)[9:11] and "gradient" in events[1]["what"]
+    assert said.count("was not finite") == 2
+    found = lines(run / "metrics.jsonl")
+    assert "loss" not in found[2] and all(line["loss"] < 10 for line in found[3:])
+
+
+def events_keys(run: Path, step: int) -> list[str]:
+    """The keys of a step's batch, from the order alone."""
+    from distill.data.order import Order
+    from distill.data.shards import Shards
+
+    shards = Shards.load(run / "shards.safetensors")
+    return [shards.key(i) for _, i in Order(shards.counts, seed=0).take((step - 1) * 16, step * 16)]
+
+
+def test_a_step_that_is_not_finite_stops_the_run_unless_it_may_be_skipped(home: Path) -> None:
+    status, said, run = poisoned(home, "stopped", 2, 0, allowed=0)
+    assert status == 2 and "Step 3 was not finite: the rows image" in said and "train.skip_nonfinite" in said
+    first, second = events_keys(run, step=3)[9:11]
+    assert f"Its samples: {first}, {second}" in said and "Traceback" not in said
+
+
+def health(tmp_path: Path, *settings: str, start: int = 0) -> Health:
+    (tmp_path / "shards").mkdir(exist_ok=True)
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(shards=tmp_path / "shards"))
+    recipe = load(str(tmp_path / "recipe.toml"), settings)
+    import torch
+
+    return Health(tmp_path, recipe, 1000, start, Group(0, 1, torch.device("cpu")))
+
+
+def test_bad_samples_are_noted_once_and_counted_across_a_resume(tmp_path: Path) -> None:
+    own = health(tmp_path, "data.bad_samples=0.003")
+    own.take_bad(1, [Bad("a.tar", "x", "is torn"), Bad("a.tar", "x", "is torn"), Bad("b.tar", "x", "is torn")])
+    own.take_bad(5, [Bad("a.tar", "y", "is torn")])
+    own.close()
+    assert [(e["step"], e["shard"], e["key"]) for e in lines(tmp_path / "bad-samples.jsonl")] == [
+        *((1, "a.tar", "x"), (1, "b.tar", "x")),
+        (5, "a.tar", "y"),
+    ]
+    again = health(tmp_path, "data.bad_samples=3", start=4)  # killed at step 5, resumed from step 4
+    assert len(lines(tmp_path / "bad-samples.jsonl")) == 2
+    again.take_bad(5, [Bad("a.tar", "y", "is torn"), Bad("b.tar", "x", "is torn")])
+    with pytest.raises(UserError, match="4 bad samples are more than the 3 .*sample 'z' of a.tar: is torn"):
+        again.take_bad(6, [Bad("a.tar", "z", "is torn")])
+    again.close()
+
+
+def test_a_spike_is_noted_with_its_samples_and_an_ordinary_loss_is_not(tmp_path: Path) -> None:
+    own = health(tmp_path)
+    for step in range(1, 60):
+        loss = 4.0 - 0.02 * step + 0.05 * (step % 3)
+        own.take_loss(step, 9.0 if step == 40 else loss, lambda: ["a", "b"])
+    own.close()
+    (event,) = lines(tmp_path / "events.jsonl")
+    assert event["step"] == 40 and event["event"] == "spike" and event["keys"] == ["a", "b"]
+    assert event["loss"] == 9.0 and 3 < event["usual"] < 4
+
+
+def workers_of(process: subprocess.Popen[str], run: Path) -> dict[int, psutil.Process]:
+    """The training processes below a command, by rank."""
+    found = {}
+    for child in psutil.Process(process.pid).children(recursive=True):
+        words = child.cmdline()
+        if any(word.endswith("worker.py") for word in words[:4]) and str(run) in words and "launch" not in words[3:4]:
+            rank = child.environ().get("RANK")
+            if rank is not None and "deepspeed.launcher.launch" not in words:
+                found.setdefault(int(rank), child)
+    return found
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stalled_process_is_named_within_a_minute_and_the_run_goes_on_once_it_does(home: Path, rank: int) -> None:
+    run = home / f"stalled{rank}"
+    options = [*SCRATCH, "--nproc", "2", "--set", "train.steps=40", "--set", "train.stall_seconds=4"]
+    words = [str(w) for w in (SCRIPT, "train", "recipe.toml", "--out", run, *options)]
+    process = subprocess.Popen(words, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    said: list[tuple[float, str]] = []
+    assert process.stderr is not None
+    reader = threading.Thread(target=lambda: said.extend((time.monotonic(), x) for x in process.stderr or ()))
+    reader.start()
+    while not (run / "metrics.jsonl").exists() or len(lines(run / "metrics.jsonl")) < 3:
+        time.sleep(0.1)
+        assert process.poll() is None
+    victim = workers_of(process, run)[rank]
+    victim.suspend()
+    began = time.monotonic()
+    while time.monotonic() - began < 60 and not any("Training waits" in line for _, line in said):
+        time.sleep(0.2)
+    victim.resume()
+    process.wait(timeout=200)
+    reader.join()
+    waits = [(when - began, line) for when, line in said if "Training waits" in line]
+    assert waits and waits[0][0] < 60, said
+    assert f"process {rank} (" in waits[0][1] or (rank == 0 and "process 0 does not answer" in waits[0][1])
+    assert process.returncode == 0
+    distill("train", "recipe.toml", "--out", f"{run}-alone", *options, cwd=home)
+    assert losses_of(run) == losses_of(Path(f"{run}-alone"))
+
+
+def test_a_full_disk_costs_a_checkpoint_and_keeps_the_last_good_one(home: Path) -> None:
+    """The system's limit on a file's size stands in for the disk's: the same call fails, in the same place."""
+    run = home / "full"
+    distill("train", "recipe.toml", "--out", run, *SCRATCH, "--set", "checkpoint.every_steps=2", cwd=home)
+    whole = losses_of(run)
+    (run / "checkpoints" / "latest").write_text("step-00000004")
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (200_000, 200_000))
+    words = [str(w) for w in (SCRIPT, "train", "recipe.toml", "--out", run, *SCRATCH, "--resume")]
+    result = subprocess.run(words, cwd=home, preexec_fn=limit, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
+    assert "checkpoint of step 6 could not be written" in result.stderr and "Make room" in result.stderr
+    assert "step-00000004 is kept" in result.stderr
+    assert (run / "checkpoints" / "latest").read_text() == "step-00000004"
+    assert not list((run / "checkpoints").glob(".*"))
+    distill("train", "recipe.toml", "--out", run, *SCRATCH, "--resume", cwd=home)
+    assert losses_of(run) == whole
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_death_of_one_process_ends_the_others(home: Path, rank: int) -> None:
+    run = home / f"dead{rank}"
+    options = [*SCRATCH, "--nproc", "2", "--set", "train.steps=200", "--set", "checkpoint.every_steps=5"]
+    words = [str(w) for w in (SCRIPT, "train", "recipe.toml", "--out", run, *options)]
+    process = subprocess.Popen(words, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (run / "metrics.jsonl").exists() or len(lines(run / "metrics.jsonl")) < 7:
+        time.sleep(0.1)
+    own = workers_of(process, run)
+    os.kill(own[rank].pid, signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2 and f"--resume --out {run}" in said, said
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in own.values())
