@@ -1,4 +1,4 @@
-"""Where pictures and captions come from before they are shards: tables that name files, and folders that name classes."""
+"""Where pictures and captions come from before they are shards: tables that name files, folders that name classes."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def table(file: Path, root: Path, image: str, captions: tuple[str, ...]) -> Iter
             if file.suffix.lower() == ".jsonl":
                 entries: Iterator[dict[str, Any]] = (json.loads(line) for line in lines if line.strip())
             else:
-                entries = csv.DictReader(lines, delimiter=DELIMITERS[file.suffix.lower()])  # type: ignore[assignment]
+                entries = csv.DictReader(lines, delimiter=DELIMITERS[file.suffix.lower()])
             for number, entry in enumerate(entries, 1):
                 if not isinstance(entry, dict):
                     raise UserError(f"Line {number} of {file} is no table of columns.", "Write one object a line.")
