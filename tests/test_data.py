@@ -33,7 +33,9 @@ def photo(seed: int, side: int = 96) -> Image.Image:
 
 
 def test_check_reports_what_was_put_in(tmp_path: Path) -> None:
-    members = [m for i in range(20) for m in sample(f"good{i}", "circle", "red", i)]
+    members = []
+    for i in range(20):
+        members += [(f"good{i}.png", encoded(photo(100 + i, 48))), *sample(f"good{i}", "circle", "red", i)[1:]]
     members += [("torn.png", encoded(photo(1))[:90]), ("torn.txt", b"words")]
     members += [("silent.png", encoded(photo(2))), ("silent.txt", b" ")]
     members += [("blind.txt", b"words"), ("latin.png", encoded(photo(3))), ("latin.txt", b"caf\xe9")]

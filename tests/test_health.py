@@ -189,6 +189,7 @@ def test_a_stalled_process_is_named_within_a_minute_and_the_run_goes_on_once_it_
     victim.resume()
     process.wait(timeout=200)
     reader.join()
+    process.stderr.close()
     waits = [(when - began, line) for when, line in said if "Training waits" in line]
     assert waits and waits[0][0] < 60, said
     assert f"process {rank} (" in waits[0][1] or (rank == 0 and "process 0 does not answer" in waits[0][1])
