@@ -160,7 +160,9 @@ class Shards:
         try:
             with safe_open(path, framework="numpy") as file:
                 names, ends, sha256, counts = (file.get_tensor(n) for n in ("names", "ends", "sha256", "counts"))
-        except (OSError, SafetensorError) as error:
+            if not whole(names, ends, sha256, counts):
+                raise ValueError("it is no table of shards")
+        except (OSError, SafetensorError, ValueError) as error:
             raise UserError(f"{path} cannot be read: {error}.", "Train into another folder.") from error
         return cls(Indexes(names, ends, sha256), counts)
 
@@ -205,6 +207,8 @@ class Shards:
             raise BadSample(error.shard, f"#{row}", error.reason) from error
         except UserError as error:
             raise BadSample(str(self.indexes.path(shard)), f"#{row}", "the shard is gone") from error
+        if row >= len(index):
+            raise BadSample(str(index.path), f"#{row}", REPLACED)
         key = index.keys[row]
         wanted = [k for k, kind in enumerate(KINDS) if kind in kinds]
         parts = {KINDS[k]: self._member(shard, index, key, index.members[row, k]) for k in wanted}
@@ -249,6 +253,17 @@ class Shards:
     def close(self) -> None:
         while self._files:
             os.close(self._files.popitem()[1])
+
+
+def whole(names: np.ndarray, ends: np.ndarray, sha256: np.ndarray, counts: np.ndarray) -> bool:
+    """Whether the parts of a table of shards fit together, so that nothing outside of them can be looked at."""
+    n = len(counts)
+    shapes = (names.ndim, ends.shape, sha256.shape, counts.shape) == (1, (n,), (n, 32), (n,))
+    types = (names.dtype, ends.dtype, sha256.dtype, counts.dtype) == (np.uint8, np.int64, np.uint8, np.int64)
+    if not (shapes and types and n):
+        return False
+    rising = (ends[0] > 0) & (np.diff(ends) > 0).all() & (ends[-1] == len(names))
+    return bool(rising & (counts >= 0).all() & (counts < 2**40).all())
 
 
 def faults_of(found: Sequence[tuple[int, ShardIndex]], counts: np.ndarray) -> list[tuple[str, str, str, int]]:

@@ -1,0 +1,485 @@
+"""Faults injected into real runs, counted: how many, how many runs came to their end, how many samples were lost.
+
+Which samples a step must show is worked out here, from the order of the stream and the list of what was made unusable;
+``samples`` in metrics.jsonl, a sum over what was really shown, must be the same at every step. ``pytest -m faults``
+runs this file alone and prints the table at its end.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from conftest import PROCESSES, RECIPE, _distill, distill, encoded, losses_of, sample, write_shards, write_tar
+from PIL import Image
+
+from distill.data.index import read_index
+from distill.data.order import Order
+from distill.train import checkpoint
+
+pytestmark = pytest.mark.faults
+
+SCRIPT = Path(sys.executable).with_name("distill")
+BATCH = 16
+SCRATCH = ["--set", "teacher=[]", "--set", "objective.name=contrastive"]
+
+
+@dataclass
+class Row:
+    """A line of the table."""
+
+    injected: int = 0
+    runs: int = 0
+    finished: int = 0
+    lost: int = 0
+    repeated: int = 0
+
+
+TABLE: dict[str, Row] = {}
+
+
+def count(fault: str, injected: int, runs: int = 1, finished: int = 1, lost: int = 0, repeated: int = 0) -> None:
+    row = TABLE.setdefault(fault, Row())
+    row.injected += injected
+    row.runs, row.finished = row.runs + runs, row.finished + finished
+    row.lost, row.repeated = row.lost + lost, row.repeated + repeated
+
+
+def steps_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def keys_of(shards: Path) -> list[str]:
+    return [key for path in sorted(shards.glob("*.tar")) for key in read_index(path).keys]
+
+
+def expected_sums(shards: Path, steps: int, bad: frozenset[str] = frozenset()) -> list[int]:
+    """What ``samples`` must be at every step: the order's samples, each bad one's place taken by the one due at
+    the same place of the next batch whose sample is good."""
+    keys = keys_of(shards)
+    counts = np.array([len(read_index(path)) for path in sorted(shards.glob("*.tar"))])
+    stream = list(Order(counts, seed=0).take(0, (steps * BATCH // len(keys) + 2) * len(keys)))
+    sums = []
+    for step in range(steps):
+        total = 0
+        for position in range(step * BATCH, (step + 1) * BATCH):
+            epoch, i = stream[position]
+            first, turn = epoch * len(keys), 0
+            while keys[i] in bad:
+                turn += 1
+                i = stream[first + (position - first + turn * BATCH) % len(keys)][1]
+            total += zlib.crc32(f"{epoch} {i} {keys[i]}".encode())
+        sums.append(total)
+    return sums
+
+
+def compare(run: Path, sums: list[int]) -> tuple[int, int]:
+    """(samples lost, samples repeated) in a finished run."""
+    seen = [line["step"] for line in steps_of(run)]
+    lost = len(set(range(1, len(sums) + 1)) - set(seen)) * BATCH
+    repeated = (len(seen) - len(set(seen))) * BATCH
+    wrong = sum(line["samples"] != sums[line["step"] - 1] for line in steps_of(run))
+    return lost + wrong * BATCH, repeated
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("faults")
+    write_shards(folder / "shards", (70, 50, 40))
+    (folder / "recipe.toml").write_text(RECIPE.format(shards=folder / "shards"))
+    yield folder
+
+
+STEPS = 60
+LONG = [*SCRATCH, "--set", f"train.steps={STEPS}", "--set", "checkpoint.every_steps=4", "--set", "data.workers=1"]
+LONG += ["--set", "student.text.dropout=0.1"]
+
+
+@pytest.fixture(scope="module")
+def whole(home: Path) -> list[float]:
+    """The losses of a run that nothing happens to."""
+    distill("train", "recipe.toml", "--out", "whole", *LONG, cwd=home)
+    assert [line["samples"] for line in steps_of(home / "whole")] == expected_sums(home / "shards", STEPS)
+    return losses_of(home / "whole")
+
+
+def started(home: Path, run: Path, log: Path, *options: str) -> BaseProcess:
+    """``distill train``, going on where it was, as a process of its own."""
+    words = ["train", "recipe.toml", "--out", str(run), *options]
+    words += ["--resume"] if (run / "recipe.toml").exists() else []
+    from multiprocessing.reduction import DupFd
+
+    with log.open("a") as file:
+        pipes = DupFd(file.fileno()), DupFd(file.fileno())
+        process = PROCESSES.Process(target=_distill, args=(words, pipes, str(home), dict(os.environ)))
+        process.start()
+    return process
+
+
+def killed_until_done(home: Path, name: str, seed: int, kills: int) -> tuple[int, Path]:
+    """Train, with kill -9 at random moments, so many times, then to the end; how often it was really killed."""
+    run, log, chance, killed = home / name, home / f"{name}.log", random.Random(seed), 0
+    while killed < kills:
+        process = started(home, run, log, *LONG)
+        process.join(chance.uniform(0.3, 9.0))
+        if process.exitcode is not None:
+            break
+        assert process.pid is not None
+        children = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, signal.SIGKILL)
+        for child in children:
+            child.kill()
+        process.join()
+        killed += 1
+    process = started(home, run, log, *LONG) if not run.exists() or done(run) < STEPS else process
+    process.join(120)
+    assert process.exitcode == 0 or len(steps_of(run)) == STEPS, log.read_text()[-2000:]
+    return killed, run
+
+
+def done(run: Path) -> int:
+    """How many steps a run has logged, which may still be going on."""
+    return (run / "metrics.jsonl").read_bytes().count(b"\n") if (run / "metrics.jsonl").exists() else 0
+
+
+def test_kill_9_at_random_moments(home: Path, whole: list[float]) -> None:
+    """Bit for bit the losses of the run that nothing happened to; with one process, so in pairs side by side."""
+    sums = expected_sums(home / "shards", STEPS)
+    total, seed = 0, 0
+    with ThreadPoolExecutor(2) as pool:
+        while total < 44:
+            seeds = [seed, seed + 1]
+            seed += 2
+            for kills, run in pool.map(lambda s: killed_until_done(home, f"killed{s}", s, 6), seeds):
+                lost, repeated = compare(run, sums)
+                count("kill -9 of the process, at a random moment", kills, lost=lost, repeated=repeated)
+                total += kills
+                assert (lost, repeated) == (0, 0) and losses_of(run) == whole
+                assert checkpoint.complaint(run / "checkpoints" / f"step-{STEPS:08d}") == ""
+            assert seed < 40, "runs end before they can be killed"
+
+
+def workers_below(pid: int) -> dict[int, psutil.Process]:
+    """The training processes of a job, by rank."""
+    found: dict[int, psutil.Process] = {}
+    for child in psutil.Process(pid).children(recursive=True):
+        try:
+            words, rank = child.cmdline(), child.environ().get("RANK")
+        except psutil.Error:
+            continue
+        if rank is not None and any(w.endswith("train/worker.py") for w in words) and "-m" not in words:
+            found.setdefault(int(rank), child)
+    return found
+
+
+def test_kill_9_of_one_or_all_of_two_processes(home: Path, whole: list[float]) -> None:
+    sums, chance = expected_sums(home / "shards", STEPS), random.Random(7)
+    options = [*LONG, "--nproc", "2", "--set", "zero.stage=2"]
+    distill("train", "recipe.toml", "--out", "pair", *options, cwd=home)
+    run, kills = home / "pair-killed", 0
+    while kills < 8:
+        words = [str(SCRIPT), "train", "recipe.toml", "--out", str(run), *options]
+        words += ["--resume"] * (run / "recipe.toml").exists()
+        process = subprocess.Popen(words, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        end = time.monotonic() + 60
+        while len(own := workers_below(process.pid)) < 2 and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(chance.uniform(2.0, 10.0))
+        if process.poll() is None:
+            chosen = own if kills % 3 == 2 else {0: own[chance.randrange(2)]}
+            for victim in chosen.values():
+                if victim.is_running():
+                    victim.kill()
+            kills += 1
+        _, said = process.communicate(timeout=100)
+        if process.returncode == 0:
+            break
+        assert "Error: The training stopped" in said
+    if len(steps_of(run)) < STEPS:
+        distill("train", "recipe.toml", "--out", run, *options, "--resume", cwd=home)
+    lost, repeated = compare(run, sums)
+    count("kill -9 of one or all of two processes, ZeRO stage 2", kills, lost=lost, repeated=repeated)
+    assert (lost, repeated) == (0, 0) and losses_of(run) == losses_of(home / "pair") and kills >= 4
+
+
+def test_sigterm_at_random_moments(home: Path, whole: list[float]) -> None:
+    sums, chance, terms = expected_sums(home / "shards", STEPS), random.Random(3), 0
+    run, log = home / "terminated", home / "terminated.log"
+    while terms < 6:
+        process = started(home, run, log, *LONG)
+        before = done(run)
+        end = time.monotonic() + 60
+        while done(run) <= before and process.exitcode is None and time.monotonic() < end:
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 0.5))
+        if process.exitcode is None:
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGTERM)
+            terms += 1
+        process.join(60)
+        assert process.exitcode == 0, log.read_text()[-2000:]
+        if len(steps_of(run)) == STEPS:
+            break
+    if len(steps_of(run)) < STEPS:
+        distill("train", "recipe.toml", "--out", run, *LONG, "--resume", cwd=home)
+    lost, repeated = compare(run, sums)
+    count("SIGTERM at a random moment", terms, lost=lost, repeated=repeated)
+    assert (lost, repeated) == (0, 0) and losses_of(run) == whole and terms >= 3
+
+
+# Samples. Each maker gives the members of one sample of a key.
+
+Members = list[tuple[str, bytes]]
+
+
+def plain(key: str) -> Members:
+    return sample(key, "circle", "red", int(key))
+
+
+def with_image(data: Callable[[], bytes], extension: str = "png") -> Callable[[str], Members]:
+    made = functools_once(data)
+    return lambda key: [(f"{key}.{extension}", made()), *plain(key)[1:]]
+
+
+def functools_once(data: Callable[[], bytes]) -> Callable[[], bytes]:
+    kept: list[bytes] = []
+
+    def get() -> bytes:
+        if not kept:
+            kept.append(data())
+        return kept[0]
+
+    return get
+
+
+def with_text(data: bytes) -> Callable[[str], Members]:
+    return lambda key: [plain(key)[0], (f"{key}.txt", data)]
+
+
+def base() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
+
+
+def bomb() -> bytes:
+    """A PNG of some hundred bytes that claims to have 50,000 × 50,000 pixels."""
+    data = bytearray(encoded(Image.new("L", (1, 1))))
+    data[16:24] = (50_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    return bytes(data)
+
+
+def moving() -> bytes:
+    out = io.BytesIO()
+    base().save(out, "WEBP", save_all=True, append_images=[base().rotate(90)], duration=50)
+    return out.getvalue()
+
+
+def turned() -> bytes:
+    out, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    base().save(out, "JPEG", exif=exif)
+    return out.getvalue()
+
+
+UNUSABLE: dict[str, Callable[[str], Members]] = {
+    "image cut off": with_image(lambda: encoded(base())[:300]),
+    "image empty": with_image(lambda: b""),
+    "image of random bytes": with_image(lambda: bytes(range(256)) * 4),
+    "text under the name of an image": with_image(lambda: b"a photo of nothing", "jpg"),
+    "image under an unknown extension": with_image(lambda: encoded(base()), "bmp"),
+    "no image": lambda key: plain(key)[1:],
+    "no caption": lambda key: plain(key)[:1],
+    "caption empty": with_text(b"  \n"),
+    "caption of invalid UTF-8": with_text(b"caf\xe9 \xff\xfe"),
+    "captions in broken JSON": lambda key: [plain(key)[0], (f"{key}.json", b'{"captions": ["a')],
+    "JSON nested 100,000 deep": lambda key: [plain(key)[0], (f"{key}.json", b"[" * 100_000)],
+    "decompression bomb, 50,000 × 50,000 claimed": with_image(bomb),
+    "picture of 20,000 × 20,000": with_image(lambda: encoded(Image.new("1", (20_000, 20_000)))),
+}
+USABLE: dict[str, Callable[[str], Members]] = {
+    "JPEG under the name of a PNG": with_image(lambda: encoded(base(), "JPEG")),
+    "CMYK": with_image(lambda: encoded(base().convert("CMYK"), "JPEG"), "jpg"),
+    "16 bits of grey": with_image(lambda: encoded(Image.fromarray(np.full((9, 9), 40_000, dtype=np.uint16)))),
+    "palette": with_image(lambda: encoded(base().convert("P"))),
+    "animation": with_image(moving, "webp"),
+    "EXIF rotation": with_image(turned, "jpg"),
+    "picture of 1 × 1": with_image(lambda: encoded(Image.new("RGB", (1, 1)))),
+    "caption of 1 MB": with_text(b"a red circle " * 80_000),
+    "duplicate key": lambda key: [*plain(key), (f"{key}.png", encoded(base()))],
+}
+EACH = 5
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_samples_of_every_unusable_kind(home: Path, tmp_path: Path, processes: int) -> None:
+    """Two epochs over a set of which a third is odd: every good sample in its place, every bad one in the ledger."""
+    members: list[Members] = []
+    kinds: dict[str, str] = {}
+    for kind, make in [*UNUSABLE.items(), *USABLE.items()] * EACH:
+        key = f"{len(members):06d}"
+        members.append(make(key))
+        kinds[key] = kind
+    members += [plain(f"{len(members) + i:06d}") for i in range(210)]
+    random.Random(1).shuffle(members)
+    for number in range(4):
+        write_tar(tmp_path / "shards" / f"train-{number}.tar", [m for s in members[number::4] for m in s])
+    bad = frozenset(key for key, kind in kinds.items() if kind in UNUSABLE)
+    steps, run = 2 * len(members) // BATCH, tmp_path / "run"
+    options = [*SCRATCH, "--set", f"data.train={tmp_path / 'shards'}", "--set", f"train.steps={steps}"]
+    options += ["--set", "data.bad_samples=80", "--nproc", str(processes), "--set", "data.workers=1"]
+    distill("train", "recipe.toml", "--out", run, *options, cwd=home)
+    lost, repeated = compare(run, expected_sums(tmp_path / "shards", steps, bad))
+    ledger = [json.loads(line) for line in (run / "bad-samples.jsonl").read_text().splitlines()]
+    named = {line["key"] for line in ledger}
+    duplicates = {key for key, kind in kinds.items() if kind == "duplicate key"}
+    assert named == bad | duplicates and all(line["reason"] and line["shard"] for line in ledger)
+    for kind in (*UNUSABLE, *USABLE):
+        count(kind, EACH, lost=lost, repeated=repeated)
+    assert (lost, repeated) == (0, 0)
+    error = distill(
+        *("train", "recipe.toml", "--out", tmp_path / "strict", *options, "--set", "data.bad_samples=20"),
+        cwd=home,
+        status=2,
+    ).stderr
+    assert "more than the 20 that data.bad_samples allows" in error and "Traceback" not in error
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def header_torn(path: Path) -> None:
+    content, offset = bytearray(path.read_bytes()), int(read_index(path).members[9, 0, 0]) - 512
+    content[offset : offset + 8] = b"\xff" * 8
+    path.write_bytes(content)
+
+
+ARCHIVES: dict[str, Callable[[Path], object]] = {
+    "shard cut off": cut,
+    "shard of zero bytes": lambda path: path.write_bytes(b""),
+    "shard that is no tar file": lambda path: path.write_bytes(b"<html>404</html>" * 200),
+    "shard with a torn header": header_torn,
+}
+
+
+@pytest.mark.parametrize("fault", ARCHIVES)
+def test_damaged_archives(home: Path, tmp_path: Path, fault: str) -> None:
+    """What is left of them is used; what is missing counts towards the limit, as many as other shards have."""
+    for number, path in enumerate(write_shards(tmp_path / "shards", (20,) * 6)):
+        if number in (1, 4):
+            ARCHIVES[fault](path)
+    indexes = [read_index(path) for path in sorted((tmp_path / "shards").glob("*.tar"))]
+    lacking = {
+        key
+        for index in indexes
+        for key, row in zip(index.keys, index.members, strict=True)
+        if row[0, 1] < 0 or (row[1:, 1] < 0).all()
+    }
+    options = [*SCRATCH, "--set", f"data.train={tmp_path / 'shards'}", "--set", "train.steps=14"]
+    run = tmp_path / "run"
+    error = distill("train", "recipe.toml", "--out", run, *options, cwd=home, status=2).stderr
+    assert "that data.bad_samples allows" in error and not run.exists()
+    said = distill("train", "recipe.toml", "--out", run, *options, "--set", "data.bad_samples=60", cwd=home).stderr
+    assert "bad samples are passed over" in said
+    lost, repeated = compare(run, expected_sums(tmp_path / "shards", 14, frozenset(lacking)))
+    count(fault, 2, lost=lost, repeated=repeated)
+    assert (lost, repeated) == (0, 0)
+
+
+def test_a_shard_that_is_replaced_during_a_run(home: Path, tmp_path: Path) -> None:
+    """Its samples cannot be used from then on, and are named; the run goes on with the others."""
+    write_shards(tmp_path / "shards", (60, 20, 60))
+    run, log = tmp_path / "run", tmp_path / "log"
+    options = [*SCRATCH, "--set", f"data.train={tmp_path / 'shards'}", "--set", "train.steps=80"]
+    process = started(home, run, log, *options, "--set", "data.bad_samples=25", "--set", "data.workers=0")
+    while done(run) < 5:
+        time.sleep(0.02)
+        assert process.exitcode is None, log.read_text()
+    write_tar(tmp_path / "shards" / "train-000001.tar", [m for i in range(9) for m in plain(f"{i + 900:06d}")])
+    process.join(120)
+    assert process.exitcode == 0, log.read_text()[-2000:]
+    ledger = [json.loads(line) for line in (run / "bad-samples.jsonl").read_text().splitlines()]
+    assert {line["reason"] for line in ledger} == {"the shard has been replaced since it was indexed"}
+    assert {Path(line["shard"]).name for line in ledger} == {"train-000001.tar"} and len(ledger) == 20
+    # Up to then nothing was different, and from the epoch after it every one of them has a stand-in.
+    sums, shown = original_sums(tmp_path, 80, run), [line["samples"] for line in steps_of(run)]
+    first = min(line["step"] for line in ledger)
+    assert first > 5 and len(shown) == 80 and shown[: first - 1] == sums[: first - 1]
+    count("shard replaced during the run", 1)
+
+
+def original_sums(tmp_path: Path, steps: int, run: Path) -> list[int]:
+    """What the steps would have shown of the shards as they were."""
+    write_shards(tmp_path / "as-it-was", (60, 20, 60))
+    return expected_sums(tmp_path / "as-it-was", steps)
+
+
+def test_checkpoints_are_damaged(home: Path, whole: list[float]) -> None:
+    """One of them, in one of many ways, each time before the run goes on: the one before it is taken."""
+    run, chance, sums = home / "whole", random.Random(5), expected_sums(home / "shards", STEPS)
+    options = [*LONG, "--set", "checkpoint.keep=3"]
+    harms = 0
+    for name in ("state.safetensors", "students.safetensors", "checkpoint.json"):
+        for how in ("gone", "cut", "bit", "bit", "zeros", "longer"):
+            newest = checkpoint.newest(run)
+            assert newest is not None and newest.name == f"step-{STEPS:08d}"
+            file = newest / name
+            original = file.read_bytes()
+            content = bytearray(original)
+            place = chance.randrange(len(content))
+            if how == "gone":
+                file.unlink()
+            elif how == "cut":
+                file.write_bytes(content[:place])
+            elif how == "bit":
+                content[place] ^= 1 << chance.randrange(8)
+                file.write_bytes(content)
+            elif how == "zeros":
+                content[place : place + 64] = bytes(len(content[place : place + 64]))
+                file.write_bytes(content)
+            else:
+                file.write_bytes(content + b"more")
+            harms += 1
+            passed_over = checkpoint.complaint(newest) != ""
+            # A bit of white space or of a number that nothing follows from may differ without harm.
+            assert passed_over or name == "checkpoint.json", how
+            older = checkpoint.newest(run)
+            assert older is not None and (older.name < newest.name) == passed_over
+            file.write_bytes(original)
+    distill("train", "recipe.toml", "--out", run, *options, "--resume", cwd=home)
+    lost, repeated = compare(run, sums)
+    count("checkpoint file cut, changed, emptied or gone", harms, lost=lost, repeated=repeated)
+    assert (lost, repeated) == (0, 0) and losses_of(run) == whole
+
+
+def test_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """The last test of this file: at least 200 faults, 50 of them kill -9, and nothing lost or repeated."""
+    if len(TABLE) < 5:
+        pytest.skip("the other tests of this file did not run")
+    total = Row()
+    for row in TABLE.values():
+        for name, value in vars(row).items():
+            setattr(total, name, getattr(total, name) + value)
+    with capsys.disabled():
+        print(f"\n{'fault':55} {'injected':>8} {'runs':>5} {'finished':>8} {'lost':>5} {'repeated':>8}")
+        for fault, row in [*TABLE.items(), ("all", total)]:
+            print(f"{fault:55} {row.injected:8} {row.runs:5} {row.finished:8} {row.lost:5} {row.repeated:8}")
+    kills = sum(row.injected for fault, row in TABLE.items() if fault.startswith("kill -9"))
+    assert total.injected >= 200 and kills >= 50, (total, kills)
+    assert total.finished == total.runs and total.lost == total.repeated == 0

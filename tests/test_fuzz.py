@@ -1,0 +1,180 @@
+"""Files from elsewhere, changed at random: each reader either reads them or refuses them in a sentence."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import tomllib
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import RECIPE, encoded, picture, sample, write_shards, write_tar
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from distill.data.captions import Captions
+from distill.data.index import build_index, inside, load_index, places, read_index, stamp_of
+from distill.data.shards import Sample, Shards
+from distill.data.views import decode
+from distill.errors import BadSample, UserError
+from distill.recipe import check, dump
+from distill.train import checkpoint
+
+EXAMPLES = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+# Places in a file, as shares of its length, and the bytes that go there; then where it is cut off.
+CHANGES = st.tuples(
+    st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=12)), max_size=4),
+    st.floats(0, 1) | st.just(1.0),
+)
+
+
+def changed(data: bytes, changes: tuple[list[tuple[float, bytes]], float]) -> bytes:
+    content = bytearray(data)
+    for share, piece in changes[0]:
+        place = int(share * len(content))
+        content[place : place + len(piece)] = piece
+    return bytes(content[: int(changes[1] * len(content))])
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    (path,) = write_shards(tmp_path_factory.mktemp("fuzz"), (4,))
+    return path
+
+
+@EXAMPLES
+@given(changes=CHANGES)
+def test_archives(tmp_path: Path, shard: Path, changes: tuple[list[tuple[float, bytes]], float]) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(changed(shard.read_bytes(), changes))
+    index = build_index(path)
+    assert inside(index.members, path.stat().st_size) and len(index.keys) == len(index.members)
+    for key in index.keys:
+        key.encode()
+    if len(index):
+        shards = Shards([index])
+        for i in range(len(shards)):
+            with suppress(BadSample):
+                Captions().of(shards.read(i))
+                decode(shards.read(i))
+        shards.close()
+
+
+@EXAMPLES
+@given(header=st.binary(min_size=512, max_size=512), rest=st.binary(max_size=600))
+def test_archives_of_any_bytes(tmp_path: Path, header: bytes, rest: bytes) -> None:
+    path = tmp_path / "a.tar"
+    fields = bytearray(header)
+    fields[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:]))  # a checksum that fits
+    path.write_bytes(bytes(fields) + rest)
+    index = build_index(path)
+    assert inside(index.members, path.stat().st_size)
+
+
+@EXAMPLES
+@given(changes=CHANGES)
+def test_indexes(tmp_path: Path, shard: Path, changes: tuple[list[tuple[float, bytes]], float]) -> None:
+    """One that is taken points nowhere but into its shard."""
+    expected = read_index(shard)
+    kept = tmp_path / "index"
+    kept.write_bytes(changed(places(shard)[0].read_bytes(), changes))
+    found = load_index(kept, shard, stamp_of(shard))
+    if found is not None:
+        assert found.members.shape == (len(found.keys), 3, 2) and inside(found.members, shard.stat().st_size)
+        assert len(found) == len(expected)
+
+
+@EXAMPLES
+@given(members=st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1)), min_size=1))
+def test_an_index_that_points_outside_is_not_inside(members: list[tuple[int, int]]) -> None:
+    places = np.array(members, dtype=np.int64)
+    slow = all(0 <= offset <= 1000 and -1 <= size <= 1000 - offset for offset, size in members)
+    assert inside(places, 1000) == slow
+
+
+@EXAMPLES
+@given(changes=CHANGES)
+def test_checkpoints(tmp_path: Path, changes: tuple[list[tuple[float, bytes]], float]) -> None:
+    """Whatever is changed in its tensors is noticed."""
+    folder, tensors = tmp_path / "checkpoints", {"model/a": torch.arange(40.0), "optimizer/a/step": torch.tensor(3.0)}
+    checkpoint.write(folder, tensors, {"scale": torch.ones(1)}, {"step": 1}, keep=1)
+    file = folder / "step-00000001" / "state.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(changed(whole, changes))
+    wrong = checkpoint.complaint(folder / "step-00000001")
+    if not wrong:
+        found = checkpoint.Snapshot.read(folder / "step-00000001")
+        assert torch.equal(found.model["a"], tensors["model/a"]) and found.optimizer["a/step"] == 3
+
+
+@EXAMPLES
+@given(changes=CHANGES)
+def test_tables_of_shards(tmp_path: Path, shard: Path, changes: tuple[list[tuple[float, bytes]], float]) -> None:
+    Shards.of([str(shard)]).save(tmp_path / "whole")
+    (tmp_path / "shards").write_bytes(changed((tmp_path / "whole").read_bytes(), changes))
+    with suppress(UserError):
+        shards = Shards.load(tmp_path / "shards")
+        for i in range(min(len(shards), 9)):
+            with suppress(BadSample):
+                shards.read(i)
+        shards.close()
+
+
+TREE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=12,
+)
+SECTIONS = ("data", "teacher", "student", "objective", "optim", "train", "zero", "checkpoint")
+
+
+@EXAMPLES
+@given(section=st.sampled_from(SECTIONS), key=st.text(max_size=12), value=TREE, whole=st.booleans())
+def test_recipes(section: str, key: str, value: object, whole: bool) -> None:
+    """A recipe checks out, and then reads back as itself, or is refused in one sentence."""
+    tree = tomllib.loads(RECIPE.format(shards="/data"))
+    if whole:
+        tree[section] = value
+    else:
+        table = tree.setdefault(section, {})
+        (table[0] if isinstance(table, list) else table)[key] = value
+    with suppress(UserError):
+        recipe = check(tree)
+        assert check(tomllib.loads(dump(recipe))) == recipe
+
+
+@EXAMPLES
+@given(text=st.binary(max_size=200), tree=st.binary(max_size=200) | TREE.map(lambda x: json.dumps(x).encode()))
+def test_captions(text: bytes, tree: bytes) -> None:
+    with suppress(BadSample):
+        for caption in Captions().of(Sample("key", Path("a.tar"), None, text, tree)):
+            caption.text.encode()
+
+
+@EXAMPLES
+@given(kind=st.sampled_from(["PNG", "JPEG", "WEBP"]), changes=CHANGES)
+def test_images(kind: str, changes: tuple[list[tuple[float, bytes]], float]) -> None:
+    data = changed(encoded(picture("cross", "blue", 1), kind), changes)
+    with suppress(BadSample):
+        image = decode(Sample("key", Path("a.tar"), data, None, None))
+        assert image.mode == "RGB" and image.width * image.height <= 100_000_000
+
+
+def test_names_that_are_no_text_become_keys_that_are(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", encoding="latin-1", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in sample("caf\xe9", "circle", "red", 1)[:2]:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    (tmp_path / "a.tar").write_bytes(out.getvalue())
+    assert read_index(tmp_path / "a.tar").keys == ("caf\\xe9",)
+    assert read_index(write_tar(tmp_path / "b.tar", sample("café", "circle", "red", 1))).keys == ("café",)
+    save_file({"x": torch.ones(1)}, tmp_path / "c.index")
+    assert load_index(tmp_path / "c.index", tmp_path / "a.tar", stamp_of(tmp_path / "a.tar")) is None
