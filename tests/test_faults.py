@@ -193,14 +193,17 @@ def test_kill_9_of_one_or_all_of_two_processes(home: Path, whole: list[float]) -
     options = [*LONG, "--nproc", "2", "--set", "zero.stage=2"]
     distill("train", "recipe.toml", "--out", "pair", *options, cwd=home)
     run, kills = home / "pair-killed", 0
-    while kills < 8:
+    while kills < 5:
         words = [str(SCRIPT), "train", "recipe.toml", "--out", str(run), *options]
         words += ["--resume"] * (run / "recipe.toml").exists()
         process = subprocess.Popen(words, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        end = time.monotonic() + 60
+        end, before, wanted = time.monotonic() + 60, done(run), chance.randrange(12)
         while len(own := workers_below(process.pid)) < 2 and process.poll() is None and time.monotonic() < end:
             time.sleep(0.05)
-        time.sleep(chance.uniform(2.0, 10.0))
+        # Some die while they start, most of them while they train.
+        while kills and done(run) < before + wanted and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.0, 0.3))
         if process.poll() is None:
             chosen = own if kills % 3 == 2 else {0: own[chance.randrange(2)]}
             for victim in chosen.values():
@@ -211,11 +214,11 @@ def test_kill_9_of_one_or_all_of_two_processes(home: Path, whole: list[float]) -
         if process.returncode == 0:
             break
         assert "Error: The training stopped" in said
-    if len(steps_of(run)) < STEPS:
+    if done(run) < STEPS:
         distill("train", "recipe.toml", "--out", run, *options, "--resume", cwd=home)
     lost, repeated = compare(run, sums)
     count("kill -9 of one or all of two processes, ZeRO stage 2", kills, lost=lost, repeated=repeated)
-    assert (lost, repeated) == (0, 0) and losses_of(run) == losses_of(home / "pair") and kills >= 4
+    assert (lost, repeated) == (0, 0) and losses_of(run) == losses_of(home / "pair") and kills >= 3
 
 
 def test_sigterm_at_random_moments(home: Path, whole: list[float]) -> None:
@@ -337,6 +340,7 @@ def test_samples_of_every_unusable_kind(home: Path, tmp_path: Path, processes: i
         kinds[key] = kind
     members += [plain(f"{len(members) + i:06d}") for i in range(210)]
     random.Random(1).shuffle(members)
+    (tmp_path / "shards").mkdir()
     for number in range(4):
         write_tar(tmp_path / "shards" / f"train-{number}.tar", [m for s in members[number::4] for m in s])
     bad = frozenset(key for key, kind in kinds.items() if kind in UNUSABLE)
