@@ -63,8 +63,8 @@ def stamp_of(path: Path) -> tuple[int, int]:
     """
     try:
         stat = path.stat()
-    except OSError as error:
-        raise UserError(f"The shard {path} cannot be read: {error.strerror}.", "Restore it.") from error
+    except (OSError, ValueError) as error:  # the latter for a name with a zero byte
+        raise UserError(f"The shard {path} cannot be read: {error}.", "Restore it.") from error
     return stat.st_size, stat.st_mtime_ns
 
 
