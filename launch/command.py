@@ -7,6 +7,7 @@ Workers are a script with an absolute path, started in a folder of ours and with
 from __future__ import annotations
 
 import base64
+import ctypes
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import torch
 
@@ -179,22 +181,44 @@ def run(job: Job) -> int:
         # A token is nobody else's: it would stand in that file, and in every host's list of processes.
         carried = {k: v for k, v in environment.items() if k.startswith(CARRIED) and k != "HF_TOKEN"}
         (job.folder / ".deepspeed_env").write_text("".join(f"{k}={v}\n" for k, v in sorted(carried.items())))
-    process = subprocess.Popen(command, cwd=job.folder, env=environment)
+    # In a group of its own: what a terminal or a scheduler sends to this one's group is for this process to pass on.
+    process = subprocess.Popen(command, cwd=job.folder, env=environment, process_group=0, preexec_fn=_end_with_parent)
     try:
         return process.wait()
     except KeyboardInterrupt:
-        # The terminal has sent the interrupt to the launcher too: let it stop its processes.
+        os.killpg(process.pid, signal.SIGINT)
         process.wait()
         raise
 
 
+def _end_with_parent() -> None:
+    """In a launcher, before it starts: hear SIGTERM when the command that started it is killed (Linux only)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
 @contextmanager
 def on_termination(tell: Callable[[], object]) -> Iterator[None]:
-    """Inside, SIGTERM calls ``tell`` and is otherwise not heeded: whoever was told ends in his own time."""
+    """Inside, SIGTERM calls ``tell``: whoever was told ends in his own time. A second one interrupts.
+
+    So does the first one where telling fails.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: (tell(), None)[1])
+    told: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        try:
+            if len(told) == 1:
+                tell()
+        except OSError:
+            told.append(number)
+        if len(told) > 1:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, hear)
     try:
         yield
     finally:

@@ -75,6 +75,11 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+def ended(error: RuntimeError) -> bool:
+    """Whether an error only says that another process is not there any more."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
 def free_port() -> int:
     """A TCP port of this machine that nobody listens on."""
     with socket.socket() as listener:

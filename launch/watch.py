@@ -74,7 +74,11 @@ class Watch:
             return None
         port = everyones(free_port() if self.group.first else None, self.group)[0]
         address, timeout = os.environ["MASTER_ADDR"], timedelta(seconds=max(2.0, self.patience))
-        return dist.TCPStore(address, port, self.group.world, self.group.first, timeout, wait_for_workers=False)
+        try:
+            return dist.TCPStore(address, port, self.group.world, self.group.first, timeout, wait_for_workers=False)
+        except RuntimeError as error:  # a firewall between hosts: no reason not to train
+            self.say(f"{self.own.name} cannot reach {address}:{port}, so nobody hears where it stands: {error}")
+            return None
 
     def __enter__(self) -> Watch:
         for thread in self.threads:
@@ -96,7 +100,7 @@ class Watch:
         now = time.monotonic()
         self.own.count, self.own.age = self.own.count + 1, now - self.began
         if self.store is None:
-            self.seen[0] = self.own, now
+            self.seen[self.group.rank] = self.own, now
         else:
             self.store.set(str(self.group.rank), json.dumps(asdict(self.own)))
 

@@ -188,6 +188,28 @@ def test_a_packing_that_is_killed_goes_on(tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in there} == there
 
 
+def test_a_source_that_has_changed_is_not_gone_on_with(tmp_path: Path) -> None:
+    pictures(tmp_path / "source" / "cat", 15)
+    words = ["data", "pack", tmp_path / "source", "--per-shard", 10, "--out", tmp_path / "out"]
+    distill(*words)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    photo(99).save(tmp_path / "source" / "cat" / "007b.png")
+    assert "holds shards of something else" in distill(*words, status=2).stderr
+    assert before == {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+
+
+def test_what_a_picture_is_decides_not_what_its_file_is_called(tmp_path: Path) -> None:
+    files = {"a": "PNG", "b.txt": "JPEG", "c.jpg": "WEBP", "d.gif": "GIF", "e.png": "BMP"}
+    for number, (name, kind) in enumerate(files.items()):
+        photo(number).save(tmp_path / name, kind)
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"image": n, "text": f"x {n}"}) + "\n" for n in files))
+    (path,) = distill("data", "pack", tmp_path / "t.jsonl", "--out", tmp_path / "out").stdout.split()
+    found = by_webdataset(Path(path))
+    assert [set(one) & {"png", "jpg", "webp"} for one in found] == [{"png"}, {"jpg"}, {"webp"}]
+    left = [json.loads(line)["image"] for line in (tmp_path / "out" / "left-out.jsonl").read_text().splitlines()]
+    assert [Path(name).name for name in left] == ["d.gif", "e.png"]
+
+
 def test_a_folder_of_classes_becomes_shards_without_what_the_evaluation_has(tmp_path: Path) -> None:
     pictures(tmp_path / "source" / "hot_dog", 12)
     pictures(tmp_path / "source" / "cat", 3)

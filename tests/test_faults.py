@@ -83,7 +83,8 @@ def expected_sums(shards: Path, steps: int, bad: frozenset[str] = frozenset()) -
             first, turn = epoch * len(keys), 0
             while keys[i] in bad:
                 turn += 1
-                i = stream[first + (position - first + turn * BATCH) % len(keys)][1]
+                ahead = turn * BATCH + turn * BATCH // len(keys)
+                i = stream[first + (position - first + ahead) % len(keys)][1]
             total += zlib.crc32(f"{epoch} {i} {keys[i]}".encode())
         sums.append(total)
     return sums

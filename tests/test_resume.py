@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import signal
@@ -12,12 +13,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from conftest import RECIPE, distill, losses_of, write_shards
 from safetensors.torch import load_file, save_file
 
 from distill.train import checkpoint
+from launch.group import Group
 
 SCRIPT = Path(sys.executable).with_name("distill")
 DROPOUT = ["--set", "student.text.dropout=0.1"]
@@ -193,7 +196,8 @@ def test_the_last_k_stay_and_nothing_half_written_counts(tmp_path: Path) -> None
 
 def started(home: Path, run: Path, *options: object) -> subprocess.Popen[str]:
     words = [str(option) for option in (SCRIPT, "train", "recipe.toml", "--out", run, *options)]
-    return subprocess.Popen(words, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, cwd=home, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
 def wait_for_step(run: Path, step: int, seconds: float = 120) -> None:
@@ -206,11 +210,13 @@ def wait_for_step(run: Path, step: int, seconds: float = 120) -> None:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_sigterm_saves_and_exits_with_0(home: Path, processes: int) -> None:
+    """Also where a scheduler sends it to every process of the command's group, loaders included."""
     run, options = home / f"term{processes}", [*SCRATCH, "--set", "train.steps=60", "--nproc", str(processes)]
+    options += ["--set", "data.workers=1"]
     options += ["--set", "checkpoint.every_steps=1000"]
     process = started(home, run, *options)
     wait_for_step(run, 3)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "--resume" in out and "Traceback" not in err
@@ -219,6 +225,27 @@ def test_sigterm_saves_and_exits_with_0(home: Path, processes: int) -> None:
     distill("train", "recipe.toml", "--out", run, *options, "--resume", cwd=home)
     distill("train", "recipe.toml", "--out", f"{run}-whole", *options, cwd=home)
     assert losses_of(run) == losses_of(Path(f"{run}-whole"))
+
+
+def test_a_run_has_one_writer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "PATIENCE", 0.5)
+    group, run = Group(0, 1, torch.device("cpu")), home / "one-writer"
+    run.mkdir()
+    first = checkpoint.Checkpoints(run, 2, group)
+    with pytest.raises(checkpoint.UserError, match="Another process trains in"):
+        checkpoint.Checkpoints(run, 2, group)
+    first.leave()
+    checkpoint.Checkpoints(run, 2, group).leave()
+
+
+def test_killing_the_command_ends_its_processes(home: Path) -> None:
+    run = home / "orphans"
+    process = started(home, run, *SCRATCH, "--set", "train.steps=5000", "--nproc", "2")
+    wait_for_step(run, 3)
+    below = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    assert len(below) >= 3 and not psutil.wait_procs(below, timeout=45)[1]
 
 
 def test_a_checkpoint_is_due_when_its_minutes_are_over(home: Path) -> None:

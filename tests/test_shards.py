@@ -198,6 +198,15 @@ def test_the_order_can_be_entered_anywhere() -> None:
         assert list(Order(counts, seed=3, window=7).take(start, 200)) == whole[start:]
 
 
+@pytest.mark.parametrize("samples, stride", [(12, 12), (24, 12), (30, 12), (100, 7)])
+def test_in_the_end_every_sample_may_stand_in(samples: int, stride: int) -> None:
+    order = Order(np.array([samples]), seed=0)
+    for position in (0, samples - 1, 5 * samples + 3):
+        found = [order.stand_in(position, number, stride) for number in range(1, 1000)]
+        own = order.at(position)[1]
+        assert set(found) | {own} == set(range(samples)) and found[0] != own
+
+
 def test_reads_stay_inside_a_window_of_shards() -> None:
     order = Order(np.full(100, 50), seed=0, window=200)
     for window in range(25):

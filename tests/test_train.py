@@ -64,6 +64,7 @@ def test_a_run_holds_what_the_design_says(home: Path, shards: Path) -> None:
         "tensorboard",
         "checkpoints",
         "shards.safetensors",
+        ".lock",
     }
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]

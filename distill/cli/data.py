@@ -116,19 +116,18 @@ def pack(
     """
     from functools import partial
 
-    from distill.data.pack import Packing
+    from distill.data.pack import Packing, fingerprint
     from distill.data.sources import rows_of
-    from distill.files import digest
     from distill.train.log import Progress
 
     rows = partial(rows_of, source, root, image, captions, template)
-    what = {"source": str(source.absolute()), "sha256": digest(source) if source.is_file() else ""}
+    count, sha256 = fingerprint(rows())
+    what = {"source": str(source.absolute()), "rows": sha256}
     what |= {"root": str(root or ""), "image": image, "captions": list(captions), "template": template}  # type: ignore[dict-item]
     what |= {"test_percent": test_percent, "per_shard": per_shard, "dedup_against": list(dedup_against)}  # type: ignore[dict-item]
     reject = twins(dedup_against) if dedup_against else lambda data: ""
     packing = Packing(out, test_percent, per_shard, reject)
-    count = sum(1 for _ in rows()) * (2 if test_percent else 1)
-    progress = Progress("packing", count, "rows")
+    progress = Progress("packing", count * (2 if test_percent else 1), "rows")
     paths = packing.run(rows, what, progress.tick)
     progress.close()
     for path in paths:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -265,6 +266,7 @@ def batches(pairs: Pairs, schedule: Schedule, workers: int, pin: bool) -> Iterat
         collate_fn=_whole,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=_deaf,
     )
     share: list[Batch] = []
     for piece in loader:
@@ -274,6 +276,11 @@ def batches(pairs: Pairs, schedule: Schedule, workers: int, pin: bool) -> Iterat
         if len(share) == schedule.pieces:
             yield share
             share = []
+
+
+def _deaf(number: int) -> None:
+    """In a loader process: SIGTERM to a whole job is for the training process to heed, which ends its loaders."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _whole(batch: Any) -> Any:

@@ -56,6 +56,20 @@ class Findings:
             getattr(self, name).update(getattr(other, name))
 
 
+class Reader:
+    """Reads samples in a process of a pool, which is handed the shards once."""
+
+    own: tuple[Shards, Captions]
+
+    @classmethod
+    def begin(cls, shards: Shards, captions: Captions) -> None:
+        cls.own = shards, captions
+
+    @classmethod
+    def look(cls, numbers: Sequence[int]) -> Findings:
+        return look(*cls.own, numbers)
+
+
 def look(shards: Shards, captions: Captions, numbers: Sequence[int]) -> Findings:
     """Read some samples."""
     found = Findings(samples=len(numbers))
@@ -103,8 +117,8 @@ def inspect(shards: Shards, captions: Captions, processes: int, tick: Callable[[
             found.add(part)
             tick(part.samples)
         return found
-    with ProcessPoolExecutor(processes, get_context("forkserver")) as pool:
-        for part in pool.map(look, [shards] * len(chunks), [captions] * len(chunks), chunks):
+    with ProcessPoolExecutor(processes, get_context("forkserver"), Reader.begin, (shards, captions)) as pool:
+        for part in pool.map(Reader.look, chunks):
             found.add(part)
             tick(part.samples)
     return found
@@ -122,7 +136,8 @@ class Lookalikes:
     """Finds pictures that look like one of a set.
 
     Two hashes that differ in at most ``most`` of 64 bits agree wholly in one of ``most + 1`` parts of them, so only
-    those that share a part are compared.
+    those that share a part are compared. A part is every fifth bit, not neighbours: in pictures with plain margins
+    many neighbours are alike.
 
     Args:
         found: the set.
@@ -134,19 +149,18 @@ class Lookalikes:
         self.first: dict[int, str] = {}
         for mark, name in zip(found.looks, found.names, strict=True):
             self.first.setdefault(mark, name)
-        edges = [64 * k // (most + 1) for k in range(most + 2)]
-        self.parts = [(low, (1 << (high - low)) - 1) for low, high in zip(edges, edges[1:], strict=False)]
+        self.parts = [sum(1 << bit for bit in range(part, 64, most + 1)) for part in range(most + 1)]
         self.buckets: list[dict[int, list[int]]] = [{} for _ in self.parts]
         for mark in self.first:
-            for bucket, (low, mask) in zip(self.buckets, self.parts, strict=True):
-                bucket.setdefault(mark >> low & mask, []).append(mark)
+            for bucket, part in zip(self.buckets, self.parts, strict=True):
+                bucket.setdefault(mark & part, []).append(mark)
 
     def of(self, mark: int, name: str = "") -> str:
         """The name of a picture that looks like one with this hash, other than itself; "" if there is none."""
         if self.first.get(mark, name) != name:
             return self.first[mark]
-        for bucket, (low, mask) in zip(self.buckets, self.parts, strict=True):
-            for other in bucket.get(mark >> low & mask, ()):
+        for bucket, part in zip(self.buckets, self.parts, strict=True):
+            for other in bucket.get(mark & part, ()):
                 if other != mark and (mark ^ other).bit_count() <= self.most:
                     return self.first[other]
         return ""

@@ -39,10 +39,12 @@ class Order:
     def stand_in(self, position: int, number: int, stride: int) -> int:
         """The number of the sample that is shown in place of a bad one; ``number`` counts the attempts from 1.
 
-        It is the one that is due so many batches of ``stride`` positions later, so it is not in the same batch.
+        It is the one that is due so many batches of ``stride`` positions later, so it is not in the same batch, unless
+        the epoch has hardly more than one.
         """
         epoch, within = divmod(position, self.samples)
-        return self.at(epoch * self.samples + (within + number * stride) % self.samples)[1]
+        ahead = number * stride + number * stride // self.samples  # once around, one further: all are tried in the end
+        return self.at(epoch * self.samples + (within + ahead) % self.samples)[1]
 
     def take(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """(epoch, sample number) for every position from ``start`` up to ``stop``."""

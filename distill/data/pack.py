@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from distill.data.sources import Row
 from distill.data.views import decode_bytes
@@ -17,6 +20,7 @@ from distill.files import write_text, write_whole
 
 PER_SHARD = 1000
 NOTE, LEFT_OUT = "pack.json", "left-out.jsonl"
+EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 
 def write_shards(
@@ -124,14 +128,38 @@ class Packing:
                 reason = f"the file cannot be read: {error.strerror}"
             except ValueError as error:
                 reason = f"the image {error}"
+            extension = EXTENSIONS.get(format_of(data), "") if not reason else ""
+            if not reason and not extension:
+                reason = "it is neither JPEG nor PNG nor WebP"
             if reason:
                 self.left_out[str(row.image)] = reason
                 continue
-            yield sample_of(number, row, data)
+            yield sample_of(number, row, data, extension)
 
 
-def sample_of(number: int, row: Row, data: bytes) -> dict[str, Any]:
+def fingerprint(rows: Iterable[Row]) -> tuple[int, str]:
+    """How many rows there are, and a hash of what they say and of their files' sizes and times.
+
+    Shards follow from all rows, so a packing that was broken off can only go on where none of them has changed.
+    """
+    found, count = hashlib.sha256(), 0
+    for row in rows:
+        try:
+            stat = row.image.stat()
+            stamp = f"{stat.st_size} {stat.st_mtime_ns}"
+        except (OSError, ValueError):
+            stamp = "none"
+        found.update(f"{row.image} {stamp} {json.dumps([row.captions, row.about])}\n".encode(errors="replace"))
+        count += 1
+    return count, found.hexdigest()
+
+
+def format_of(data: bytes) -> str:
+    """The format of an image that decodes, whatever its file is called."""
+    return str(Image.open(io.BytesIO(data)).format)
+
+
+def sample_of(number: int, row: Row, data: bytes, extension: str) -> dict[str, Any]:
     """A row as webdataset writes it."""
-    extension = row.image.suffix.lower().removeprefix(".")
     about: dict[str, Any] = {"captions": list(row.captions), "file": row.image.name} | row.about
     return {"__key__": f"{number:09d}", extension: data, "txt": row.captions[0], "json": about}

@@ -67,7 +67,7 @@ def classes(folder: Path, template: str) -> Iterator[Row]:
     if not pictures:
         raise UserError(f"{folder} has no folders with pictures in them.", "Make one folder a class.")
     for label, name, path in pictures:
-        yield Row(path, (template.format(name.replace("_", " ")),), {"class": name, "label": label})
+        yield Row(path, (template.replace("{}", name.replace("_", " ")),), {"class": name, "label": label})
 
 
 def table(file: Path, root: Path, image: str, captions: tuple[str, ...]) -> Iterator[Row]:

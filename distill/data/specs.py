@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,9 +33,9 @@ def expand(specs: Iterable[str]) -> list[Path]:
                 paths.append(path)
             else:
                 raise UserError(f"The shard {path} does not exist.", "Correct data.train or data.eval.")
-    repeated = {str(p) for p in paths if paths.count(p) > 1}
-    if repeated:
-        raise UserError(f"The shard {sorted(repeated)[0]} is named twice.", "Name each shard once.")
+    if len(set(paths)) < len(paths):
+        repeated = min(path for path, count in Counter(paths).items() if count > 1)
+        raise UserError(f"The shard {repeated} is named twice.", "Name each shard once.")
     return paths
 
 

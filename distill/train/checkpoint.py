@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 import threading
@@ -21,12 +22,12 @@ import torch
 from torch import nn
 
 from distill.errors import UserError
-from distill.files import write_text, write_whole
-from distill.train.model import Model
-from distill.train.spaces import SharedSpace
+from distill.files import lock, write_text, write_whole
+from distill.train.shipped import on_cpu, student_tensors
 from launch import group as processes
 from launch import zero
 
+PATIENCE = 60.0  # seconds to wait for another job to leave a run
 STATE, STUDENTS, SEAL = "state.safetensors", "students.safetensors", "checkpoint.json"
 MODEL, OPTIMIZER, BUFFERS = "model", "optimizer", "buffers"  # what names in STATE begin with
 
@@ -53,7 +54,7 @@ class Snapshot:
         model = engine.module
         with zero.whole_parameters(model):
             state = on_cpu(model)
-        own = {name: buffer.detach().cpu() for name, buffer in model.named_buffers()}
+        own = {name: buffer.detach().cpu().clone() for name, buffer in model.named_buffers()}
         buffers = tuple(processes.everyones(own, group)) if own else ()
         return cls(step, state, zero.optimizer_state(engine), buffers)
 
@@ -97,15 +98,41 @@ class Checkpoints:
     """Writes the checkpoints of a run, one at a time, while training goes on.
 
     Args:
-        run: the run folder.
+        run: the run folder, which only one job at a time may train in.
         keep: how many of them stay.
         group: the processes; the first one writes.
+
+    Raises:
+        UserError: if another job trains there.
     """
 
     def __init__(self, run: Path, keep: int, group: processes.Group) -> None:
         self.run, self.keep, self.group = run, keep, group
         self.writing: threading.Thread | None = None
         self.failure: OSError | None = None
+        # What a job that was killed leaves running for some seconds, such as its loaders, still has the lock.
+        self.lock = self._take() if group.first else None
+
+    def _take(self) -> int:
+        try:
+            return lock(self.run / ".lock", self._say_busy, PATIENCE)
+        except TimeoutError as error:
+            raise UserError(f"Another process trains in {self.run}.", "Wait for it, or end it.") from error
+
+    def _say_busy(self) -> None:
+        print(f"Another process has {self.run}; waiting for it to end.", file=sys.stderr, flush=True)
+
+    def latest(self) -> Snapshot | None:
+        """The newest checkpoint that is whole; the first process looks, so all take the same."""
+        folder = processes.everyones(newest(self.run) if self.group.first else None, self.group)[0]
+        return Snapshot.read(folder) if folder else None
+
+    def leave(self) -> None:
+        """Wait until what has been begun is written, and let others have the run."""
+        self.wait()
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
 
     def save(self, engine: Any, step: int) -> None:
         """Copy what a checkpoint needs, and have it written. Every process must call this.
@@ -228,6 +255,12 @@ def complaint(folder: Path) -> str:
         return f"{type(error).__name__}: {error}"
 
 
+def is_complete(run: Path, steps: int) -> bool:
+    """Whether a run of so many steps has come to its end."""
+    latest = run / "checkpoints" / "latest"
+    return latest.is_file() and latest.read_text(encoding="utf-8").strip() == f"step-{steps:08d}"
+
+
 def newest(run: Path) -> Path | None:
     """The folder of a run's newest checkpoint that is whole, if it has one; it says which ones it passes over.
 
@@ -249,35 +282,3 @@ def newest(run: Path) -> Path | None:
     if there:
         raise UserError(f"No checkpoint in {folder} is whole.", "Restore one, or train into another folder.")
     return None
-
-
-def student_tensors(model: Model) -> dict[str, torch.Tensor]:
-    """What ships of a model, on the CPU: ``image.*``, ``text.*`` and ``scale`` (1/τ). No teacher, no heads.
-
-    Of towers that were trained without heads also ``adapter.*`` of the first teacher, for evaluations that combine it
-    with the student; that does not ship.
-    """
-    tensors: dict[str, torch.Tensor] = {}
-    with zero.whole_parameters(model):
-        for name, tower, head in (("image", model.image, "f_g"), ("text", model.text, "g_f")):
-            state = on_cpu(tower)
-            if head in model.between:
-                fold(state, tower.projection(), on_cpu(model.between[head])["weight"])  # type: ignore[operator]
-            tensors |= {f"{name}.{key}": value for key, value in state.items()}
-        first = next(iter(model.spaces), None)
-        if isinstance(first, SharedSpace) and not first.heads:
-            tensors |= {f"adapter.{key}": value for key, value in on_cpu(first.adapter).items()}
-        scale = model.scale()[:1].detach().cpu().clone()
-    return tensors | {"scale": scale}
-
-
-def on_cpu(module: nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of a module's state dict."""
-    return {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
-
-
-def fold(state: dict[str, torch.Tensor], projection: str, head: torch.Tensor) -> None:
-    """Put a head without bias into the projection before it: both are linear, and lengths do not matter."""
-    for part in (f"{projection}.weight", f"{projection}.bias"):
-        if part in state:
-            state[part] = head @ state[part]

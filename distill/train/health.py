@@ -10,6 +10,8 @@ import statistics
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -65,6 +67,9 @@ class Health:
         if outcome.trouble:
             own = [key for piece in share for key in piece.keys]
             shown = list(chain(*processes.everyones(own, self.group)))
+            # Whose rows it was knows most.
+            what = max(processes.everyones(outcome.trouble, self.group), key=len)
+            outcome = replace(outcome, trouble=what)
             self.take_trouble(step, outcome, [shown[i] for i in outcome.positions] or shown)
         else:
             self.take_loss(step, outcome.numbers["loss"], keys)
@@ -88,8 +93,11 @@ class Health:
         if len(self.losses) >= ENOUGH:
             usual = statistics.median(self.losses)
             spread = 1.4826 * statistics.median(abs(x - usual) for x in self.losses)
-            if loss > usual + SPIKE * max(spread, 0.01 * abs(usual)):
-                self.events.note({"step": step, "event": "spike", "loss": loss, "usual": usual, "keys": list(keys())})
+            if loss > usual + SPIKE * max(spread, 0.01 * abs(usual)) and self.group.first:
+                named: list[str] = []
+                with suppress(UserError):  # a shard that is gone by now
+                    named = list(keys())
+                self.events.note({"step": step, "event": "spike", "loss": loss, "usual": usual, "keys": named})
         self.losses.append(loss)
 
     def take_trouble(self, step: int, outcome: Outcome, keys: Sequence[str]) -> None:
@@ -116,10 +124,6 @@ class Health:
         if self.group.first:
             print(f"{said}; skipped ({self.skipped} of {self.allowed_skips}).", file=sys.stderr, flush=True)
 
-    def close(self) -> None:
-        self.bad.close()
-        self.events.close()
-
 
 def most_bad(recipe: Recipe, samples: int) -> int:
     """How many samples of a training set may be bad."""
@@ -134,5 +138,5 @@ def refuse_too_many(count: int, allowed: int, last: Bad, where: Path | str) -> N
         raise UserError(
             f"{count} bad samples are more than the {allowed} that data.bad_samples allows; the last: {name}: "
             f"{last.reason} ({where}).",
-            "Repair them, or raise data.bad_samples (a share below 1, a number from 1 on).",
+            "Raise data.bad_samples (a share below 1, a number from 1 on), or repair them and start anew.",
         )

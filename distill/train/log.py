@@ -6,8 +6,9 @@ import json
 import math
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from distill.files import write_text
 
@@ -67,34 +68,36 @@ class Journal:
 
     def __init__(self, path: Path, start: int, first: bool) -> None:
         self.path, self.first, self.before = path, first, list[dict[str, Any]]()
-        self.file: IO[str] | None = None
+        self.torn = False  # whether a line may have been written in part, for want of space
         if not path.exists():
             return
-        # A line without its end, or with a hole where a disk was full, is of the attempt that was cut off.
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        # A line that is not whole is of the attempt that was cut off, or of a moment when a disk was full.
+        lines = [line + "\n" for line in path.read_text(encoding="utf-8", errors="replace").split("\n")]
         kept = [line for line in lines if (step := step_of(line)) is not None and step <= start]
         self.before = [json.loads(line) for line in kept]
-        if first and kept != lines:
+        if first:
             write_text(path, "".join(kept))
 
     def note(self, entry: dict[str, Any]) -> None:
         """Add a line; numbers that are not finite become null."""
         if not self.first:
             return
-        if self.file is None:
-            self.file = self.path.open("a", encoding="utf-8")
-        self.file.write(json.dumps({k: finite(v) for k, v in entry.items()}, ensure_ascii=False) + "\n")
-        self.file.flush()
-
-    def close(self) -> None:
-        if self.file is not None:
-            self.file.close()
+        line = json.dumps({k: finite(v) for k, v in entry.items()}, ensure_ascii=False) + "\n"
+        try:
+            # Unbuffered: what a full disk refuses must not come back with the next line, or when the file is closed.
+            with self.path.open("ab", buffering=0) as file:
+                file.write(b"\n" * self.torn + line.encode("utf-8", "replace"))
+            self.torn = False
+        except OSError as error:
+            if not self.torn:
+                print(f"{self.path} cannot be written: {error.strerror}; training goes on.", file=sys.stderr)
+            self.torn = True
 
 
 def step_of(line: str) -> int | None:
     """The step a line of a journal is of; None if it is not whole."""
     try:
-        return int(json.loads(line)["step"]) if line.endswith("\n") else None
+        return int(json.loads(line)["step"])
     except (ValueError, TypeError, KeyError):
         return None
 
@@ -129,13 +132,14 @@ class Log:
         rate = self.batch_size / (self.clock - before)
         metrics |= {"examples": metrics["step"] * self.batch_size, "examples_per_s": rate}
         self.journal.note(metrics)
-        for name, value in metrics.items():
-            if name not in ("step", "samples"):
-                self.board.add_scalar(name, value, metrics["step"])
+        with suppress(OSError):  # of a full disk, in a thread of TensorBoard's
+            for name, value in metrics.items():
+                if name not in ("step", "samples"):
+                    self.board.add_scalar(name, value, metrics["step"])
         terms = {k: v for k, v in metrics.items() if k not in ("step", "lr", "examples", "epoch", "samples")}
         self.progress.tick(1, " ".join(f"{name} {value:.4g}" for name, value in terms.items()))
 
     def close(self) -> None:
-        self.journal.close()
-        self.board.close()
+        with suppress(OSError):
+            self.board.close()
         self.progress.close()

@@ -17,7 +17,7 @@ from distill.data.batch import Batch, Schedule, batches
 from distill.data.captions import Tokenizer
 from distill.data.shards import Shards
 from distill.facts import objective_of, teachers_of
-from distill.train import checkpoint, setup, towers
+from distill.train import setup, towers
 from distill.train.checkpoint import Checkpoints, Snapshot
 from distill.train.health import Health
 from distill.train.log import Log
@@ -50,7 +50,8 @@ def train(run: Path) -> bool:
     recipe = read_recipe(run)
     shards = Shards.load(run / SHARDS)
     tokenizer = Tokenizer.load(run / TOKENIZER, towers.text_spec(recipe).context)
-    snapshot = latest(run, group)
+    checkpoints = Checkpoints(run, recipe.checkpoint.keep, group)
+    snapshot = checkpoints.latest()
     engine, paces = make_engine(recipe, tokenizer.vocab, snapshot, group)
     start, total = snapshot.step if snapshot else 0, recipe.train.total_steps(len(shards))
     del snapshot
@@ -62,7 +63,6 @@ def train(run: Path) -> bool:
     pairs, size = setup.pairs_of(recipe, shards, tokenizer), recipe.train.batch_size
     pieces, neighbours = pieces_of(recipe, group.world), objective.needs.mixup > 0
     schedule = Schedule(pairs.order, size, group.rank, group.world, start, total, neighbours, pieces)
-    checkpoints = Checkpoints(run, recipe.checkpoint.keep, group)
     health = Health(run, recipe, len(shards), start, group)
     log = Log(run, f"training {recipe.objective.name}", start, total, size) if group.first else None
     done = start
@@ -96,8 +96,7 @@ def train(run: Path) -> bool:
                 watch.at(done + 1, "loading")
             checkpoints.close()
     finally:
-        checkpoints.wait()
-        health.close()
+        checkpoints.leave()
         if log is not None:
             log.close()
         shards.close()
@@ -113,12 +112,6 @@ def seen(share: Sequence[Batch]) -> dict[str, float]:
 def say(sentence: str) -> None:
     """A word in the log, from whichever process."""
     print(sentence, file=sys.stderr, flush=True)
-
-
-def latest(run: Path, group: processes.Group) -> Snapshot | None:
-    """The newest checkpoint that is whole; the first process looks, so all take the same."""
-    folder = processes.everyones(checkpoint.newest(run) if group.first else None, group)[0]
-    return Snapshot.read(folder) if folder else None
 
 
 def make_engine(

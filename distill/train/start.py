@@ -6,8 +6,7 @@ from pathlib import Path
 
 from distill.config import Recipe
 from distill.errors import UserError, from_leaves
-from distill.files import write_text
-from distill.train import prepare, worker
+from distill.train import checkpoint, prepare, worker
 from distill.train.wishes import STOP
 
 
@@ -48,13 +47,12 @@ def start(
 
         return train(run)
     # SIGTERM reaches this process alone: through the file all others hear of it, on other hosts too.
-    with command.on_termination(lambda: write_text(run / STOP, "SIGTERM\n")):
+    with command.on_termination((run / STOP).touch):
         status = command.run(job)
     if status:
         raise UserError(
             f"The training stopped: a process ended with status {status}; its own message stands above.",
             f"Put that right and continue with --resume --out {run}.",
         )
-    stopped = (run / STOP).exists()
     (run / STOP).unlink(missing_ok=True)
-    return not stopped
+    return checkpoint.is_complete(run, prepare.read_about(run)["steps"])

@@ -70,6 +70,15 @@ class Step:
             counts: numbers that are summed over all processes along with the terms.
         """
         pieces = [taught(piece, self.teach, self.group.device) for piece in share]
+        buffers = list(self.engine.module.buffers())
+        before = [buffer.clone() for buffer in buffers]
+        outcome = self._attempt(pieces, seed, counts)
+        if outcome.trouble:  # a batch norm has taken it into its statistics
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+        return outcome
+
+    def _attempt(self, pieces: list[Batch], seed: int, counts: Mapping[str, float]) -> Outcome:
         try:
             if len(pieces) == 1:
                 rows = embed(self.engine, pieces, seed)

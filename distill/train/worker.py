@@ -16,6 +16,11 @@ def main(run: str) -> int:
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr, flush=True)
         return 2
+    except RuntimeError as error:
+        if not group.ended(error):
+            raise
+        print("This process stops, for another one has ended; its own message stands beside this.", file=sys.stderr)
+        return 1
     group.stop()
     return 0
 
