@@ -13,11 +13,17 @@ from pydantic import Field, field_validator, model_validator
 from distill.tables import TEACHER, Open, Student, Table
 
 
+def is_remote(spec: str) -> bool:
+    """Whether a specification of shards names streams instead of files."""
+    return "://" in spec or spec.startswith("pipe:")
+
+
 class Data(Table):
     """Where pairs come from and how an image and a caption are drawn from a sample.
 
     Attributes:
-        train, eval: WebDataset shards: brace notation, a folder, or a list of either.
+        train, eval: WebDataset shards: brace notation, a folder, or a list of either. For training also streams:
+            http://…, https://…, s3://…, pipe:COMMAND.
         image_size: side of the student's input, in pixels.
         captions: "sample" draws one of an image's captions anew each epoch, "first" always takes the first, "joint"
             trains on several at once, with the losses summed (LiT, arXiv 2111.07991, appendix C).
@@ -31,6 +37,8 @@ class Data(Table):
         workers: loader processes for each training process; 0 loads in the training process.
         bad_samples: how many samples that cannot be used (an image that does not decode, no caption) training passes
             over before it stops: a share of all below 1, a number from 1 on.
+        timeout: of streams: how many seconds one may send nothing.
+        retries: of streams: after how many faults in a row one is given up.
     """
 
     train: tuple[str, ...]
@@ -45,11 +53,18 @@ class Data(Table):
     flip: bool = False
     workers: int = Field(default=1, ge=0)
     bad_samples: float = Field(default=0.01, ge=0)
+    timeout: float = Field(default=60.0, gt=0)
+    retries: int = Field(default=5, ge=0)
 
     @field_validator("train", "eval", mode="before")
     @classmethod
     def one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @property
+    def streamed(self) -> bool:
+        """Whether training reads streams, instead of shards that can be addressed."""
+        return any(is_remote(spec) for spec in self.train)
 
     @property
     def captions_at_once(self) -> int:
@@ -197,6 +212,8 @@ class Recipe(Table):
             raise ValueError('student.image.init = "teacher" needs a [[teacher]] to start from')
         if self.student.text.init == TEACHER:
             raise ValueError("student.text.init starts from an export; a teacher is no text student")
+        if self.data.streamed and self.train.epochs is not None:
+            raise ValueError("streams have no epochs: set train.steps or train.examples instead of train.epochs")
         if self.optim.name == "adafactor" and self.zero.stage > 0:
             # ZeRO flattens every parameter into one vector, which leaves nothing to factor.
             raise ValueError('optim.name = "adafactor" needs zero.stage = 0; use "adamw" from stage 1 on')

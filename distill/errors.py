@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 
 class UserError(Exception):
@@ -17,20 +18,30 @@ class UserError(Exception):
         super().__init__(f"{problem} {remedy}".strip())
 
 
-class BadSample(UserError):
-    """A sample that cannot be used. Training passes over it, up to a limit; elsewhere it is an error.
+class Bad(NamedTuple):
+    """A sample that cannot be used.
 
     Attributes:
         shard, key: where it is; the key is "" for a shard as a whole.
         reason: what is wrong with it, as half a sentence.
+        missing: of a shard, how many samples may be missing from it.
     """
+
+    shard: str
+    key: str
+    reason: str
+    missing: int = 0
+
+
+class BadSample(UserError):
+    """A sample that cannot be used. Training passes over it, up to a limit; elsewhere it is an error."""
 
     def __init__(self, shard: str, key: str, reason: str) -> None:
         super().__init__(f"{f'The sample {key!r} of ' if key else ''}{shard} cannot be used: {reason}.", "Repair it.")
-        self.shard, self.key, self.reason = shard, key, reason
+        self.bad = Bad(shard, key, reason)
 
     def __reduce__(self) -> tuple[type[BadSample], tuple[str, str, str]]:
-        return BadSample, (self.shard, self.key, self.reason)  # as a loader process hands it over
+        return BadSample, (self.bad.shard, self.bad.key, self.bad.reason)  # as a loader process hands it over
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:

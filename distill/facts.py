@@ -97,6 +97,13 @@ def check_objective(recipe: Recipe) -> None:
                 f"The teacher '{fact.name}' embeds captions, which change with the epoch: it has no cache.",
                 f'Leave out teacher.{number}.cache, or set it to "none".',
             )
+    cached = [number for number, table in enumerate(teachers_of(recipe)) if not online(table)]
+    if recipe.data.streamed and cached:
+        raise UserError(
+            f"The teacher '{facts[cached[0]].name}' has a cache, and data.train are streams, whose samples have no "
+            "rows in it.",
+            f'Set teacher.{cached[0]}.cache = "none", or copy the shards to a mounted folder.',
+        )
     if len({table.views for table in recipe.teacher if not online(table)}) > 1:
         raise UserError(
             "All teachers must cache the same number of views: the student sees the same ones.",

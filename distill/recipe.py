@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from distill.config import Recipe
+from distill.config import Recipe, is_remote
 from distill.errors import UserError, did_you_mean
 from distill.explain import explain
 
@@ -118,7 +118,7 @@ def anchor(tree: dict[str, Any], base: Path) -> None:
     def absolute(value: Any, *words: str) -> Any:
         if isinstance(value, list):
             return [absolute(v, *words) for v in value]
-        if not isinstance(value, str) or value in ("", *words) or "://" in value or value.startswith("pipe:"):
+        if not isinstance(value, str) or value in ("", *words) or is_remote(value):
             return value
         return str(base / Path(value).expanduser())
 

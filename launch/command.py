@@ -182,7 +182,7 @@ def run(job: Job) -> int:
         carried = {k: v for k, v in environment.items() if k.startswith(CARRIED) and k != "HF_TOKEN"}
         (job.folder / ".deepspeed_env").write_text("".join(f"{k}={v}\n" for k, v in sorted(carried.items())))
     # In a group of its own: what a terminal or a scheduler sends to this one's group is for this process to pass on.
-    process = subprocess.Popen(command, cwd=job.folder, env=environment, process_group=0, preexec_fn=_end_with_parent)
+    process = subprocess.Popen(command, cwd=job.folder, env=environment, process_group=0, preexec_fn=end_with_parent)
     try:
         return process.wait()
     except KeyboardInterrupt:
@@ -191,10 +191,10 @@ def run(job: Job) -> int:
         raise
 
 
-def _end_with_parent() -> None:
-    """In a launcher, before it starts: hear SIGTERM when the command that started it is killed (Linux only)."""
+def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
+    """In a new process: be sent a signal when the one that has started it is gone (Linux only)."""
     if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, int(by))  # PR_SET_PDEATHSIG
 
 
 @contextmanager

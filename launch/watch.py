@@ -132,11 +132,11 @@ class Watch:
     def _judge(self) -> str:
         """Who is waited for, as half a sentence; empty where nobody is, or where another process says it."""
         now = time.monotonic()
-        if not self.seen:
-            return ""
         if now - self.heard > self.patience:
             first = self.seen[0][0].name if 0 in self.seen else "process 0"
             return f"{first} does not answer" if self.group.rank == 1 else ""
+        if not self.seen:
+            return ""
         silent = {rank: now - heard for rank, (_, heard) in self.seen.items() if now - heard > self.patience}
         speaker = min((rank for rank in self.seen if rank not in silent), default=self.group.rank)
         if speaker != self.group.rank:

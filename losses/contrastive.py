@@ -37,16 +37,16 @@ def contrastive(
     """
     check_pair(a, b)
     check_number("scale", scale)
-    side, mine = tiles.side(tile, a.device), share(rows, len(a))
+    shape, mine = tiles.shape(tile, a.device), share(rows, len(a))
     a, b = tiles.accumulated(a, b)
     scale = scale.to(a.dtype)
     loss: torch.Tensor
     if mine == slice(0, len(a)):
-        loss = _Picking.apply(a, b, scale, 0, True, side)
+        loss = _Picking.apply(a, b, scale, 0, True, shape)
         return loss
     # A share needs its rows of the matrix and its rows of the transpose: two matrices without a common tile.
-    a_to_b = _Picking.apply(a[mine], b, scale, mine.start, False, side)
-    b_to_a = _Picking.apply(b[mine], a, scale, mine.start, False, side)
+    a_to_b = _Picking.apply(a[mine], b, scale, mine.start, False, shape)
+    b_to_a = _Picking.apply(b[mine], a, scale, mine.start, False, shape)
     loss = (a_to_b + b_to_a) / 2
     return loss
 
@@ -56,7 +56,7 @@ class _Picking(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, start: int, both: bool, side: int
+        ctx: Any, a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, start: int, both: bool, shape: tuple[int, int]
     ) -> torch.Tensor:
         factor = tiles.factor(scale, a.dtype)
         reach = tiles.reach(a, b, factor)
@@ -64,14 +64,14 @@ class _Picking(torch.autograd.Function):
         rows, columns = way.start(factor, len(a)), way.start(factor, len(b))
         right = torch.empty_like(rows)
         with tiles.full_precision(a.device):
-            for tile in tiles.tiles(a, b, factor, start, side, reach):
+            for tile in tiles.tiles(a, b, factor, start, shape, reach):
                 where, matching = tile.matching()
                 right[where] = matching
                 for band in tile.bands():
                     way.add(band, rows, columns if both else None)
         rows, columns = way.logs(rows), way.logs(columns)
         ctx.save_for_backward(a, b, scale, rows, columns)
-        ctx.settings = start, both, side, reach, way
+        ctx.settings = start, both, shape, reach, way
         loss = (rows - right).mean()
         return (loss + (columns - right).mean()) / 2 if both else loss
 
@@ -79,10 +79,10 @@ class _Picking(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         a, b, scale, rows, columns = ctx.saved_tensors
-        start, both, side, reach, way = ctx.settings
+        start, both, shape, reach, way = ctx.settings
         gradients = tiles.Gradients(a, b, scale, ctx.needs_input_grad)
         with tiles.full_precision(a.device):
-            for tile in tiles.tiles(a, b, gradients.factor, start, side, reach):
+            for tile in tiles.tiles(a, b, gradients.factor, start, shape, reach):
                 for band in tile.bands():
                     way.softmax(band, rows, columns if both else None)
                 # A cross-entropy's gradient by its logits: softmax minus one-hot, by row and by column.

@@ -52,10 +52,10 @@ def relational(
     check_rows(a, teacher_a)
     check_number("scale", scale)
     check_number("teacher_scale", teacher_scale)
-    mine, side = share(rows, len(a)), tiles.side(tile, a.device)
+    mine, shape = share(rows, len(a)), tiles.shape(tile, a.device)
     symmetric = a is b and teacher_a is teacher_b
     a, b, teacher_a, teacher_b = tiles.accumulated(a, b, teacher_a, teacher_b)
-    settings = scale.to(a.dtype), teacher_scale.to(a.dtype), mine.start, without_self, side
+    settings = scale.to(a.dtype), teacher_scale.to(a.dtype), mine.start, without_self, shape
     loss: torch.Tensor
     if symmetric:  # so are both matrices, and the way back is the way out
         loss = _Following.apply(a[mine], a, teacher_a[mine], teacher_a, *settings)
@@ -70,10 +70,10 @@ Matrix = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # a, b and the factor 
 
 
 def both(
-    student: Matrix, teacher: Matrix, start: int, without_self: bool, side: int
+    student: Matrix, teacher: Matrix, start: int, without_self: bool, shape: tuple[int, int]
 ) -> Iterator[tuple[tiles.Tile, Iterator[tuple[tiles.Tile, torch.Tensor]]]]:
     """Every tile of the student's matrix; and its bands, with the teacher's logits at the same place."""
-    for mine, theirs in zip(tiles.tiles(*student, start, side), tiles.tiles(*teacher, start, side), strict=True):
+    for mine, theirs in zip(tiles.tiles(*student, start, shape), tiles.tiles(*teacher, start, shape), strict=True):
         if without_self:
             for one in (mine, theirs):
                 one.matching()[1].fill_(-tiles.largest(one.logits.dtype))
@@ -94,11 +94,11 @@ class _Following(torch.autograd.Function):
         teacher_scale: torch.Tensor,
         start: int,
         without_self: bool,
-        side: int,
+        shape: tuple[int, int],
     ) -> torch.Tensor:
         student = a, b, tiles.factor(scale, a.dtype)
         teacher = teacher_a, teacher_b, tiles.factor(teacher_scale, a.dtype)
-        settings = start, without_self, side
+        settings = start, without_self, shape
         of_student, of_teacher = (student[2].new_full((len(a),), -torch.inf) for _ in range(2))
         apart = torch.zeros_like(of_student)
         with tiles.full_precision(a.device):

@@ -48,7 +48,7 @@ def sigmoid(
     mine = share(rows, len(a))
     a, b = tiles.accumulated(a, b)
     scale, bias = scale.to(a.dtype), bias.to(a.dtype)
-    loss: torch.Tensor = _Deciding.apply(a[mine], b, scale, bias, mine.start, tiles.side(tile, a.device))
+    loss: torch.Tensor = _Deciding.apply(a[mine], b, scale, bias, mine.start, tiles.shape(tile, a.device))
     return loss
 
 
@@ -57,36 +57,43 @@ class _Deciding(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, start: int, side: int
+        ctx: Any,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        scale: torch.Tensor,
+        bias: torch.Tensor,
+        start: int,
+        shape: tuple[int, int],
     ) -> torch.Tensor:
         factor = tiles.factor(scale, a.dtype)
         rows, reach = factor.new_zeros(len(a)), tiles.reach(a, b, factor)
         with tiles.full_precision(a.device):
-            for tile in tiles.tiles(a, b, factor, start, side, reach):
+            for tile in tiles.tiles(a, b, factor, start, shape, reach):
                 tile.logits.add_(bias).neg_()
                 tile.matching()[1].neg_()
                 for band in tile.bands():
                     # Not torch's softplus, which turns linear at 20.
                     rows[band.rows] -= F.logsigmoid(band.logits).sum(dim=1)
         ctx.save_for_backward(a, b, scale, bias)
-        ctx.settings = start, side, reach
+        ctx.settings = start, shape, reach
         return rows.mean()
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         a, b, scale, bias = ctx.saved_tensors
-        start, side, reach = ctx.settings
+        start, shape, reach = ctx.settings
         gradients = tiles.Gradients(a, b, scale, ctx.needs_input_grad)
         by_bias = gradients.factor.new_zeros(1)
         with tiles.full_precision(a.device):
-            for tile in tiles.tiles(a, b, gradients.factor, start, side, reach):
-                tile.logits.add_(bias)
-                # The slope of −log σ(z l) is −z σ(−z l): the sign of matching pairs is turned before and after.
-                tile.matching()[1].neg_()
-                tile.logits.sigmoid_()
-                tile.matching()[1].neg_()
-                by_bias += tile.logits.sum()
+            for tile in tiles.tiles(a, b, gradients.factor, start, shape, reach):
+                for band in tile.bands():
+                    band.logits.add_(bias)
+                    # The slope of −log σ(z l) is −z σ(−z l): the sign of matching pairs is turned before and after.
+                    band.matching()[1].neg_()
+                    band.logits.sigmoid_()
+                    band.matching()[1].neg_()
+                    by_bias += band.logits.sum()
                 gradients.add(tile)
         weight = grad / len(a)
         return *gradients.of(weight), (by_bias * weight).to(bias.dtype), None, None

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 
 import torch
 
-# Large enough for matrix products at full speed.
-SIDE = {"cpu": 2048}
-ELSEWHERE = 4096
-# What is done number by number is done in so many bands a tile: they stay in a CPU's cache, and what they need beside
-# the logits is small. Bands of fewer rows would take longer to start than to compute.
-BANDS, LEAST = 4, 256
+# Rows and columns of a tile, large enough for matrix products at full speed. On a CPU a wide one is faster than a
+# square one of as many numbers.
+SHAPE = {"cpu": (1024, 4096)}
+ELSEWHERE = (4096, 4096)
+# What is done number by number is done in bands of so many numbers: they stay in a CPU's cache, and what they need
+# beside the logits is small.
+BAND = {"cpu": 1 << 18}
+BAND_ELSEWHERE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -47,31 +49,37 @@ class Tile:
 
     def bands(self) -> Iterator[Tile]:
         """The tile cut across its rows, for work that goes number by number."""
-        height = max(LEAST, -(-len(self.logits) // BANDS))
+        most = BAND.get(self.logits.device.type, BAND_ELSEWHERE)
+        height = max(1, most // self.logits.shape[1])
         for first in range(0, len(self.logits), height):
             logits, start = self.logits[first : first + height], self.rows.start + first
             yield Tile(slice(start, start + len(logits)), self.columns, logits, self.offset + first)
 
 
 def tiles(
-    a: torch.Tensor, b: torch.Tensor, factor: torch.Tensor, start: int, side: int, reach: float = torch.inf
+    a: torch.Tensor,
+    b: torch.Tensor,
+    factor: torch.Tensor,
+    start: int,
+    shape: tuple[int, int],
+    reach: float = torch.inf,
 ) -> Iterator[Tile]:
-    """Every tile of ``factor · a bᵀ``, row by row, in the dtype of ``factor``.
+    """Every tile of ``factor · a bᵀ``, column by column, in the dtype of ``factor``.
 
     Args:
         a: [n, D], rows ``start`` to ``start + n`` of the batch, in the dtype of ``factor``.
         b: [N, D], as ``a``.
         factor: [1], see :func:`factor`.
         start: row i of ``a`` matches row ``start + i`` of ``b``.
-        side: rows and columns of a tile; those at the edges may have fewer.
+        shape: rows and columns of a tile; those at the edges may have fewer.
         reach: see :func:`reach`.
     """
-    most = largest(factor.dtype)
-    buffer = factor.new_empty(min(side, len(a)) * min(side, len(b)))
-    for r in range(0, len(a), side):
-        some = a[r : r + side] * factor
-        for c in range(0, len(b), side):
-            others = b[c : c + side]
+    most, (height, width) = largest(factor.dtype), shape
+    buffer = factor.new_empty(min(height, len(a)) * min(width, len(b)))
+    for c in range(0, len(b), width):
+        others = b[c : c + width] * factor
+        for r in range(0, len(a), height):
+            some = a[r : r + height]
             logits = buffer[: len(some) * len(others)].view(len(some), len(others))
             torch.mm(some, others.T, out=logits)
             if not reach <= most:
@@ -95,15 +103,14 @@ class Gradients:
         self.factor = factor(scale, a.dtype)
         # The scale's gradient Σ slope_ij · a_i·b_j = Σ a_i · (slope b)_i comes out of a's for nothing.
         self.by_a = torch.zeros_like(a) if wanted[0] or wanted[2] else None
-        # Transposed: products run faster where neither they nor their result has to be turned around.
-        self.by_b = b.new_zeros(b.shape[1], b.shape[0]) if wanted[1] else None
+        self.by_b = torch.zeros_like(b) if wanted[1] else None
 
     def add(self, tile: Tile) -> None:
         """Spend one tile, whose logits have become the loss's slopes by them."""
         if self.by_a is not None:
             self.by_a[tile.rows].addmm_(tile.logits, self.b[tile.columns])
         if self.by_b is not None:
-            self.by_b[:, tile.columns].addmm_(self.a[tile.rows].T, tile.logits)
+            self.by_b[tile.columns].addmm_(tile.logits.T, self.a[tile.rows])
 
     def of(self, weight: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """The gradients by a, b and scale, times a scalar."""
@@ -115,7 +122,7 @@ class Gradients:
             by_scale = (weight * total.sum()).view(1).to(self.scale.dtype)
         times = self.factor * weight
         by_a = self.by_a.mul_(times) if self.wanted[0] and self.by_a is not None else None
-        by_b = self.by_b.mul_(times).T if self.by_b is not None else None
+        by_b = self.by_b.mul_(times) if self.by_b is not None else None
         return by_a, by_b, by_scale
 
 
@@ -146,15 +153,15 @@ def largest(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).max / 8
 
 
-def side(asked: int | None, device: torch.device) -> int:
-    """The side of a tile: the one asked for, or one that suits the device.
+def shape(asked: int | None, device: torch.device) -> tuple[int, int]:
+    """Rows and columns of a tile: a square of the side asked for, or what suits the device.
 
     Raises:
         ValueError: if it is not positive.
     """
     if asked is not None and asked < 1:
         raise ValueError(f"A tile has at least one row; got tile = {asked}.")
-    return asked or SIDE.get(device.type, ELSEWHERE)
+    return (asked, asked) if asked else SHAPE.get(device.type, ELSEWHERE)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[None]:

@@ -86,7 +86,7 @@ def embedding(card: Any, shards: Path, folder: Path, rounds: int) -> dict[str, f
     teacher, data, best = teachers.load(card).to(default_device()), Shards.of([str(shards)]), {}
     places = [range(i, min(i + BATCH, len(data))) for i in range(0, len(data), BATCH)]
     wanted = [Wanted(1, card.image_size, card.interpolation)]
-    pixels = [batch[:, 0] for (batch,) in ViewPixels(data, Views(), wanted).batches(places, 0)]
+    pixels = [batch[:, 0] for (batch,), _ in ViewPixels(data, Views(), wanted).batches(places, 0)]
 
     def bare() -> None:
         for batch in pixels:
@@ -115,23 +115,17 @@ def timed(work: Callable[[], object]) -> float:
 
 def stepper(recipe: Any) -> Callable[[], float]:
     """A training whose steps are taken one by one: each loads its batch in this process, and says how long it took."""
-    from distill.data.batch import Schedule, batches
-    from distill.data.order import Order
-    from distill.data.shards import Shards
-    from distill.facts import objective_of, teachers_of
-    from distill.train import embedder, loop, prepare, setup, teaching
-    from distill.train.step import Step
+    from distill.train import embedder, loop, prepare, training_set
+    from distill.train.training_set import Part
     from launch import group as processes
     from launch.command import Job
 
-    group, shards = processes.start(), Shards.of(recipe.data.train)
-    teaching.fill_and_audit(recipe, shards, Job(Path(embedder.__file__), (), Path.cwd()))
-    tokenizer = prepare.make_tokenizer(recipe, shards)
-    engine, _ = loop.make_engine(recipe, tokenizer.vocab, group)
-    weights = [table.weight for table in teachers_of(recipe)]
-    advance = Step(engine, objective_of(recipe), setup.online_teachers(recipe, group.device), weights, group)
-    schedule = Schedule(Order(shards.counts, 0), recipe.train.batch_size, 0, 1, 0, 10**6)
-    loaded = iter(batches(setup.pairs_of(recipe, shards, tokenizer), schedule, 0, pin=False))
+    group, data = processes.start(), training_set.of(recipe)
+    data.embed(Job(Path(embedder.__file__), (), Path.cwd()))
+    tokenizer = prepare.make_tokenizer(recipe, data)
+    engine, _ = loop.make_engine(recipe, tokenizer.vocab, None, group)
+    advance = loop.make_step(recipe, engine, group)
+    loaded = data.batches(tokenizer, Part(0, 1, 1, 0, 10**6), pin=False)
     return lambda: timed(lambda: advance(next(loaded), 0))
 
 

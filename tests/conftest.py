@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Mapping, Sequence
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np  # noqa: E402
+import psutil  # noqa: E402
 import pytest  # noqa: E402
 from PIL import Image, ImageDraw  # noqa: E402
 
@@ -141,6 +143,10 @@ every_steps = 3
 """
 
 
+# What turns it into a training without a teacher.
+SCRATCH = ["--set", "teacher=[]", "--set", "objective.name=contrastive"]
+
+
 @pytest.fixture
 def recipe(tmp_path: Path, shards: Path) -> Path:
     """A recipe that trains in seconds; its teacher cache is shared by all tests, beside the shards."""
@@ -211,7 +217,65 @@ def _distill(words: list[str], pipes: tuple[Any, Any], cwd: str, environment: di
     main()
 
 
+WORKER = """
+import sys
+from pathlib import Path
+
+from distill.train.loop import train
+from launch import group
+
+for run in sys.argv[1:]:
+    train(Path(run))
+group.stop()
+"""
+
+
+def train_together(home: Path, runs: Mapping[Path, Sequence[str]], nproc: int, resume: bool = False) -> None:
+    """Train several runs of ``home``'s recipe, each with its own settings, in the same processes.
+
+    Importing torch takes a process most of its life here.
+    """
+    from distill.recipe import load
+    from distill.train import prepare
+    from launch import command
+
+    script = home / "worker.py"
+    script.write_text(WORKER)
+    job = command.Job(script, tuple(map(str, runs)), home, nproc=nproc)
+    for run, overrides in runs.items():
+        prepare.prepare(load(str(home / "recipe.toml"), overrides), run, resume, job)
+    assert command.run(job) == 0
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file that has one a line."""
+    return [json.loads(line) for line in path.read_text().split("\n") if line]
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """What a run has logged of every step."""
+    return lines_of(run / "metrics.jsonl")
+
+
 def losses_of(run: Path) -> list[float]:
     """The loss of every step of a run."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines]
+    return [line["loss"] for line in metrics(run)]
+
+
+def steps_done(run: Path) -> int:
+    """How many steps a run has logged, which may still be going on."""
+    return (run / "metrics.jsonl").read_bytes().count(b"\n") if (run / "metrics.jsonl").exists() else 0
+
+
+def workers_of(pid: int) -> dict[int, psutil.Process]:
+    """The training processes below a command, by rank."""
+    found: dict[int, psutil.Process] = {}
+    for child in psutil.Process(pid).children(recursive=True):
+        try:
+            words, rank = child.cmdline(), child.environ().get("RANK")
+        except psutil.Error:
+            continue
+        # Theirs are the names of the launcher and of loader processes, too.
+        if rank is not None and any(word.endswith("worker.py") for word in words) and "-m" not in words:
+            found.setdefault(int(rank), child)
+    return found

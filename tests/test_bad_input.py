@@ -102,7 +102,7 @@ def refused(*arguments: object, cwd: Path) -> str:
         (["teacher.1.views=3"], "there is no entry '1'"),
         (["teacher=packaged"], "'teacher' does not check out"),
         (["data.train=a-{000.."], "braces of"),
-        (["data.train=https://host/a.tar"], "remote stream"),
+        (["data.train=https://host/a.tar"], "data.train are streams"),
         (["student.tokenizer.vocab=10"], "SentencePiece cannot make 10 pieces"),
         (["student.tokenizer.file=nowhere.model"], "nowhere.model cannot be read"),
         (["student.tokenizer.file=recipe.toml"], "no SentencePiece model"),

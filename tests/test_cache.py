@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 import teachers
 from distill.config import Teacher
 from distill.data.audit import audit
-from distill.data.batch import Place
 from distill.data.cache import Cache
 from distill.data.captions import Tokenizer
 from distill.data.embedding import Todo, check_space, embed
+from distill.data.pairs import Place
 from distill.data.shards import Shards
 from distill.data.views import Views, decode
 from distill.errors import UserError
@@ -231,7 +231,7 @@ def test_a_mirrored_crop_never_meets_the_embedding_of_another(
         assert not isinstance(batch, UserError)
         for n, i in enumerate(range(0, 64, 3)):
             image = decode(data.read(i))
-            view = cache.views.draw(data.key(i), pairs.view_number(epoch, i), image.size)
+            view = cache.views.draw(data.key(i), pairs.transform.view_number(epoch, i), image.size)
             assert torch.equal(batch.images[n], view.render(image, 32))
             wrong = dataclasses.replace(view, mirrored=not view.mirrored)
             own, other = (teacher(v.render(image, 96)[None])[0] for v in (view, wrong))

@@ -7,8 +7,6 @@ runs this file alone and prints the table at its end.
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import random
 import signal
@@ -21,13 +19,25 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-from conftest import PROCESSES, RECIPE, _distill, distill, encoded, losses_of, sample, write_shards, write_tar
-from PIL import Image
+from conftest import (
+    PROCESSES,
+    RECIPE,
+    SCRATCH,
+    _distill,
+    distill,
+    lines_of,
+    losses_of,
+    metrics,
+    steps_done,
+    workers_of,
+    write_shards,
+    write_tar,
+)
+from odd_samples import UNUSABLE, USABLE, Members, plain
 
 from distill.data.index import read_index
 from distill.data.order import Order
@@ -37,7 +47,6 @@ pytestmark = pytest.mark.faults
 
 SCRIPT = Path(sys.executable).with_name("distill")
 BATCH = 16
-SCRATCH = ["--set", "teacher=[]", "--set", "objective.name=contrastive"]
 
 
 @dataclass
@@ -59,10 +68,6 @@ def count(fault: str, injected: int, runs: int = 1, finished: int = 1, lost: int
     row.injected += injected
     row.runs, row.finished = row.runs + runs, row.finished + finished
     row.lost, row.repeated = row.lost + lost, row.repeated + repeated
-
-
-def steps_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def keys_of(shards: Path) -> list[str]:
@@ -92,10 +97,10 @@ def expected_sums(shards: Path, steps: int, bad: frozenset[str] = frozenset()) -
 
 def compare(run: Path, sums: list[int]) -> tuple[int, int]:
     """(samples lost, samples repeated) in a finished run."""
-    seen = [line["step"] for line in steps_of(run)]
+    seen = [line["step"] for line in metrics(run)]
     lost = len(set(range(1, len(sums) + 1)) - set(seen)) * BATCH
     repeated = (len(seen) - len(set(seen))) * BATCH
-    wrong = sum(line["samples"] != sums[line["step"] - 1] for line in steps_of(run))
+    wrong = sum(line["samples"] != sums[line["step"] - 1] for line in metrics(run))
     return lost + wrong * BATCH, repeated
 
 
@@ -116,7 +121,7 @@ LONG += ["--set", "student.text.dropout=0.1"]
 def whole(home: Path) -> list[float]:
     """The losses of a run that nothing happens to."""
     distill("train", "recipe.toml", "--out", "whole", *LONG, cwd=home)
-    assert [line["samples"] for line in steps_of(home / "whole")] == expected_sums(home / "shards", STEPS)
+    assert [line["samples"] for line in metrics(home / "whole")] == expected_sums(home / "shards", STEPS)
     return losses_of(home / "whole")
 
 
@@ -148,15 +153,10 @@ def killed_until_done(home: Path, name: str, seed: int, kills: int) -> tuple[int
             child.kill()
         process.join()
         killed += 1
-    process = started(home, run, log, *LONG) if not run.exists() or done(run) < STEPS else process
+    process = started(home, run, log, *LONG) if not run.exists() or steps_done(run) < STEPS else process
     process.join(120)
-    assert process.exitcode == 0 or len(steps_of(run)) == STEPS, log.read_text()[-2000:]
+    assert process.exitcode == 0 or len(metrics(run)) == STEPS, log.read_text()[-2000:]
     return killed, run
-
-
-def done(run: Path) -> int:
-    """How many steps a run has logged, which may still be going on."""
-    return (run / "metrics.jsonl").read_bytes().count(b"\n") if (run / "metrics.jsonl").exists() else 0
 
 
 def test_kill_9_at_random_moments(home: Path, whole: list[float]) -> None:
@@ -176,19 +176,6 @@ def test_kill_9_at_random_moments(home: Path, whole: list[float]) -> None:
             assert seed < 40, "runs end before they can be killed"
 
 
-def workers_below(pid: int) -> dict[int, psutil.Process]:
-    """The training processes of a job, by rank."""
-    found: dict[int, psutil.Process] = {}
-    for child in psutil.Process(pid).children(recursive=True):
-        try:
-            words, rank = child.cmdline(), child.environ().get("RANK")
-        except psutil.Error:
-            continue
-        if rank is not None and any(w.endswith("train/worker.py") for w in words) and "-m" not in words:
-            found.setdefault(int(rank), child)
-    return found
-
-
 def test_kill_9_of_one_or_all_of_two_processes(home: Path, whole: list[float]) -> None:
     sums, chance = expected_sums(home / "shards", STEPS), random.Random(7)
     options = [*LONG, "--nproc", "2", "--set", "zero.stage=2"]
@@ -198,11 +185,11 @@ def test_kill_9_of_one_or_all_of_two_processes(home: Path, whole: list[float]) -
         words = [str(SCRIPT), "train", "recipe.toml", "--out", str(run), *options]
         words += ["--resume"] * (run / "recipe.toml").exists()
         process = subprocess.Popen(words, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        end, before, wanted = time.monotonic() + 60, done(run), chance.randrange(12)
-        while len(own := workers_below(process.pid)) < 2 and process.poll() is None and time.monotonic() < end:
+        end, before, wanted = time.monotonic() + 60, steps_done(run), chance.randrange(12)
+        while len(own := workers_of(process.pid)) < 2 and process.poll() is None and time.monotonic() < end:
             time.sleep(0.05)
         # Some die while they start, most of them while they train.
-        while kills and done(run) < before + wanted and process.poll() is None and time.monotonic() < end:
+        while kills and steps_done(run) < before + wanted and process.poll() is None and time.monotonic() < end:
             time.sleep(0.01)
         time.sleep(chance.uniform(0.0, 0.3))
         if process.poll() is None:
@@ -215,7 +202,7 @@ def test_kill_9_of_one_or_all_of_two_processes(home: Path, whole: list[float]) -
         if process.returncode == 0:
             break
         assert "Error: The training stopped" in said
-    if done(run) < STEPS:
+    if steps_done(run) < STEPS:
         distill("train", "recipe.toml", "--out", run, *options, "--resume", cwd=home)
     lost, repeated = compare(run, sums)
     count("kill -9 of one or all of two processes, ZeRO stage 2", kills, lost=lost, repeated=repeated)
@@ -227,9 +214,9 @@ def test_sigterm_at_random_moments(home: Path, whole: list[float]) -> None:
     run, log = home / "terminated", home / "terminated.log"
     while terms < 6:
         process = started(home, run, log, *LONG)
-        before = done(run)
+        before = steps_done(run)
         end = time.monotonic() + 60
-        while done(run) <= before and process.exitcode is None and time.monotonic() < end:
+        while steps_done(run) <= before and process.exitcode is None and time.monotonic() < end:
             time.sleep(0.02)
         time.sleep(chance.uniform(0, 0.5))
         if process.exitcode is None:
@@ -238,95 +225,15 @@ def test_sigterm_at_random_moments(home: Path, whole: list[float]) -> None:
             terms += 1
         process.join(60)
         assert process.exitcode == 0, log.read_text()[-2000:]
-        if len(steps_of(run)) == STEPS:
+        if len(metrics(run)) == STEPS:
             break
-    if len(steps_of(run)) < STEPS:
+    if len(metrics(run)) < STEPS:
         distill("train", "recipe.toml", "--out", run, *LONG, "--resume", cwd=home)
     lost, repeated = compare(run, sums)
     count("SIGTERM at a random moment", terms, lost=lost, repeated=repeated)
     assert (lost, repeated) == (0, 0) and losses_of(run) == whole and terms >= 3
 
 
-# Samples. Each maker gives the members of one sample of a key.
-
-Members = list[tuple[str, bytes]]
-
-
-def plain(key: str) -> Members:
-    return sample(key, "circle", "red", int(key))
-
-
-def with_image(data: Callable[[], bytes], extension: str = "png") -> Callable[[str], Members]:
-    made = functools_once(data)
-    return lambda key: [(f"{key}.{extension}", made()), *plain(key)[1:]]
-
-
-def functools_once(data: Callable[[], bytes]) -> Callable[[], bytes]:
-    kept: list[bytes] = []
-
-    def get() -> bytes:
-        if not kept:
-            kept.append(data())
-        return kept[0]
-
-    return get
-
-
-def with_text(data: bytes) -> Callable[[str], Members]:
-    return lambda key: [plain(key)[0], (f"{key}.txt", data)]
-
-
-def base() -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
-
-
-def bomb() -> bytes:
-    """A PNG of some hundred bytes that claims to have 50,000 × 50,000 pixels."""
-    data = bytearray(encoded(Image.new("L", (1, 1))))
-    data[16:24] = (50_000).to_bytes(4, "big") * 2
-    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
-    return bytes(data)
-
-
-def moving() -> bytes:
-    out = io.BytesIO()
-    base().save(out, "WEBP", save_all=True, append_images=[base().rotate(90)], duration=50)
-    return out.getvalue()
-
-
-def turned() -> bytes:
-    out, exif = io.BytesIO(), Image.Exif()
-    exif[0x0112] = 6
-    base().save(out, "JPEG", exif=exif)
-    return out.getvalue()
-
-
-UNUSABLE: dict[str, Callable[[str], Members]] = {
-    "image cut off": with_image(lambda: encoded(base())[:300]),
-    "image empty": with_image(lambda: b""),
-    "image of random bytes": with_image(lambda: bytes(range(256)) * 4),
-    "text under the name of an image": with_image(lambda: b"a photo of nothing", "jpg"),
-    "image under an unknown extension": with_image(lambda: encoded(base()), "bmp"),
-    "no image": lambda key: plain(key)[1:],
-    "no caption": lambda key: plain(key)[:1],
-    "caption empty": with_text(b"  \n"),
-    "caption of invalid UTF-8": with_text(b"caf\xe9 \xff\xfe"),
-    "captions in broken JSON": lambda key: [plain(key)[0], (f"{key}.json", b'{"captions": ["a')],
-    "JSON nested 100,000 deep": lambda key: [plain(key)[0], (f"{key}.json", b"[" * 100_000)],
-    "decompression bomb, 50,000 × 50,000 claimed": with_image(bomb),
-    "picture of 20,000 × 20,000": with_image(lambda: encoded(Image.new("1", (20_000, 20_000)))),
-}
-USABLE: dict[str, Callable[[str], Members]] = {
-    "JPEG under the name of a PNG": with_image(lambda: encoded(base(), "JPEG")),
-    "CMYK": with_image(lambda: encoded(base().convert("CMYK"), "JPEG"), "jpg"),
-    "16 bits of grey": with_image(lambda: encoded(Image.fromarray(np.full((9, 9), 40_000, dtype=np.uint16)))),
-    "palette": with_image(lambda: encoded(base().convert("P"))),
-    "animation": with_image(moving, "webp"),
-    "EXIF rotation": with_image(turned, "jpg"),
-    "picture of 1 × 1": with_image(lambda: encoded(Image.new("RGB", (1, 1)))),
-    "caption of 1 MB": with_text(b"a red circle " * 80_000),
-    "duplicate key": lambda key: [*plain(key), (f"{key}.png", encoded(base()))],
-}
 EACH = 5
 
 
@@ -350,7 +257,7 @@ def test_samples_of_every_unusable_kind(home: Path, tmp_path: Path, processes: i
     options += ["--set", "data.bad_samples=80", "--nproc", str(processes), "--set", "data.workers=1"]
     distill("train", "recipe.toml", "--out", run, *options, cwd=home)
     lost, repeated = compare(run, expected_sums(tmp_path / "shards", steps, bad))
-    ledger = [json.loads(line) for line in (run / "bad-samples.jsonl").read_text().splitlines()]
+    ledger = lines_of(run / "bad-samples.jsonl")
     named = {line["key"] for line in ledger}
     duplicates = {key for key, kind in kinds.items() if kind == "duplicate key"}
     assert named == bad | duplicates and all(line["reason"] and line["shard"] for line in ledger)
@@ -413,17 +320,17 @@ def test_a_shard_that_is_replaced_during_a_run(home: Path, tmp_path: Path) -> No
     run, log = tmp_path / "run", tmp_path / "log"
     options = [*SCRATCH, "--set", f"data.train={tmp_path / 'shards'}", "--set", "train.steps=80"]
     process = started(home, run, log, *options, "--set", "data.bad_samples=25", "--set", "data.workers=0")
-    while done(run) < 5:
+    while steps_done(run) < 5:
         time.sleep(0.02)
         assert process.exitcode is None, log.read_text()
     write_tar(tmp_path / "shards" / "train-000001.tar", [m for i in range(9) for m in plain(f"{i + 900:06d}")])
     process.join(120)
     assert process.exitcode == 0, log.read_text()[-2000:]
-    ledger = [json.loads(line) for line in (run / "bad-samples.jsonl").read_text().splitlines()]
+    ledger = lines_of(run / "bad-samples.jsonl")
     assert {line["reason"] for line in ledger} == {"the shard has been replaced since it was indexed"}
     assert {Path(line["shard"]).name for line in ledger} == {"train-000001.tar"} and len(ledger) == 20
     # Up to then nothing was different, and from the epoch after it every one of them has a stand-in.
-    sums, shown = original_sums(tmp_path, 80, run), [line["samples"] for line in steps_of(run)]
+    sums, shown = original_sums(tmp_path, 80, run), [line["samples"] for line in metrics(run)]
     first = min(line["step"] for line in ledger)
     assert first > 5 and len(shown) == 80 and shown[: first - 1] == sums[: first - 1]
     count("shard replaced during the run", 1)

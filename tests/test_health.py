@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import signal
@@ -12,21 +11,18 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-from conftest import RECIPE, distill, losses_of
+from conftest import RECIPE, SCRATCH, distill, lines_of, losses_of, steps_done, workers_of
 
-from distill.data.batch import Bad
-from distill.errors import UserError
+from distill.errors import Bad, UserError
 from distill.recipe import load
 from distill.train.health import Health
 from distill.train.log import Journal
 from launch.group import Group
 
 SCRIPT = Path(sys.executable).with_name("distill")
-SCRATCH = ["--set", "teacher=[]", "--set", "objective.name=contrastive"]
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +30,6 @@ def home(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
     folder = tmp_path_factory.mktemp("health")
     (folder / "recipe.toml").write_text(RECIPE.format(shards=shards))
     return folder
-
-
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().split("\n") if line]
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 # A worker whose model gives numbers that are not finite at steps 3 and 4: the rows of two samples in the forward, then
@@ -97,14 +85,14 @@ def poisoned(home: Path, name: str, processes: int, stage: int, allowed: int) ->
 def test_a_step_that_is_not_finite_changes_nothing_and_is_named(home: Path, stage: int) -> None:
     status, said, run = poisoned(home, f"skipped{stage}", 2, stage, allowed=2)
     assert status == 0, said
-    events = [event for event in lines(run / "events.jsonl") if event["event"] == "not finite"]
+    events = [event for event in lines_of(run / "events.jsonl") if event["event"] == "not finite"]
     assert [event["step"] for event in events] == [3, 4]
     # Of process 1's eight samples the second and the third.
-    schedule = [line["samples"] for line in lines(run / "metrics.jsonl")]
+    schedule = [line["samples"] for line in lines_of(run / "metrics.jsonl")]
     assert len(events[0]["keys"]) == 2 and len(events[1]["keys"]) == 16 and len(schedule) == 6
     assert events[0]["keys"] == events_keys(run, step=3)[9:11] and "gradient" in events[1]["what"]
     assert said.count("was not finite") == 2
-    found = lines(run / "metrics.jsonl")
+    found = lines_of(run / "metrics.jsonl")
     assert "loss" not in found[2] and all(line["loss"] < 10 for line in found[3:])
 
 
@@ -137,12 +125,12 @@ def test_bad_samples_are_noted_once_and_counted_across_a_resume(tmp_path: Path) 
     own = health(tmp_path, "data.bad_samples=0.003")
     own.take_bad(1, [Bad("a.tar", "x", "is torn"), Bad("a.tar", "x", "is torn"), Bad("b.tar", "x", "is torn")])
     own.take_bad(5, [Bad("a.tar", "y", "is torn")])
-    assert [(e["step"], e["shard"], e["key"]) for e in lines(tmp_path / "bad-samples.jsonl")] == [
+    assert [(e["step"], e["shard"], e["key"]) for e in lines_of(tmp_path / "bad-samples.jsonl")] == [
         *((1, "a.tar", "x"), (1, "b.tar", "x")),
         (5, "a.tar", "y"),
     ]
     again = health(tmp_path, "data.bad_samples=3", start=4)  # killed at step 5, resumed from step 4
-    assert len(lines(tmp_path / "bad-samples.jsonl")) == 2
+    assert len(lines_of(tmp_path / "bad-samples.jsonl")) == 2
     again.take_bad(5, [Bad("a.tar", "y", "is torn"), Bad("b.tar", "x", "is torn")])
     with pytest.raises(UserError, match="4 bad samples are more than the 3 .*sample 'z' of a.tar: is torn"):
         again.take_bad(6, [Bad("a.tar", "z", "is torn")])
@@ -172,25 +160,12 @@ def test_a_spike_is_noted_with_its_samples_and_an_ordinary_loss_is_not(tmp_path:
     for step in range(1, 60):
         loss = 4.0 - 0.02 * step + 0.05 * (step % 3)
         own.take_loss(step, 9.0 if step == 40 else loss, lambda: ["a", "b"])
-    (event,) = lines(tmp_path / "events.jsonl")
+    (event,) = lines_of(tmp_path / "events.jsonl")
     assert event["step"] == 40 and event["event"] == "spike" and event["keys"] == ["a", "b"]
     assert event["loss"] == 9.0 and 3 < event["usual"] < 4
 
 
-def workers_of(process: subprocess.Popen[str], run: Path) -> dict[int, psutil.Process]:
-    """The training processes below a command, by rank."""
-    found = {}
-    for child in psutil.Process(process.pid).children(recursive=True):
-        words = child.cmdline()
-        if any(word.endswith("worker.py") for word in words[:4]) and str(run) in words and "launch" not in words[3:4]:
-            rank = child.environ().get("RANK")
-            if rank is not None and "deepspeed.launcher.launch" not in words:
-                found.setdefault(int(rank), child)
-    return found
-
-
-# Not yet the first process: it keeps the store through which the others would hear of it.
-@pytest.mark.parametrize("rank", [1])
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_stalled_process_is_named_within_a_minute_and_the_run_goes_on_once_it_does(home: Path, rank: int) -> None:
     run = home / f"stalled{rank}"
     options = [*SCRATCH, "--nproc", "2", "--set", "train.steps=40", "--set", "train.stall_seconds=4"]
@@ -200,10 +175,10 @@ def test_a_stalled_process_is_named_within_a_minute_and_the_run_goes_on_once_it_
     assert process.stderr is not None
     reader = threading.Thread(target=lambda: said.extend((time.monotonic(), x) for x in process.stderr or ()))
     reader.start()
-    while not (run / "metrics.jsonl").exists() or len(lines(run / "metrics.jsonl")) < 3:
+    while steps_done(run) < 3:
         time.sleep(0.1)
         assert process.poll() is None
-    victim = workers_of(process, run)[rank]
+    victim = workers_of(process.pid)[rank]
     victim.suspend()
     began = time.monotonic()
     while time.monotonic() - began < 60 and not any("Training waits" in line for _, line in said):
@@ -244,9 +219,9 @@ def test_the_death_of_one_process_ends_the_others(home: Path, rank: int) -> None
     options = [*SCRATCH, "--nproc", "2", "--set", "train.steps=200", "--set", "checkpoint.every_steps=5"]
     words = [str(w) for w in (SCRIPT, "train", "recipe.toml", "--out", run, *options)]
     process = subprocess.Popen(words, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not (run / "metrics.jsonl").exists() or len(lines(run / "metrics.jsonl")) < 7:
+    while steps_done(run) < 7:
         time.sleep(0.1)
-    own = workers_of(process, run)
+    own = workers_of(process.pid)
     os.kill(own[rank].pid, signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2 and f"--resume --out {run}" in said, said

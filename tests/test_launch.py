@@ -13,24 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import RECIPE, distill, losses_of
+from conftest import RECIPE, distill, losses_of, train_together
 from safetensors.torch import load_file
-
-from distill.recipe import load
-from distill.train import prepare
-from launch import command
-
-WORKER = """
-import sys
-from pathlib import Path
-
-from distill.train.loop import train
-from launch import group
-
-for run in sys.argv[1:]:
-    train(Path(run))
-group.stop()
-"""
 
 VARIANTS = {
     "stage1": ("zero.stage=1",),
@@ -73,14 +57,7 @@ def pair(folder: Path, alone: Path) -> Path:
 def variants(folder: Path) -> Path:
     """A folder with the run of every variant, trained by two processes."""
     base = folder / "several runs"  # with a space
-    for name, overrides in VARIANTS.items():
-        prepare.prepare(
-            load(str(folder / "recipe.toml"), overrides), base / name, False, command.Job(folder, (), folder, nproc=2)
-        )
-    script = folder / "worker.py"
-    script.write_text(WORKER)
-    job = command.Job(script, tuple(str(base / name) for name in VARIANTS), base, nproc=2)
-    assert command.run(job) == 0
+    train_together(folder, {base / name: overrides for name, overrides in VARIANTS.items()}, 2)
     return base
 
 

@@ -16,15 +16,13 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from conftest import RECIPE, distill, losses_of, write_shards
+from conftest import RECIPE, SCRATCH, distill, losses_of, metrics, steps_done, train_together, write_shards
 from safetensors.torch import load_file, save_file
 
 from distill.train import checkpoint
 from launch.group import Group
 
 SCRIPT = Path(sys.executable).with_name("distill")
-DROPOUT = ["--set", "student.text.dropout=0.1"]
-SCRATCH = ["--set", "teacher=[]", "--set", "objective.name=contrastive"]
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +30,6 @@ def home(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
     folder = tmp_path_factory.mktemp("resume")
     (folder / "recipe.toml").write_text(RECIPE.format(shards=shards))
     return folder
-
-
-def shape(processes: int, stage: int) -> list[str]:
-    return ["--nproc", str(processes), "--set", f"zero.stage={stage}"]
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def back_to_step_3(run: Path, new: Path) -> Path:
@@ -52,60 +42,82 @@ def back_to_step_3(run: Path, new: Path) -> Path:
     return new
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_two_processes_go_on_bit_for_bit_at_every_stage(home: Path, stage: int) -> None:
-    options = [*shape(2, stage), *DROPOUT, "--set", "train.micro_batch=4" if stage % 2 else "train.micro_batch=0"]
-    whole, parts = home / f"whole{stage}", home / f"parts{stage}"
-    distill("train", "recipe.toml", "--out", whole, *options, cwd=home)
-    back_to_step_3(whole, parts)
-    distill("train", "recipe.toml", "--out", parts, *options, "--resume", cwd=home)
+PLAIN = ("teacher=[]", "objective.name=contrastive")
+# Processes and stage of a run, and with which it goes on.
+CHANGES = [
+    *(((1, 0), (2, 0)), ((1, 0), (2, 3)), ((1, 0), (1, 2))),
+    *(((2, 1), (1, 0)), ((2, 1), (2, 2)), ((4, 2), (2, 1)), ((4, 2), (1, 3))),
+    *(((2, 3), (1, 0)), ((2, 3), (4, 1))),
+]
+# Of two processes, which go on as they were.
+PAIRS = {
+    f"stage{stage}": ("student.text.dropout=0.1", f"train.micro_batch={4 * (stage % 2)}", f"zero.stage={stage}")
+    for stage in range(4)
+}
+PAIRS["norms"] = (*PLAIN, 'student.image={arch="resnet18", stem_width=8, channels=[8, 8, 8, 8]}')
+
+
+def shape(stage: int) -> tuple[str, ...]:
+    return (*PLAIN, f"zero.stage={stage}")
+
+
+def name_of(then: tuple[int, int], now: tuple[int, int] = (0, 0)) -> str:
+    return "-".join(map(str, (*then, *now)))
+
+
+@pytest.fixture(scope="module")
+def before(home: Path) -> dict[tuple[int, int], Path]:
+    """Finished runs, by processes and stage; and beside them those of :data:`PAIRS`."""
+    runs = {then: home / name_of(then) for then, _ in CHANGES}
+    pairs = {home / name: settings for name, settings in PAIRS.items()}
+    for nproc in (1, 2, 4):
+        some = {run: shape(stage) for (made_by, stage), run in runs.items() if made_by == nproc}
+        train_together(home, some | pairs if nproc == 2 else some, nproc)
+    return runs
+
+
+@pytest.fixture(scope="module")
+def after(home: Path, before: dict[tuple[int, int], Path]) -> Path:
+    """A folder with copies of all of them, broken off after step 4 and taken up again."""
+    folder = home / "after"
+    folder.mkdir()
+    pairs = {back_to_step_3(home / name, folder / name): settings for name, settings in PAIRS.items()}
+    for nproc in (1, 2, 4):
+        some = {
+            back_to_step_3(before[then], folder / name_of(then, now)): shape(now[1])
+            for then, now in CHANGES
+            if now[0] == nproc
+        }
+        train_together(home, some | pairs if nproc == 2 else some, nproc, resume=True)
+    return folder
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_two_processes_go_on_bit_for_bit_at_every_stage(home: Path, after: Path, name: str) -> None:
+    whole, parts = home / name, after / name
     assert losses_of(parts) == losses_of(whole)
     a, b = (load_file(run / "checkpoints/step-00000006/state.safetensors") for run in (whole, parts))
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.fixture(scope="module")
-def before(home: Path) -> dict[tuple[int, int], Path]:
-    """Finished runs, by processes and stage."""
-    runs = {}
-    for made in ((1, 0), (2, 1), (4, 2), (2, 3)):
-        runs[made] = home / f"before-{made[0]}-{made[1]}"
-        distill("train", "recipe.toml", "--out", runs[made], *SCRATCH, *shape(*made), cwd=home)
-    return runs
+def test_each_process_gets_its_batch_norms_statistics_back(home: Path, after: Path) -> None:
+    state = load_file(home / "norms" / "checkpoints/step-00000003/state.safetensors")
+    own = [{k: v for k, v in state.items() if k.startswith(f"buffers-{rank}/")} for rank in (0, 1)]
+    assert any(not torch.equal(v, own[1][k.replace("-0/", "-1/")]) for k, v in own[0].items() if "running_mean" in k)
+    assert losses_of(after / "norms") == losses_of(home / "norms")
 
 
-@pytest.mark.parametrize(
-    "then, now",
-    [
-        *(((1, 0), (2, 0)), ((1, 0), (2, 3)), ((1, 0), (1, 2))),
-        *(((2, 1), (1, 0)), ((2, 1), (2, 2)), ((4, 2), (2, 1)), ((4, 2), (1, 3))),
-        *(((2, 3), (1, 0)), ((2, 3), (4, 1))),
-    ],
-)
+@pytest.mark.parametrize("then, now", CHANGES)
 def test_a_run_goes_on_with_other_processes_and_stages(
-    home: Path, tmp_path: Path, before: dict[tuple[int, int], Path], then: tuple[int, int], now: tuple[int, int]
+    before: dict[tuple[int, int], Path], after: Path, then: tuple[int, int], now: tuple[int, int]
 ) -> None:
-    run = back_to_step_3(before[then], tmp_path / "run")
-    distill("train", "recipe.toml", "--out", run, *SCRATCH, *shape(*now), "--resume", cwd=home)
+    run = after / name_of(then, now)
     expected, found = metrics(before[1, 0]), metrics(run)
     # Step for step the very same samples, none lost, none repeated; the sums of floats come in another order.
     assert [line["samples"] for line in found] == [line["samples"] for line in expected]
     assert losses_of(run) == pytest.approx(losses_of(before[1, 0]), rel=1e-3)
     made_by = json.loads((run / "checkpoints/step-00000006/checkpoint.json").read_text())["made_by"]
     assert (made_by["processes"], made_by["zero_stage"]) == now
-
-
-def test_each_process_gets_its_batch_norms_statistics_back(home: Path) -> None:
-    net = 'student.image={arch="resnet18", stem_width=8, channels=[8, 8, 8, 8]}'
-    options = [*SCRATCH, "--set", net, *shape(2, 0)]
-    distill("train", "recipe.toml", "--out", "norms", *options, cwd=home)
-    run = home / "norms"
-    state = load_file(run / "checkpoints/step-00000003/state.safetensors")
-    own = [{k: v for k, v in state.items() if k.startswith(f"buffers-{rank}/")} for rank in (0, 1)]
-    assert any(not torch.equal(v, own[1][k.replace("-0/", "-1/")]) for k, v in own[0].items() if "running_mean" in k)
-    parts = back_to_step_3(run, home / "norms-parts")
-    distill("train", "recipe.toml", "--out", parts, *options, "--resume", cwd=home)
-    assert losses_of(parts) == losses_of(run)
 
 
 def damage(name: str, file: Path) -> None:
@@ -203,7 +215,7 @@ def started(home: Path, run: Path, *options: object) -> subprocess.Popen[str]:
 def wait_for_step(run: Path, step: int, seconds: float = 120) -> None:
     """Wait until a run has logged so many steps."""
     end = time.monotonic() + seconds
-    while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < step:
+    while steps_done(run) < step:
         assert time.monotonic() < end, "no such step"
         time.sleep(0.05)
 

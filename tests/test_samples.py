@@ -12,11 +12,14 @@ from conftest import encoded, picture, write_tar
 from PIL import Image
 
 import teachers
-from distill.data.batch import Batch, Drawing, Pairs, Schedule, batches
+from distill.data.batch import Batch
 from distill.data.captions import Caption, Captions, Tokenizer
 from distill.data.inputs import FromCaptions, FromPixels
+from distill.data.loading import batches
 from distill.data.order import Order
+from distill.data.pairs import Pairs, Schedule
 from distill.data.shards import Sample, Shards
+from distill.data.transform import Drawing, Transform
 from distill.data.views import Views, decode
 from distill.errors import BadSample, UserError
 
@@ -148,14 +151,14 @@ def test_the_tokenizer_pads_cuts_folds_case_and_is_the_same_each_time() -> None:
 def pairs_of(shards: Shards) -> Pairs:
     tokenizer = Tokenizer.train(["a red circle", "ein Kreis, rot", "a blue square"], 50, 8)
     drawing = Drawing(Captions(), Views((0.5, 1.0), True), side=16, seed=1)
-    return Pairs(shards, tokenizer, [], drawing, Order(shards.counts, seed=1), 12)
+    return Pairs(shards, Transform(tokenizer, [], drawing), Order(shards.counts, seed=1), 12)
 
 
 def stream(shards: Shards, world: int, workers: int, start: int = 0) -> list[Batch]:
     """Steps ``start`` to 9 of the stream in batches of 12, as ``world`` processes together see them."""
     order = Order(shards.counts, seed=1)
     ranks = [
-        [one for (one,) in batches(pairs_of(shards), Schedule(order, 12, rank, world, start, 9), workers, pin=False)]
+        [one for (one,) in batches(pairs_of(shards), workers, False, Schedule(order, 12, rank, world, start, 9))]
         for rank in range(world)
     ]
     return [
@@ -237,7 +240,8 @@ def jointly(shards: Shards, rank: int, world: int, mixup: float = 1.0, pieces: i
     inputs = [FromPixels(24, "bicubic"), FromCaptions(teachers.tokenizer(teachers.card("packaged/all_minilm_l6_v2")))]
     order = Order(shards.counts, seed=1)
     schedule = Schedule(order, 12, rank, world, 4, 7, mixup > 0, pieces)
-    return list(batches(Pairs(shards, tokenizer, inputs, drawing, order, 12), schedule, 0, pin=False))
+    pairs = Pairs(shards, Transform(tokenizer, inputs, drawing), order, 12)
+    return list(batches(pairs, 0, False, schedule, pieces))
 
 
 @pytest.mark.parametrize("world, pieces", [(2, 1), (4, 1), (12, 1), (1, 3), (2, 2)])

@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 
 import distill as package
 import teachers
-from distill.data.batch import Batch, Place
+from distill.data.batch import Batch
 from distill.data.captions import Captions, Tokenizer
+from distill.data.pairs import Place
 from distill.data.shards import Shards
 from distill.data.views import decode
 from distill.recipe import check, dump, load

@@ -15,6 +15,7 @@ import click
 @click.option("--hostfile", type=click.Path(path_type=Path), help="Several machines: lines of 'HOST slots=N'.")
 @click.option("--master-addr", default="", help="Address of the first host, if DeepSpeed is not to ask it.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out from its newest checkpoint.")
+@click.option("--allow-pipe", is_flag=True, help="Let the recipe run the shell commands of its pipe: streams.")
 def train(
     recipe: str,
     out: Path | None,
@@ -23,6 +24,7 @@ def train(
     hostfile: Path | None,
     master_addr: str,
     resume: bool,
+    allow_pipe: bool,
 ) -> None:
     """Train RECIPE: a TOML file, or one of three_towers, scratch, lit, l2.
 
@@ -44,6 +46,7 @@ def train(
         nproc=nproc,
         hostfile=hostfile,
         master_addr=master_addr,
+        allow_pipe=allow_pipe,
     )
     if complete:
         click.echo(f"The run is in {out}. Next: distill export {out} --out {out.name}-export")

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any
@@ -17,7 +18,7 @@ from distill.data.captions import Captions
 from distill.data.index import KINDS
 from distill.data.shards import Shards
 from distill.data.views import decode
-from distill.errors import BadSample
+from distill.errors import Bad, BadSample
 
 NEAR = 4  # bits of 64 in which two pictures' hashes may differ and still be called the same
 CHUNK = 256  # samples a process takes at a time
@@ -30,7 +31,7 @@ class Findings:
 
     Attributes:
         samples: how many there are.
-        bad: {"shard", "key", "reason"} of each that cannot be used.
+        bad: those that cannot be used.
         captions: how many images have so many captions.
         languages: how many captions are of a language; "" where the shard does not say.
         sizes: how many images are of so many pixels, (width, height).
@@ -40,7 +41,7 @@ class Findings:
     """
 
     samples: int = 0
-    bad: list[dict[str, str]] = field(default_factory=list)
+    bad: list[Bad] = field(default_factory=list)
     captions: Counter[int] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -79,7 +80,7 @@ def look(shards: Shards, captions: Captions, numbers: Sequence[int]) -> Findings
             own = captions.of(sample)
             image = decode(sample)
         except BadSample as error:
-            found.bad.append({"shard": error.shard, "key": error.key, "reason": error.reason})
+            found.bad.append(error.bad)
             continue
         found.captions[len(own)] += 1
         found.languages.update(caption.language for caption in own)
@@ -107,18 +108,14 @@ def inspect(shards: Shards, captions: Captions, processes: int, tick: Callable[[
         processes: that share the work; 0 does it in this one.
         tick: called with the number of samples done since it was last called.
     """
-    found = Findings()
-    for shard, key, reason, _ in shards.faults:
-        found.bad.append({"shard": shard, "key": key, "reason": reason})
+    found = Findings(bad=list(shards.faults))
     chunks = [range(i, min(i + CHUNK, len(shards))) for i in range(0, len(shards), CHUNK)]
-    if not processes:
+    with ExitStack() as stack:
         parts: Iterator[Findings] = (look(shards, captions, chunk) for chunk in chunks)
+        if processes:
+            begin = get_context("forkserver"), Reader.begin, (shards, captions)
+            parts = stack.enter_context(ProcessPoolExecutor(processes, *begin)).map(Reader.look, chunks)
         for part in parts:
-            found.add(part)
-            tick(part.samples)
-        return found
-    with ProcessPoolExecutor(processes, get_context("forkserver"), Reader.begin, (shards, captions)) as pool:
-        for part in pool.map(Reader.look, chunks):
             found.add(part)
             tick(part.samples)
     return found
@@ -182,8 +179,8 @@ def report(found: Findings, shards: Shards, against: Findings | None = None) -> 
         "shards": len(shards.indexes),
         "samples": found.samples,
         "bad": len(found.bad),
-        "reasons": dict(Counter(one["reason"] for one in found.bad).most_common(SHOWN)),
-        "bad_examples": found.bad[:SHOWN],
+        "reasons": dict(Counter(one.reason for one in found.bad).most_common(SHOWN)),
+        "bad_examples": [one._asdict() for one in found.bad[:SHOWN]],
         "captions_per_image": dict(sorted(found.captions.items())),
         "languages": dict(found.languages.most_common()),
         "width": {"smallest": min(widths), "median": int(np.median(widths)), "largest": max(widths)},

@@ -110,17 +110,25 @@ def take(
     member: tarfile.TarInfo, size: int, rows: dict[str, list[tuple[int, int]]], faults: list[tuple[str, str]]
 ) -> None:
     """Put one member of an archive of so many bytes where it belongs."""
-    split = re.fullmatch(r"((?:.*/)?[^./][^./]*)\.([^/]*)", member.name)
-    kind = kind_of(split[2].lower()) if split else None
-    if not member.isfile() or split is None or kind is None:
+    found = named(member)
+    if found is None:
         return
-    # A name need not be text; a key must, since views follow from it.
-    key = split[1].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    key, kind = found
     row = rows.setdefault(key, [(0, -1)] * len(KINDS))
     if row[kind][1] >= 0:
         faults.append((key, f"the shard holds two {KINDS[kind]} members of this name; the first one counts"))
     elif member.size >= 0 and member.offset_data + member.size <= size:
         row[kind] = (member.offset_data, member.size)
+
+
+def named(member: tarfile.TarInfo) -> tuple[str, int] | None:
+    """The sample that a member of an archive belongs to, and its column of ``ShardIndex.members``; None for others."""
+    split = re.fullmatch(r"((?:.*/)?[^./][^./]*)\.([^/]*)", member.name)
+    kind = kind_of(split[2].lower()) if split else None
+    if not member.isfile() or split is None or kind is None:
+        return None
+    # A name need not be text; a key must, since views follow from it.
+    return split[1].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"), kind
 
 
 def is_end(path: Path, offset: int) -> bool:

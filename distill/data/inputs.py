@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -16,6 +17,24 @@ if TYPE_CHECKING:
     from teachers import TextTokenizer
 
 
+@dataclass(frozen=True)
+class Shown:
+    """How a sample is shown.
+
+    Attributes:
+        sample: its number.
+        number, view: which view of the image, and that view.
+        image: decoded; None where nobody looks at it.
+        captions: those drawn.
+    """
+
+    sample: int
+    number: int
+    view: View
+    image: Image.Image | None
+    captions: Sequence[str]
+
+
 class TeacherInput(Protocol):
     """One teacher's source.
 
@@ -27,10 +46,8 @@ class TeacherInput(Protocol):
     views: int | None
     of_pixels: bool
 
-    def take(
-        self, shards: Shards, i: int, number: int, view: View, image: Image.Image | None, captions: Sequence[str]
-    ) -> torch.Tensor:
-        """Sample i's entry of ``Batch.teachers``, for a view of it and the captions drawn."""
+    def take(self, shown: Shown) -> torch.Tensor:
+        """A sample's entry of ``Batch.teachers``."""
 
 
 class FromCache:
@@ -38,14 +55,12 @@ class FromCache:
 
     of_pixels = False
 
-    def __init__(self, cache: Cache) -> None:
-        self.cache = cache
+    def __init__(self, cache: Cache, shards: Shards) -> None:
+        self.cache, self.shards = cache, shards
         self.views: int | None = cache.table.views
 
-    def take(
-        self, shards: Shards, i: int, number: int, view: View, image: Image.Image | None, captions: Sequence[str]
-    ) -> torch.Tensor:
-        return self.cache.row(shards, i, number)[None]
+    def take(self, shown: Shown) -> torch.Tensor:
+        return self.cache.row(self.shards, shown.sample, shown.number)[None]
 
 
 class FromPixels:
@@ -57,11 +72,9 @@ class FromPixels:
     def __init__(self, side: int, interpolation: str) -> None:
         self.side, self.interpolation = side, interpolation
 
-    def take(
-        self, shards: Shards, i: int, number: int, view: View, image: Image.Image | None, captions: Sequence[str]
-    ) -> torch.Tensor:
-        assert image is not None
-        return view.render(image, self.side, self.interpolation)[None]
+    def take(self, shown: Shown) -> torch.Tensor:
+        assert shown.image is not None
+        return shown.view.render(shown.image, self.side, self.interpolation)[None]
 
 
 class FromCaptions:
@@ -73,7 +86,5 @@ class FromCaptions:
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self.tokenizer = tokenizer
 
-    def take(
-        self, shards: Shards, i: int, number: int, view: View, image: Image.Image | None, captions: Sequence[str]
-    ) -> torch.Tensor:
-        return self.tokenizer.encode(captions)
+    def take(self, shown: Shown) -> torch.Tensor:
+        return self.tokenizer.encode(shown.captions)

@@ -17,7 +17,7 @@ import numpy as np
 
 from distill.data.index import KINDS, ShardIndex, read_index
 from distill.data.specs import expand
-from distill.errors import BadSample, UserError
+from distill.errors import Bad, BadSample, UserError
 from distill.files import write_whole
 
 OPEN_FILES = 64  # far below the usual limit of 1,024 descriptors, whatever the number of shards
@@ -30,14 +30,19 @@ class Sample:
     """The raw bytes of one sample; what is absent is None."""
 
     key: str
-    shard: Path
+    shard: str
     image: bytes | None
     txt: bytes | None
     json: bytes | None
 
+    @property
+    def size(self) -> int:
+        """Bytes it takes in memory."""
+        return sum(len(part) for part in (self.image, self.txt, self.json) if part is not None)
+
     def bad(self, reason: str) -> BadSample:
         """What to raise where it cannot be used."""
-        return BadSample(str(self.shard), self.key, reason)
+        return BadSample(self.shard, self.key, reason)
 
 
 class Indexes(Sequence[ShardIndex]):
@@ -54,13 +59,13 @@ class Indexes(Sequence[ShardIndex]):
         self._kept: OrderedDict[int, ShardIndex] = OrderedDict()
 
     @classmethod
-    def of(cls, indexes: Sequence[ShardIndex]) -> Indexes:
-        paths = [os.fsencode(index.path) for index in indexes]
-        hashes = b"".join(bytes.fromhex(index.sha256) for index in indexes)
+    def of(cls, paths: Iterable[Path], sha256: bytes | bytearray) -> Indexes:
+        """Those of shards with these paths and, one after the other, hashes of 32 bytes."""
+        names = [os.fsencode(path) for path in paths]
         return cls(
-            np.frombuffer(b"".join(paths), dtype=np.uint8),
-            np.cumsum([len(path) for path in paths], dtype=np.int64),
-            np.frombuffer(hashes, dtype=np.uint8).reshape(len(paths), 32),
+            np.frombuffer(b"".join(names), dtype=np.uint8),
+            np.cumsum([len(name) for name in names], dtype=np.int64),
+            np.frombuffer(bytes(sha256), dtype=np.uint8).reshape(len(names), 32),
         )
 
     def __len__(self) -> int:
@@ -99,17 +104,20 @@ class Shards:
     Attributes:
         indexes: one :class:`~distill.data.index.ShardIndex` a shard.
         counts: [shards] samples in each.
-        faults: (shard, key, reason, samples that may be missing) of all that is wrong with the archives; known to
-            those that :meth:`of` has just looked through.
+        faults: all that is wrong with the archives; known to those that :meth:`of` has just looked through.
     """
 
     def __init__(
         self,
         indexes: Sequence[ShardIndex],
         counts: np.ndarray | None = None,
-        faults: Sequence[tuple[str, str, str, int]] = (),
+        faults: Sequence[Bad] = (),
     ) -> None:
-        self.indexes = indexes if isinstance(indexes, Indexes) else Indexes.of(indexes)
+        if not isinstance(indexes, Indexes):
+            hashes = b"".join(bytes.fromhex(index.sha256) for index in indexes)
+            self.indexes = Indexes.of((index.path for index in indexes), hashes)
+        else:
+            self.indexes = indexes
         self.counts = np.array([len(i) for i in indexes], dtype=np.int64) if counts is None else counts
         self.faults = tuple(faults)
         self.starts = np.concatenate([[0], np.cumsum(self.counts)])
@@ -126,15 +134,12 @@ class Shards:
             UserError: if one cannot be read, no sample is left, or (strict) one is damaged.
         """
         paths = expand(specs)
-        counts, found = np.zeros(len(paths), dtype=np.int64), list[tuple[int, ShardIndex]]()
-        names, ends, hashes, end = list[bytes](), np.zeros(len(paths), dtype=np.int64), bytearray(), 0
+        counts, hashes, found = np.zeros(len(paths), dtype=np.int64), bytearray(), list[tuple[int, ShardIndex]]()
         for k, path in enumerate(paths):
             index = read_index(path)
             if strict and index.faults:
                 raise BadSample(str(path), *index.faults[0])
             counts[k] = len(index)
-            names.append(os.fsencode(path))
-            ends[k] = end = end + len(names[-1])
             hashes += bytes.fromhex(index.sha256)
             if index.faults:
                 found.append((k, index))
@@ -144,9 +149,7 @@ class Shards:
                 f"The shard {paths[0]} holds no sample{', nor do the others' * (len(paths) > 1)}{why}.",
                 "See the README on what a shard looks like.",
             )
-        table = np.frombuffer(bytes(hashes), dtype=np.uint8).reshape(len(paths), 32)
-        indexes = Indexes(np.frombuffer(b"".join(names), dtype=np.uint8), ends, table)
-        return cls(indexes, counts, faults_of(found, counts))
+        return cls(Indexes.of(paths, hashes), counts, faults_of(found, counts))
 
     @classmethod
     def load(cls, path: Path) -> Shards:
@@ -177,10 +180,8 @@ class Shards:
     def only(self, numbers: Sequence[int]) -> Shards:
         """Some of the shards."""
         of, chosen = self.indexes, list(numbers)
-        paths = [os.fsencode(of.path(n)) for n in chosen]
-        names = np.frombuffer(b"".join(paths), dtype=np.uint8)
-        ends = np.cumsum([len(path) for path in paths], dtype=np.int64)
-        return Shards(Indexes(names, ends, of.sha256[chosen]), self.counts[chosen])
+        indexes = Indexes.of(map(of.path, chosen), of.sha256[chosen].tobytes())
+        return Shards(indexes, self.counts[chosen])
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -204,7 +205,7 @@ class Shards:
         try:
             index = self.indexes[shard]
         except BadSample as error:
-            raise BadSample(error.shard, f"#{row}", error.reason) from error
+            raise BadSample(error.bad.shard, f"#{row}", error.bad.reason) from error
         except UserError as error:
             raise BadSample(str(self.indexes.path(shard)), f"#{row}", "the shard is gone") from error
         if row >= len(index):
@@ -212,7 +213,7 @@ class Shards:
         key = index.keys[row]
         wanted = [k for k, kind in enumerate(KINDS) if kind in kinds]
         parts = {KINDS[k]: self._member(shard, index, key, index.members[row, k]) for k in wanted}
-        return Sample(key, index.path, parts.get("image"), parts.get("txt"), parts.get("json"))
+        return Sample(key, str(index.path), parts.get("image"), parts.get("txt"), parts.get("json"))
 
     def missing(self, *kinds: str) -> Iterator[tuple[Path, str]]:
         """(shard, key) of every sample that has none of the members named."""
@@ -266,13 +267,13 @@ def whole(names: np.ndarray, ends: np.ndarray, sha256: np.ndarray, counts: np.nd
     return bool(rising & (counts >= 0).all() & (counts < 2**40).all())
 
 
-def faults_of(found: Sequence[tuple[int, ShardIndex]], counts: np.ndarray) -> list[tuple[str, str, str, int]]:
+def faults_of(found: Sequence[tuple[int, ShardIndex]], counts: np.ndarray) -> list[Bad]:
     """``Shards.faults``: a shard that is cut off is taken to miss what the others have on average more than it."""
     whole = np.ones(len(counts), dtype=bool)
     whole[[k for k, index in found if index.cut]] = False
     usual = float(counts[whole].mean()) if whole.any() else 0.0
     return [
-        (str(index.path), key, reason, 0 if key else max(0, round(usual - len(index)) - 1))
+        Bad(str(index.path), key, reason, 0 if key else max(0, round(usual - len(index)) - 1))
         for _, index in found
         for key, reason in index.faults
     ]

@@ -1,13 +1,16 @@
-"""How a recipe names shards: brace notation, wildcards, folders, files."""
+"""How a recipe names shards: brace notation, wildcards, folders, files; and addresses of streams."""
 
 from __future__ import annotations
 
 import glob
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from distill.errors import UserError
+from distill.config import is_remote
+from distill.errors import UserError, did_you_mean
+
+SCHEMES = ("http", "https", "s3", "pipe")  # see remote.py
 
 
 def expand(specs: Iterable[str]) -> list[Path]:
@@ -18,10 +21,10 @@ def expand(specs: Iterable[str]) -> list[Path]:
     """
     paths: list[Path] = []
     for spec in specs:
-        if "://" in spec or spec.startswith("pipe:"):
+        if is_remote(spec):
             raise UserError(
-                f"'{spec}' is a remote stream, and training here addresses samples in local files.",
-                "Copy the shards to a local or mounted folder and name that.",
+                f"'{spec}' is a remote stream; here samples are looked up in local files.",
+                "Copy the shards to a mounted folder and name that. Only data.train, as a whole, may be streams.",
             )
         for path in matches(spec):
             if path.is_dir():
@@ -33,20 +36,48 @@ def expand(specs: Iterable[str]) -> list[Path]:
                 paths.append(path)
             else:
                 raise UserError(f"The shard {path} does not exist.", "Correct data.train or data.eval.")
-    if len(set(paths)) < len(paths):
-        repeated = min(path for path, count in Counter(paths).items() if count > 1)
-        raise UserError(f"The shard {repeated} is named twice.", "Name each shard once.")
+    refuse_repeated(paths)
     return paths
+
+
+def addresses(specs: Iterable[str]) -> list[str]:
+    """The streams that specifications name, braces expanded.
+
+    Raises:
+        UserError: if one is no address of a kind that can be read.
+    """
+    found = [name for spec in specs for name in braces(spec)]
+    for address in found:
+        scheme = address.partition(":")[0]
+        if scheme not in SCHEMES:
+            raise UserError(
+                f"'{address}' is no stream that can be read.",
+                did_you_mean(scheme, SCHEMES, f"Known: {', '.join(SCHEMES)}; and pipe:COMMAND for anything else."),
+            )
+    refuse_repeated(found)
+    return found
+
+
+def refuse_repeated(names: Sequence[Path] | Sequence[str]) -> None:
+    """Raise ``UserError`` if a shard is named twice."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(f"The shard {min(map(str, repeated))} is named twice.", "Name each shard once.")
 
 
 def matches(spec: str) -> list[Path]:
     """The paths that a specification stands for: itself if it exists, else its braces and wildcards expanded."""
-    import braceexpand
-
     if Path(spec).exists():
         return [Path(spec)]
+    return [Path(found) for name in braces(spec) for found in (sorted(glob.glob(name)) or [name])]
+
+
+def braces(spec: str) -> list[str]:
+    """What brace notation stands for."""
+    import braceexpand
+
     try:
-        names = list(braceexpand.braceexpand(spec))
+        # Of a command nothing but its braces changes; elsewhere a backslash makes a brace an ordinary letter.
+        return list(braceexpand.braceexpand(spec, escape=not spec.startswith("pipe:")))
     except ValueError as error:
         raise UserError(f"The braces of '{spec}' are not balanced.", "Write shard-{000000..000009}.tar.") from error
-    return [Path(found) for name in names for found in (sorted(glob.glob(name)) or [name])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distill.config import is_remote
 from distill.ship.describe import Config
 
 
@@ -12,6 +13,7 @@ def render(config: Config, name: str) -> str:
     counts = p["parameters"]
     image, text = config.image, config.text.spec
     own_names = "" if image.layers else " (timm's names)"
+    drawn = ", drawn from streams" if any(map(is_remote, p["recipe"]["data"]["train"])) else ""
     locked = ", a locked teacher inside" if image.width == 0 else ""
     return f"""# {name}
 
@@ -23,7 +25,7 @@ A small image–text model: images and texts as unit vectors of {config.width} n
 | text tower | {text["depth"]}-layer Transformer, {text["context"]} tokens, {counts["text"]:,} parameters |
 | objective | {p["objective"]} |
 | teacher | {teachers} |
-| trained on | {p["samples"]:,} images, to {p["checkpoint"]} |
+| trained on | {p["samples"]:,} images{drawn}, to {p["checkpoint"]} |
 | temperature | {config.temperature:.4f} |
 
 ```python

@@ -16,8 +16,8 @@ from itertools import chain
 from pathlib import Path
 
 from distill.config import Recipe
-from distill.data.batch import Bad, Batch
-from distill.errors import UserError
+from distill.data.batch import Batch
+from distill.errors import Bad, UserError
 from distill.train.log import Journal
 from distill.train.step import Outcome
 from launch import group as processes

@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distill.config import Recipe
-from distill.data.batch import Batch, Schedule, batches
+from distill.data.batch import Batch
 from distill.data.captions import Tokenizer
-from distill.data.shards import Shards
 from distill.facts import objective_of, teachers_of
-from distill.train import setup, towers
+from distill.train import setup, towers, training_set
 from distill.train.checkpoint import Checkpoints, Snapshot
 from distill.train.health import Health
 from distill.train.log import Log
 from distill.train.optim import Pace, learning_rate, optimizer
-from distill.train.prepare import SHARDS, TOKENIZER, pieces_of, read_recipe
+from distill.train.prepare import TOKENIZER, pieces_of, read_recipe
 from distill.train.step import Step
+from distill.train.training_set import Part
 from distill.train.wishes import Wishes
 from launch import group as processes
 from launch import zero
@@ -48,31 +50,25 @@ def train(run: Path) -> bool:
     """
     group = processes.start()
     recipe = read_recipe(run)
-    shards = Shards.load(run / SHARDS)
+    data = training_set.load(recipe, run)
     tokenizer = Tokenizer.load(run / TOKENIZER, towers.text_spec(recipe).context)
     checkpoints = Checkpoints(run, recipe.checkpoint.keep, group)
     snapshot = checkpoints.latest()
     engine, paces = make_engine(recipe, tokenizer.vocab, snapshot, group)
-    start, total = snapshot.step if snapshot else 0, recipe.train.total_steps(len(shards))
+    start, total = snapshot.step if snapshot else 0, recipe.train.total_steps(data.samples)
     del snapshot
-
-    objective = objective_of(recipe)
-    live = setup.online_teachers(recipe, group.device)
-    teach = [zero.sharded(teacher, group, recipe.zero.stage) if teacher else None for teacher in live]
-    advance = Step(engine, objective, teach, [table.weight for table in teachers_of(recipe)], group)
-    pairs, size = setup.pairs_of(recipe, shards, tokenizer), recipe.train.batch_size
-    pieces, neighbours = pieces_of(recipe, group.world), objective.needs.mixup > 0
-    schedule = Schedule(pairs.order, size, group.rank, group.world, start, total, neighbours, pieces)
-    health = Health(run, recipe, len(shards), start, group)
-    log = Log(run, f"training {recipe.objective.name}", start, total, size) if group.first else None
+    advance = make_step(recipe, engine, group)
+    part = Part(group.rank, group.world, pieces_of(recipe, group.world), start, total)
+    health = Health(run, recipe, data.samples, start, group)
+    log = Log(run, f"training {recipe.objective.name}", start, total, recipe.train.batch_size) if group.first else None
     done = start
     try:
         with (
             Wishes(run, recipe.checkpoint.every_minutes, group.first) as wishes,
             Watch(group, recipe.train.stall_seconds, say) as watch,
+            closing(data.batches(tokenizer, part, pin=group.device.type == "cuda")) as loader,
         ):
             watch.at(start + 1, "loading")
-            loader = batches(pairs, schedule, recipe.data.workers, pin=group.device.type == "cuda")
             for step, share in enumerate(loader, start):
                 watch.at(step + 1, "computing")
                 rates = [learning_rate(step, total, recipe.optim, pace) for pace in paces]
@@ -82,7 +78,7 @@ def train(run: Path) -> bool:
                 # Dropout and the like draw from (seed, step, rank), so a resumed run needs no generator state.
                 seed = hash((recipe.train.seed, step, group.rank))
                 outcome, done = advance(share, seed, seen(share) | wishes.now()), step + 1
-                health.take(done, share, outcome, schedule.keys(step, shards))
+                health.take(done, share, outcome, partial(data.keys, step))
                 if log is not None:
                     lr, samples = learning_rate(step, total, recipe.optim), int(outcome.counts["samples"])
                     log.step({"step": done} | outcome.numbers | {"lr": lr, "samples": samples})
@@ -99,7 +95,7 @@ def train(run: Path) -> bool:
         checkpoints.leave()
         if log is not None:
             log.close()
-        shards.close()
+        data.close()
         engine.destroy()
     return done == total
 
@@ -112,6 +108,14 @@ def seen(share: Sequence[Batch]) -> dict[str, float]:
 def say(sentence: str) -> None:
     """A word in the log, from whichever process."""
     print(sentence, file=sys.stderr, flush=True)
+
+
+def make_step(recipe: Recipe, engine: Any, group: processes.Group) -> Step:
+    """What takes a recipe's steps."""
+    live = setup.online_teachers(recipe, group.device)
+    teach = [zero.sharded(teacher, group, recipe.zero.stage) if teacher else None for teacher in live]
+    weights = [table.weight for table in teachers_of(recipe)]
+    return Step(engine, objective_of(recipe), teach, weights, group)
 
 
 def make_engine(

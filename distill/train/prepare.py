@@ -10,32 +10,28 @@ import os
 import platform
 import re
 import shutil
-import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from distill.config import Recipe
-from distill.data.batch import Bad
 from distill.data.captions import Tokenizer
-from distill.data.shards import Shards
-from distill.errors import BadSample, UserError
+from distill.errors import Bad, UserError
 from distill.files import write_text, write_whole
 from distill.recipe import check, dump
-from distill.train import setup, teaching, towers
-from distill.train.health import BAD_SAMPLES, most_bad, refuse_too_many
+from distill.train import setup, teaching, towers, training_set
+from distill.train.health import BAD_SAMPLES
+from distill.train.training_set import TrainingSet
 from distill.train.wishes import STOP
 from launch.command import Job
 
-RECIPE, TOKENIZER, ABOUT, SHARDS = "recipe.toml", "tokenizer.model", "run.json", "shards.safetensors"
+RECIPE, TOKENIZER, ABOUT = "recipe.toml", "tokenizer.model", "run.json"
 # What may be given anew to resume: how much is checked and saved, how it is loaded and cut up, what is passed over.
 MAY_CHANGE = (
-    r"teacher\.\d+\.audit|checkpoint\..*|zero\.stage|data\.(workers|bad_samples)|train\.(skip_nonfinite|stall_seconds)"
+    r"teacher\.\d+\.audit|checkpoint\..*|zero\.stage|"
+    r"data\.(workers|bad_samples|timeout|retries)|train\.(skip_nonfinite|stall_seconds)"
 )
-TOKENIZER_SAMPLES = 1_000_000  # more of them change a vocabulary of usual size very little
 PACKAGES = ("torch", "deepspeed", "timm", "sentencepiece", "webdataset", "safetensors", "numpy")
 
 
@@ -60,7 +56,7 @@ def read_about(run: Path) -> dict[str, Any]:
     return dict(json.loads((run / ABOUT).read_text(encoding="utf-8")))
 
 
-def prepare(recipe: Recipe, run: Path, resume: bool, job: Job) -> None:
+def prepare(recipe: Recipe, run: Path, resume: bool, job: Job, allow_pipe: bool = False) -> None:
     """Make a run folder ready for training, or check that it is the one to resume.
 
     Args:
@@ -68,6 +64,7 @@ def prepare(recipe: Recipe, run: Path, resume: bool, job: Job) -> None:
         run: the run folder.
         resume: continue the run that is there, instead of starting one.
         job: where training will run; what the teacher caches lack is embedded there too.
+        allow_pipe: whether the recipe may run shell commands.
 
     Raises:
         UserError: if anything the user gave does not hold; nothing is left behind then.
@@ -78,13 +75,16 @@ def prepare(recipe: Recipe, run: Path, resume: bool, job: Job) -> None:
     # A wrong tower, and a teacher that cannot be had, fail here, before any data is read.
     setup.model_of(recipe, given.vocab if given else 4)
     weights = teaching.online_weights(recipe)
-    shards = Shards.of(recipe.data.train, strict=False)
-    bad = preflight(recipe, shards)
+    data = training_set.of(recipe)
+    if data.commands and not allow_pipe:
+        more = f" (and {len(data.commands) - 1} more)" if len(data.commands) > 1 else ""
+        raise UserError(f"The recipe runs a command: {data.commands[0]}{more}.", "If you trust it, add --allow-pipe.")
+    bad = data.check()
     if resume:
-        check_unchanged(run, shards)
-    tokenizer = None if resume else given or make_tokenizer(recipe, shards)
-    audits = teaching.fill_and_audit(recipe, shards, job)
-    weights |= {name: cache.weights(shards) for name, cache in teaching.cached(recipe).items()}
+        data.check_unchanged(run)
+    tokenizer = None if resume else given or make_tokenizer(recipe, data)
+    embedded, audits = data.embed(job)
+    weights |= embedded
     if tokenizer is None:
         check_weights(run, weights)
         write_text(run / RECIPE, dump(recipe))
@@ -96,27 +96,27 @@ def prepare(recipe: Recipe, run: Path, resume: bool, job: Job) -> None:
         | {package: version(package) for package in PACKAGES},
         "seed": recipe.train.seed,
         "processes": job.world,
-        "samples": len(shards),
-        "steps": recipe.train.total_steps(len(shards)),
+        "samples": data.samples,
+        "steps": recipe.train.total_steps(data.samples),
         "vocab": tokenizer.vocab,
         "parameters": parameter_counts(model),
-        "shards": len(shards.indexes),
+        "shards": data.shards,
         "teachers": [table.name for table in recipe.teacher],
         "teacher_weights": weights,
         "teacher_audits": audits,
     }
-    write_run(recipe, run, tokenizer, about, shards, bad)
+    write_run(recipe, run, tokenizer, about, data, bad)
 
 
 def write_run(
-    recipe: Recipe, run: Path, tokenizer: Tokenizer, about: dict[str, Any], shards: Shards, bad: list[Bad]
+    recipe: Recipe, run: Path, tokenizer: Tokenizer, about: dict[str, Any], data: TrainingSet, bad: list[Bad]
 ) -> None:
     """The run folder with all its files, at once or not at all."""
     unfinished = run.with_name(f".{run.name}.unfinished-{os.getpid()}")
     unfinished.mkdir(parents=True)
     write_whole(unfinished / TOKENIZER, lambda to: to.write_bytes(tokenizer.model))
     write_text(unfinished / ABOUT, json.dumps(about, indent=1) + "\n")
-    shards.save(unfinished / SHARDS)
+    data.save(unfinished)
     if bad:
         lines = [json.dumps({"step": 0} | one._asdict(), ensure_ascii=False) + "\n" for one in bad]
         write_text(unfinished / BAD_SAMPLES, "".join(lines))
@@ -168,20 +168,6 @@ def claim(recipe: Recipe, run: Path, resume: bool) -> None:
         raise UserError(f"{run} exists and is no empty folder.", "Choose another --out.")
 
 
-def check_unchanged(run: Path, shards: Shards) -> None:
-    """Refuse to resume on other shards than the run was started on."""
-    before, now = Shards.load(run / SHARDS).indexes, shards.indexes
-    same = np.array_equal(before.names, now.names) and np.array_equal(before.sha256, now.sha256)
-    if same:
-        return
-    olds, news = ({of.path(k): of.sha256[k].tobytes() for k in range(len(of))} for of in (before, now))
-    changed = sorted(path for path in olds.keys() | news.keys() if olds.get(path) != news.get(path))
-    raise UserError(
-        f"The training data has changed since the run was started: {changed[0] if changed else 'its order'}.",
-        "Restore it, or train into another folder.",
-    )
-
-
 def check_weights(run: Path, weights: dict[str, str]) -> None:
     """Refuse to resume with other weights of a teacher than the run was started with."""
     before = read_about(run)["teacher_weights"]
@@ -201,31 +187,6 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [d for k, (a, b) in enumerate(zip(old, new, strict=True)) for d in differences(a, b, f"{path}.{k}")]
     return [] if old == new else [path]
-
-
-def preflight(recipe: Recipe, shards: Shards) -> list[Bad]:
-    """What the shards' headers say: which samples cannot be used, and whether a batch fits.
-
-    Raises:
-        UserError: if there are more bad samples than the recipe allows, or fewer samples than a batch has.
-    """
-    bad = [Bad(*fault) for fault in shards.faults]
-    for what, kinds in {"image": ("image",), "caption": ("txt", "json")}.items():
-        bad += [Bad(str(shard), key, f"there is no {what}") for shard, key in shards.missing(*kinds)]
-    if bad:
-        count = len({(one.shard, one.key) for one in bad}) + sum(one.missing for one in bad)
-        refuse_too_many(count, most_bad(recipe, len(shards)), bad[-1], "before training")
-        print(
-            f"{count} bad samples are passed over; the first: {bad[0].shard} {bad[0].key}: {bad[0].reason}",
-            file=sys.stderr,
-        )
-    if recipe.train.batch_size > len(shards):
-        raise UserError(
-            f"train.batch_size = {recipe.train.batch_size} is more than the {len(shards)} training samples: "
-            "a batch would hold an image twice, as its own negative.",
-            "Choose a smaller train.batch_size.",
-        )
-    return bad
 
 
 def given_tokenizer(recipe: Recipe) -> Tokenizer | None:
@@ -248,20 +209,10 @@ def given_tokenizer(recipe: Recipe) -> Tokenizer | None:
     return own
 
 
-def make_tokenizer(recipe: Recipe, shards: Shards) -> Tokenizer:
+def make_tokenizer(recipe: Recipe, data: TrainingSet) -> Tokenizer:
     """A SentencePiece model trained from the training captions."""
-    context, table = towers.text_spec(recipe).context, recipe.student.tokenizer
-    captions = setup.captions_of(recipe)
-    # All of a small set, evenly spaced samples of a large one.
-    chosen = range(0, len(shards), 1 + len(shards) // TOKENIZER_SAMPLES)
-    texts, bad = list[str](), list[Bad]()
-    for i in chosen:
-        try:
-            texts += [c.text for c in captions.of(shards.read(i, ["txt", "json"]))]
-        except BadSample as error:
-            bad.append(Bad(error.shard, error.key, error.reason))
-            refuse_too_many(len(bad), most_bad(recipe, len(shards)), bad[-1], "before training")
-    return Tokenizer.train(texts, table.vocab, context)
+    # All at once: SentencePiece would take an error among them for their end.
+    return Tokenizer.train(list(data.texts()), recipe.student.tokenizer.vocab, towers.text_spec(recipe).context)
 
 
 def parameter_counts(model: Any) -> dict[str, int]:

@@ -9,12 +9,13 @@ import torch
 
 import teachers
 from distill.config import Recipe
-from distill.data.batch import Drawing, Pairs
 from distill.data.cache import Cache
 from distill.data.captions import Captions, Tokenizer
 from distill.data.inputs import FromCache, FromCaptions, FromPixels, TeacherInput
 from distill.data.order import Order
+from distill.data.pairs import Pairs
 from distill.data.shards import Shards
+from distill.data.transform import Drawing, Transform
 from distill.data.views import Views
 from distill.errors import from_leaves
 from distill.facts import card_of, facts_of, objective_of, online, teachers_of
@@ -80,7 +81,13 @@ def model_of(recipe: Recipe, vocab: int) -> Model:
 
 
 def pairs_of(recipe: Recipe, shards: Shards, tokenizer: Tokenizer) -> Pairs:
-    """The training pairs of a run."""
+    """The training pairs of a run on shards."""
+    order = Order(shards.counts, recipe.train.seed)
+    return Pairs(shards, transform_of(recipe, tokenizer, shards), order, recipe.train.batch_size)
+
+
+def transform_of(recipe: Recipe, tokenizer: Tokenizer, shards: Shards | None = None) -> Transform:
+    """What makes batches of a run's samples; teachers have caches of shards only."""
     views, logits, inputs = views_of(recipe), wants_logits(recipe), list[TeacherInput]()
     for table in teachers_of(recipe):
         card = card_of(table)
@@ -89,8 +96,8 @@ def pairs_of(recipe: Recipe, shards: Shards, tokenizer: Tokenizer) -> Pairs:
                 inputs.append(FromCaptions(teachers.tokenizer(card)))
         elif online(table):
             inputs.append(FromPixels(table.image_size or card.image_size, card.interpolation))
-        else:
-            inputs.append(FromCache(Cache(table, card, views, logits)))
+        elif shards is not None:
+            inputs.append(FromCache(Cache(table, card, views, logits), shards))
     drawing = Drawing(
         captions=captions_of(recipe),
         views=views,
@@ -101,4 +108,4 @@ def pairs_of(recipe: Recipe, shards: Shards, tokenizer: Tokenizer) -> Pairs:
         interpolation=card_of(recipe.teacher[0]).interpolation if recipe.on_teacher else "bicubic",
         mixup=objective_of(recipe).needs.mixup,
     )
-    return Pairs(shards, tokenizer, inputs, drawing, Order(shards.counts, recipe.train.seed), recipe.train.batch_size)
+    return Transform(tokenizer, inputs, drawing)

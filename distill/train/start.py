@@ -18,6 +18,7 @@ def start(
     nproc: int = 1,
     hostfile: Path | None = None,
     master_addr: str = "",
+    allow_pipe: bool = False,
 ) -> bool:
     """Prepare a run and train it to its end.
 
@@ -28,6 +29,7 @@ def start(
         nproc: processes on this machine.
         hostfile: DeepSpeed's host file; then its slots count, and ``nproc`` does not.
         master_addr: see :class:`launch.command.Job`.
+        allow_pipe: whether the recipe may run the shell commands of its ``pipe:`` streams.
 
     Returns:
         Whether it has come to its end; if not, SIGTERM has stopped it, and it can be resumed.
@@ -41,7 +43,7 @@ def start(
     job = command.Job(Path(worker.__file__).resolve(), (str(run),), run, nproc, hostfile, master_addr)
     with from_leaves():
         command.check(job)
-    prepare.prepare(recipe, run, resume, job)
+    prepare.prepare(recipe, run, resume, job, allow_pipe)
     if job.here:
         from distill.train.loop import train
 

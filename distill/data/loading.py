@@ -1,0 +1,80 @@
+"""Batches loaded ahead, by processes of their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Generator, Iterator
+from itertools import islice
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from distill.data.batch import Batch
+from distill.errors import UserError
+from launch.command import end_with_parent
+
+AHEAD = 4  # batches a loader process has ready
+
+
+def batches(
+    dataset: Dataset[Any], workers: int, pin: bool, schedule: Sampler[Any] | None = None, pieces: int = 1
+) -> Generator[list[Batch]]:
+    """Every step's pieces, loaded ahead by ``workers`` processes; 0 loads in this one.
+
+    Args:
+        dataset: gives a piece for each entry of a schedule, or without one the pieces of a whole step at a time; where
+            it cannot go on, a :class:`~distill.errors.UserError` in place of a piece.
+        schedule: what to ask the data set for.
+        pieces: of a step, where there is a schedule.
+
+    Raises:
+        UserError: if the data set cannot go on.
+    """
+    asked: dict[str, Any] = {"batch_size": None} if schedule is None else {"batch_sampler": schedule}
+    others = set(multiprocessing.active_children())
+    loader = iter(
+        DataLoader(
+            dataset,
+            num_workers=workers,
+            collate_fn=_whole,
+            pin_memory=pin,
+            prefetch_factor=AHEAD if workers else None,
+            worker_init_fn=_deaf,
+            **asked,
+        )
+    )
+    try:
+        shares = loader if schedule is None else _grouped(loader, pieces)
+        for share in shares:
+            for piece in share:
+                if isinstance(piece, UserError):
+                    raise piece
+            yield share
+    finally:
+        own = [process for process in multiprocessing.active_children() if process not in others and process.pid]
+        for process in own:
+            os.kill(process.pid or 0, signal.SIGINT)  # or one that waits for a server would be waited for
+        del shares, loader
+        for process in own:
+            process.kill()
+
+
+def _grouped(loader: Iterator[Any], pieces: int) -> Iterator[list[Any]]:
+    while share := list(islice(loader, pieces)):
+        yield share
+
+
+def _deaf(number: int) -> None:
+    """In a loader process: SIGTERM to a whole job is for the training process to heed, which ends its loaders.
+
+    SIGINT ends it at once: what it has open is closed.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end_with_parent(signal.SIGINT)
+
+
+def _whole(batch: Any) -> Any:
+    """The data set hands out whole batches already."""
+    return batch

@@ -1,0 +1,250 @@
+"""Files that are far away, read as streams: http(s), s3, and what a command prints.
+
+A stream that stalls, is cut off or is refused for the moment goes on where it was, after a while; one that cannot be
+read at all says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import random
+import re
+import select
+import shutil
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from launch.command import end_with_parent
+
+CHUNK = 1 << 16  # bytes; tarfile copies what it has of one with every member
+LONGEST_WAIT = 60.0  # seconds
+# Of HTTP's status codes those that may be another one soon: time-outs and too many requests; and all from 500 on.
+PASSING = (408, 425, 429)
+REPLACED = "it has been replaced while it was read"
+FORGIVEN = 1 << 16  # bytes that have to arrive after a fault before it no longer counts
+
+
+@dataclass(frozen=True)
+class Patience:
+    """What is put up with.
+
+    Attributes:
+        timeout: seconds for which a stream may send nothing.
+        retries: faults in a row after which a stream is given up.
+        wait: seconds before the first attempt to go on; twice as many before each further one.
+    """
+
+    timeout: float = 60.0
+    retries: int = 5
+    wait: float = 1.0
+
+
+class Lost(Exception):
+    """A stream that cannot be read: why, as half a sentence."""
+
+
+class Source(Protocol):
+    """An open stream.
+
+    Attributes:
+        start: the byte of the file at which it starts: the one asked for, or one before it.
+        version: by which another content under the same address shows.
+    """
+
+    start: int
+    version: str
+
+    def read(self) -> bytes:
+        """The next bytes, at least one of them; b"" at its end.
+
+        Raises:
+            OSError, http.client.HTTPException: for what may go better another time.
+            Lost: for what will not.
+        """
+
+    def close(self) -> None:
+        """Let go of it, wherever it is."""
+
+
+class Web:
+    """A file behind http or https."""
+
+    def __init__(self, address: str, at: int, timeout: float) -> None:
+        headers = {"User-Agent": "distill"} | ({"Range": f"bytes={at}-"} if at else {})
+        try:
+            self.response = urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=timeout)
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code >= 500 or error.code in PASSING:
+                    raise ConnectionError(f"the server answered {error.code} {error.reason}") from error
+                raise Lost(f"the server answered {error.code} {error.reason}") from error
+        except (ValueError, http.client.InvalidURL) as error:
+            raise Lost(str(error)) from error
+        headers = self.response.headers
+        self.start, total = 0, headers.get("Content-Length", "")
+        if self.response.status == 206:
+            part = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
+            if part is None or int(part[1]) > at:
+                raise Lost("the server sends another part of it than it was asked for")
+            self.start, total = int(part[1]), part[2]
+        self.at, self.end = self.start, int(total) if total.isdigit() else None
+        self.version = f"{self.end} {headers.get('ETag', '')} {headers.get('Last-Modified', '')}"
+
+    def read(self) -> bytes:
+        if self.at == self.end:
+            return b""
+        data = self.response.read1(CHUNK)
+        self.at += len(data)
+        if not data and self.end is not None:
+            raise ConnectionError(f"the connection ended {self.end - self.at} bytes too early")
+        return data
+
+    def close(self) -> None:
+        self.response.close()
+
+
+class Command:
+    """What a command prints; it has to end with status 0."""
+
+    start, version = 0, ""
+
+    def __init__(self, command: list[str] | str, timeout: float) -> None:
+        self.timeout = timeout
+        self.process = subprocess.Popen(
+            command,
+            shell=isinstance(command, str),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            cwd="/",  # the same on every host, whoever starts it
+            start_new_session=True,
+            preexec_fn=_start,
+        )
+        assert self.process.stdout is not None
+        self.output = self.process.stdout.fileno()
+        self.poll = select.poll()
+        self.poll.register(self.output, select.POLLIN)
+
+    def read(self) -> bytes:
+        if not self.poll.poll(1000 * self.timeout):
+            raise TimeoutError(f"the command printed nothing for {self.timeout:g} seconds")
+        data = os.read(self.output, CHUNK)
+        if not data:
+            try:
+                status = self.process.wait(self.timeout)
+            except subprocess.TimeoutExpired:
+                raise TimeoutError(f"the command does not end within {self.timeout:g} seconds") from None
+            if status:
+                raise ConnectionError(f"the command ended with status {status}")
+        return data
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # it has gone, or is another user's
+            os.killpg(self.process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(5)
+        if self.process.stdout:
+            self.process.stdout.close()
+
+
+def _start() -> None:
+    """In a new process, before its program starts: to end with the one that reads it, whatever that one ignores."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent(signal.SIGKILL)
+
+
+def s3(address: str, at: int, timeout: float) -> Command:
+    """An object in S3, through AWS's own command; no shell reads the address."""
+    if shutil.which("aws") is None:
+        raise Lost("AWS's command line, aws, is not installed")
+    return Command(["aws", "s3", "cp", "--only-show-errors", address, "-"], timeout)
+
+
+def pipe(address: str, at: int, timeout: float) -> Command:
+    """What a shell command prints."""
+    return Command(address.removeprefix("pipe:"), timeout)
+
+
+OPENERS: dict[str, Callable[[str, int, float], Source]] = {"http": Web, "https": Web, "s3": s3, "pipe": pipe}
+
+
+class Stream:
+    """The bytes behind an address, in order, whatever happens on the way.
+
+    Args:
+        address: see :data:`OPENERS`.
+        patience: with faults.
+
+    Attributes:
+        at: how many bytes have been read.
+    """
+
+    def __init__(self, address: str, patience: Patience) -> None:
+        self.address, self.patience = address, patience
+        self.source: Source | None = None
+        self.version: str | None = None
+        self.at = self.behind = self.faults = self.last_fault = 0
+        self.sum = self.sum_again = 0  # of what has been read, and of the same read once more
+
+    def read(self, size: int = CHUNK) -> bytes:
+        """The next bytes, as many as there are at once, whatever the ``size``; b"" at the end.
+
+        Raises:
+            Lost: if the stream cannot go on.
+        """
+        while True:
+            try:
+                data = self._next()
+            except (OSError, http.client.HTTPException) as error:
+                self._wait(error)
+            else:
+                self.at += len(data)
+                self.sum = zlib.crc32(data, self.sum)
+                return data
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self.source is not None:
+            self.source.close()
+            self.source = None
+
+    def _next(self) -> bytes:
+        """What comes next, the stream opened if it is not, and without what has been read before."""
+        if self.source is None:
+            opener = OPENERS[self.address.partition(":")[0]]
+            self.source = opener(self.address, self.at, self.patience.timeout)
+            self.behind, self.sum_again = self.at - self.source.start, 0
+            if self.version is None:
+                self.version = self.source.version
+            if self.version != self.source.version:
+                raise Lost(REPLACED)
+        while data := self.source.read():
+            known, new = data[: self.behind], data[self.behind :]
+            self.behind -= len(known)
+            self.sum_again = zlib.crc32(known, self.sum_again)
+            if known and not self.behind and not self.source.start and self.sum_again != self.sum:
+                raise Lost(REPLACED)
+            if new:
+                return new
+        if self.behind:
+            raise Lost(REPLACED)
+        return b""
+
+    def _wait(self, error: Exception) -> None:
+        """Count a fault, and wait, or give up."""
+        self.close()
+        self.faults = 1 if self.at - self.last_fault >= FORGIVEN else self.faults + 1
+        self.last_fault = self.at
+        if self.faults > self.patience.retries:
+            reason = str(getattr(error, "reason", "") or error) or type(error).__name__
+            raise Lost(f"{reason}, {self.faults} times in a row") from error
+        wait = min(LONGEST_WAIT, self.patience.wait * 2 ** (self.faults - 1))
+        time.sleep(wait * random.uniform(0.5, 1.0))  # not all processes at once

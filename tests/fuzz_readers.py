@@ -1,0 +1,152 @@
+"""Coverage-guided fuzzing of everything that reads files from elsewhere.
+
+    pip install atheris
+    python tests/fuzz_readers.py [--seconds 60] [TARGET …]
+
+runs each target in a process of its own, from real files as seeds. A reader either reads what it is given, and then
+points nowhere outside of it, or refuses it by the exceptions it names; any other exception, or a minute without an
+answer, ends the process with the input that caused it, and this with status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+Target = Callable[[bytes], None]
+INSTRUMENTED = ["distill.data", "distill.recipe", "distill.explain", "distill.train.checkpoint", "tarfile"]
+
+
+def targets(scratch: Path) -> dict[str, tuple[Target, list[bytes]]]:
+    """By name, what is fed with bytes, and bytes to start from."""
+    import tomllib
+
+    import numpy as np
+    import torch
+    from conftest import RECIPE, encoded, picture, write_shards
+    from safetensors.torch import save
+
+    from distill.data.captions import Captions
+    from distill.data.index import build_index, inside, load_index, places, read_index, stamp_of
+    from distill.data.shards import Sample, Shards
+    from distill.data.streams import grouped
+    from distill.data.views import decode
+    from distill.errors import BadSample, UserError
+    from distill.recipe import check, dump
+    from distill.train import checkpoint
+
+    (shard,) = write_shards(scratch / "seed", (3,))
+    read_index(shard)
+    Shards.of([str(shard)]).save(scratch / "table")
+    checkpoint.write(scratch, {"model/a": torch.ones(3)}, {"scale": torch.ones(1)}, {"step": 1}, keep=1)
+    folder, seal = scratch / "step-00000001", (scratch / "step-00000001" / "checkpoint.json").read_bytes()
+    state = (folder / "state.safetensors").read_bytes()
+    file, stamp = scratch / "input", stamp_of(shard)
+
+    def archive(data: bytes) -> None:
+        file.write_bytes(data)
+        index = build_index(file)
+        assert inside(index.members, len(data)) and len(index.keys) == len(index.members)
+
+    def stream(data: bytes) -> None:
+        with suppress(tarfile.TarError, ValueError, OverflowError, RecursionError):
+            for key, parts in grouped(io.BytesIO(data)):
+                assert key.encode() and sum(map(len, parts.values())) <= len(data)
+
+    def index(data: bytes) -> None:
+        file.write_bytes(data)
+        found = load_index(file, shard, stamp)
+        assert found is None or (inside(found.members, stamp[0]) and found.members.shape == (len(found.keys), 3, 2))
+
+    def table(data: bytes) -> None:
+        file.write_bytes(data)
+        with suppress(UserError):
+            shards = Shards.load(file)
+            assert 0 <= len(shards) == int(np.sum(shards.counts)) and shards.indexes.path(0)
+
+    def sealed(data: bytes) -> None:
+        (folder / "checkpoint.json").write_bytes(data)
+        (folder / "state.safetensors").write_bytes(state)
+        assert isinstance(checkpoint.complaint(folder), str)
+
+    def tensors(data: bytes) -> None:
+        (folder / "checkpoint.json").write_bytes(seal)
+        (folder / "state.safetensors").write_bytes(data)
+        assert (checkpoint.complaint(folder) == "") == (data == state)
+
+    def recipe(data: bytes) -> None:
+        with suppress(UserError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+            found = check(tomllib.loads(data.decode()))
+            assert check(tomllib.loads(dump(found))) == found
+
+    def captions(data: bytes) -> None:
+        with suppress(BadSample):
+            for caption in Captions().of(Sample("key", "a.tar", None, data[:20], data)):
+                caption.text.encode()
+
+    def image(data: bytes) -> None:
+        with suppress(BadSample):
+            assert decode(Sample("key", "a.tar", data, None, None)).mode == "RGB"
+
+    small = picture("cross", "blue", 1, 40)
+    text = RECIPE.format(shards="/data").encode()
+    return {
+        "archive": (archive, [shard.read_bytes()]),
+        "stream": (stream, [shard.read_bytes()]),
+        "index": (index, [places(shard)[0].read_bytes()]),
+        "table": (table, [(scratch / "table").read_bytes()]),
+        "sealed": (sealed, [seal]),
+        "tensors": (tensors, [state, save({"x": torch.ones(2)})]),
+        "recipe": (recipe, [text]),
+        "captions": (captions, [b'{"captions": {"en": ["a", {"text": "b", "language": "de"}]}, "caption": "c"}']),
+        "image": (image, [encoded(small, kind) for kind in ("PNG", "JPEG", "WEBP")]),
+    }
+
+
+def fuzz(name: str, seconds: int) -> None:
+    """Feed one target in this process, which ends here."""
+    import atheris
+
+    with tempfile.TemporaryDirectory() as scratch, atheris.instrument_imports(include=INSTRUMENTED):
+        target, seeds = targets(Path(scratch))[name]
+        corpus = Path(scratch) / "corpus"
+        corpus.mkdir()
+        for number, seed in enumerate(seeds):
+            (corpus / str(number)).write_bytes(seed)
+        limits = [f"-max_total_time={seconds}", "-timeout=60", "-max_len=40000", "-rss_limit_mb=8192", "-verbosity=0"]
+        atheris.Setup([sys.argv[0], *limits, "-print_final_stats=1", str(corpus)], target)
+        atheris.Fuzz()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help="default all")
+    parser.add_argument("--seconds", type=int, default=60, help="for each target; default 60")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        fuzz(options.one, options.seconds)
+    with tempfile.TemporaryDirectory() as scratch:
+        known = list(targets(Path(scratch)))
+    failed = False
+    for name in options.targets or known:
+        command = [sys.executable, __file__, "--one", name, "--seconds", str(options.seconds)]
+        result = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        lines = result.stderr.splitlines()
+        runs = next((line.split()[-1] for line in lines if "number_of_executed_units" in line), "?")
+        print(f"{name:10} {runs:>9} inputs  {'failed' if result.returncode else 'fine'}", flush=True)
+        if result.returncode:
+            failed = True
+            print("\n".join(lines[-40:]), file=sys.stderr)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
