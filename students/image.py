@@ -12,6 +12,9 @@ from torch import nn
 
 from students.tower import Tower
 
+# By these timm.create_model reads files. An export or a recipe may be somebody else's: a tower is made of its sizes.
+READING = frozenset({"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"})
+
 
 class ImageSpec(BaseModel):
     """What an image tower is: a timm architecture and the keyword arguments it is created with.
@@ -89,10 +92,15 @@ def image_tower(
 
     Raises:
         LookupError: if timm has no such architecture; the message names the nearest ones.
-        ValueError: if timm refuses the arguments, or the network the image size.
+        ValueError: if timm refuses the arguments or would read files for them, or the network refuses the image size.
     """
     import timm
 
+    if reading := sorted(READING & spec.options.keys()):
+        raise ValueError(
+            f"An image tower takes no {', '.join(reading)}: it starts from random weights. "
+            "Start it from other ones with student.image.init."
+        )
     if not timm.is_model(spec.arch):
         near = difflib.get_close_matches(spec.arch, timm.list_models(), n=3)
         hint = f"Did you mean {' or '.join(near)}?" if near else "timm.list_models() names them all."

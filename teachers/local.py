@@ -14,6 +14,10 @@ from teachers.hub import described
 
 # What timm, transformers and sentence-transformers call the file with the weights, the safe one first.
 FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "pytorch_model.pth")
+# Of a folder's arguments for timm.create_model those that loading says itself, and those that name further files.
+OWN = frozenset(
+    {"num_classes", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
+)
 CONTEXT = 64  # tokens a text; as of the packaged text teacher
 
 
@@ -60,9 +64,7 @@ def image_card(folder: Path, config: Mapping[str, Any]) -> Card:
     """The card of what ``timm.models.push_to_hf_hub`` and ``save_for_hf`` write."""
     said = {**config, **(config.get("pretrained_cfg") or {})}
     about = {key: value for key, value in said.items() if value is not None}
-    options = dict(config.get("model_args") or {})
-    for own in ("num_classes", "pretrained"):  # loading says these itself
-        options.pop(own, None)
+    options = {key: value for key, value in dict(config.get("model_args") or {}).items() if key not in OWN}
     card = described(f"local/{folder.name}", config["architecture"], options, about)
     return replace(
         card,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,13 @@ def test_an_export_with_a_damaged_or_foreign_tower_is_refused(tmp_path: Path, re
     image.write_bytes(text.read_bytes())
     assert "weights do not fit" in refused(*embed, cwd=tmp_path)
     image.write_bytes(whole)
+    config = tmp_path / "export" / "config.json"
+    about = json.loads(config.read_text())
+    about["image"]["options"]["checkpoint_path"] = str(image)
+    kept = config.read_text()
+    config.write_text(json.dumps(about))
+    assert "takes no checkpoint_path" in refused(*embed, cwd=tmp_path)
+    config.write_text(kept)
     distill(*embed, cwd=tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,16 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 import teachers
+
+
+class Trap:
+    """Unpickled by Python, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return Path.touch, (self.path,)
 
 
 def test_a_file_in_any_usual_wrapping_gives_the_same_teacher(tmp_path: Path) -> None:
@@ -51,6 +62,14 @@ def test_a_folder_that_timm_has_saved_is_a_teacher(tmp_path: Path) -> None:
         normal = (noise(2, 96).float() / 255 - 0.4) / 0.2
         assert_close(teachers.load(card, logits=True)(noise(2, 96)), net.eval()(normal), rtol=1e-4, atol=1e-4)
     assert teachers.load(card, 128)(noise(1, 128)).shape == (1, 192)
+    # Of what its settings name, nothing else is read.
+    harm = tmp_path / "harm.pth"
+    torch.save(Trap(tmp_path / "sprung"), harm)
+    config = json.loads((folder / "config.json").read_text())
+    further = {"checkpoint_path": str(harm), "pretrained_cfg": {"file": str(harm)}, "pretrained": True}
+    (folder / "config.json").write_text(json.dumps(config | {"model_args": config["model_args"] | further}))
+    assert_close(teachers.load(teachers.card(str(folder)))(noise(2, 96)), teachers.load(card)(noise(2, 96)))
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_a_folder_of_a_sentence_encoder_is_a_text_teacher() -> None:
@@ -60,16 +79,6 @@ def test_a_folder_of_a_sentence_encoder_is_a_text_teacher() -> None:
     assert (card.modality, card.arch, card.width, card.context) == ("text", "bert", 384, 64)
     tokens = teachers.tokenizer(card).encode(["a red apple", "un gato"])
     assert_close(teachers.load(card)(tokens), teachers.load(packaged)(tokens))
-
-
-class Trap:
-    """Unpickled by Python, it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, tuple[Path]]:
-        return Path.touch, (self.path,)
 
 
 def test_files_that_must_not_be_believed(tmp_path: Path) -> None:

@@ -121,6 +121,8 @@ def test_an_image_tower_is_a_timm_network_behind_its_normalisation(arch: str, op
         (VIT, SMALL_VIT, ValueError, "does not take 32-pixel images.*img_size = 32"),
         (VIT, SMALL_VIT | {"img_size": 32, "global_pool": ""}, ValueError, r"gives \(5, 24\) .*global_pool"),
         ("resnet10t", {"features_only": True}, ValueError, "one vector of 24"),
+        (VIT, SMALL_VIT | {"checkpoint_path": "a.pth"}, ValueError, "takes no checkpoint_path.*student.image.init"),
+        (VIT, {"pretrained_cfg": {"file": "a.pth"}, "pretrained": True}, ValueError, "no pretrained, pretrained_cfg:"),
     ],
 )
 def test_image_towers_that_cannot_be_are_refused(arch: str, options: dict, error: type[Exception], said: str) -> None:
