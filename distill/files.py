@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -86,6 +87,23 @@ def digest(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_table(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """What a UTF-8 file says, by ``parse``: ``json.loads`` or ``tomllib.loads``.
+
+    Raises:
+        ValueError: if there is no table in it, whatever there is instead.
+    """
+    try:
+        found = parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(error.strerror) from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError("it is no table")
+    return found
 
 
 def write_text(path: Path, text: str) -> None:

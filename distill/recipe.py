@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from distill.config import Recipe, is_remote
 from distill.errors import UserError, did_you_mean
 from distill.explain import explain
+from distill.files import read_table
 
 LENGTHS = ("train.steps", "train.epochs", "train.examples")
 
@@ -44,8 +45,8 @@ def load(source: str, overrides: Iterable[str] = ()) -> Recipe:
             raise UserError(f"There is no recipe '{source}'.", hint)
         path = known[source]
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        tree = read_table(path, tomllib.loads)
+    except ValueError as error:
         raise UserError(f"{path} is not valid TOML: {error}.", "Correct that line.") from error
     # A file's relative paths are relative to that file; those typed with --set, to where they were typed.
     anchor(tree, path.parent.absolute())
@@ -82,7 +83,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {override} is not of the form section.key=value.", "Write --set optim.lr=0.001.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text
     *parents, last = path.split(".")
     if path in LENGTHS and isinstance(tree.get("train"), dict):

@@ -147,6 +147,16 @@ every_steps = 3
 SCRATCH = ["--set", "teacher=[]", "--set", "objective.name=contrastive"]
 
 
+# An export's, the least it may say.
+CONFIG = {
+    "format": "distill-export/1",
+    **{"width": 8, "temperature": 0.07, "provenance": {}},
+    "image": {"arch": "resnet18", "mean": [0.5] * 3, "std": [0.5] * 3, "width": 8, "image_size": 32}
+    | {"interpolation": "bicubic"},
+    "text": {"spec": {"arch": "transformer"}, "vocab": 30},
+}
+
+
 @pytest.fixture
 def recipe(tmp_path: Path, shards: Path) -> Path:
     """A recipe that trains in seconds; its teacher cache is shared by all tests, beside the shards."""

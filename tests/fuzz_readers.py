@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import subprocess
 import sys
 import tarfile
@@ -21,7 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 
 Target = Callable[[bytes], None]
-INSTRUMENTED = ["distill.data", "distill.recipe", "distill.explain", "distill.train.checkpoint", "tarfile"]
+READERS = ("data", "recipe", "explain", "files", "ship", "train.checkpoint")
+INSTRUMENTED = [*(f"distill.{name}" for name in READERS), "tarfile"]
 
 
 def targets(scratch: Path) -> dict[str, tuple[Target, list[bytes]]]:
@@ -30,16 +32,22 @@ def targets(scratch: Path) -> dict[str, tuple[Target, list[bytes]]]:
 
     import numpy as np
     import torch
-    from conftest import RECIPE, encoded, picture, write_shards
+    from conftest import CONFIG, RECIPE, encoded, picture, write_shards
     from safetensors.torch import save
 
+    import teachers
+    from distill.config import Teacher
+    from distill.data.cache import Cache
     from distill.data.captions import Captions
     from distill.data.index import build_index, inside, load_index, places, read_index, stamp_of
     from distill.data.shards import Sample, Shards
     from distill.data.streams import grouped
-    from distill.data.views import decode
+    from distill.data.views import Views, decode
     from distill.errors import BadSample, UserError
+    from distill.files import read_table
     from distill.recipe import check, dump
+    from distill.ship.describe import Config, read_config
+    from distill.ship.load import read_tower
     from distill.train import checkpoint
 
     (shard,) = write_shards(scratch / "seed", (3,))
@@ -49,6 +57,13 @@ def targets(scratch: Path) -> dict[str, tuple[Target, list[bytes]]]:
     folder, seal = scratch / "step-00000001", (scratch / "step-00000001" / "checkpoint.json").read_bytes()
     state = (folder / "state.safetensors").read_bytes()
     file, stamp = scratch / "input", stamp_of(shard)
+    card = teachers.card("packaged/efficientnet_lite0")
+    cache = Cache(Teacher(name=card.name, cache=str(scratch / "cache")), card, Views())
+    shards = Shards.of([str(shard)])
+    cache.claim(shards.indexes[0], "weights")
+    cache.write(shards.indexes[0], torch.zeros(1, 3, card.width, dtype=cache.dtype))
+    embeddings, export = cache.file(shard).read_bytes(), scratch / "export"
+    export.mkdir()
 
     def archive(data: bytes) -> None:
         file.write_bytes(data)
@@ -81,9 +96,27 @@ def targets(scratch: Path) -> dict[str, tuple[Target, list[bytes]]]:
         (folder / "state.safetensors").write_bytes(data)
         assert (checkpoint.complaint(folder) == "") == (data == state)
 
+    def cached(data: bytes) -> None:
+        cache.file(shard).write_bytes(data)
+        with suppress(UserError):
+            again = Cache(cache.table, card, Views())
+            if not again.missing(shards):
+                assert again.row(shards, 2, 0).shape == (card.width,)
+
+    def config(data: bytes) -> None:
+        (export / "config.json").write_bytes(data)
+        with suppress(UserError):
+            assert Config.model_validate_json(read_config(export).model_dump_json())
+
+    def tower(data: bytes) -> None:
+        (export / "image.safetensors").write_bytes(data)
+        with suppress(ValueError):
+            assert all(isinstance(value, torch.Tensor) for value in read_tower(export, "image").values())
+
     def recipe(data: bytes) -> None:
-        with suppress(UserError, tomllib.TOMLDecodeError, UnicodeDecodeError):
-            found = check(tomllib.loads(data.decode()))
+        file.write_bytes(data)
+        with suppress(UserError, ValueError):
+            found = check(read_table(file, tomllib.loads))
             assert check(tomllib.loads(dump(found))) == found
 
     def captions(data: bytes) -> None:
@@ -104,6 +137,9 @@ def targets(scratch: Path) -> dict[str, tuple[Target, list[bytes]]]:
         "table": (table, [(scratch / "table").read_bytes()]),
         "sealed": (sealed, [seal]),
         "tensors": (tensors, [state, save({"x": torch.ones(2)})]),
+        "cached": (cached, [embeddings]),
+        "config": (config, [json.dumps(CONFIG).encode()]),
+        "tower": (tower, [save({"x": torch.ones(2)})]),
         "recipe": (recipe, [text]),
         "captions": (captions, [b'{"captions": {"en": ["a", {"text": "b", "language": "de"}]}, "caption": "c"}']),
         "image": (image, [encoded(small, kind) for kind in ("PNG", "JPEG", "WEBP")]),

@@ -12,17 +12,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import RECIPE, encoded, picture, sample, write_shards, write_tar
+from conftest import CONFIG, RECIPE, encoded, picture, sample, write_shards, write_tar
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+import teachers
+from distill.config import Teacher
+from distill.data.cache import Cache
 from distill.data.captions import Captions
 from distill.data.index import build_index, inside, load_index, places, read_index, stamp_of
 from distill.data.shards import Sample, Shards
-from distill.data.views import decode
+from distill.data.views import Views, decode
 from distill.errors import BadSample, UserError
-from distill.recipe import check, dump
+from distill.files import read_table
+from distill.recipe import check, dump, load
+from distill.ship.describe import Config, read_config
+from distill.ship.load import read_tower
 from distill.train import checkpoint
 
 EXAMPLES = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -126,6 +132,30 @@ def test_tables_of_shards(tmp_path: Path, shard: Path, changes: tuple[list[tuple
         shards.close()
 
 
+@EXAMPLES
+@given(changes=CHANGES)
+def test_cached_embeddings(tmp_path: Path, shard: Path, changes: tuple[list[tuple[float, bytes]], float]) -> None:
+    """A row is the one that was written, or is refused."""
+    shards = Shards.of([str(shard)])
+    cache, rows = cache_in(tmp_path), torch.arange(4 * 1280.0).view(1, 4, 1280)
+    cache.write(shards.indexes[0], rows)
+    file = cache.file(shard)
+    file.write_bytes(changed(file.read_bytes(), changes))
+    with suppress(UserError):
+        if not cache.missing(shards):
+            for i in range(4):
+                assert torch.equal(cache.row(shards, i, 0), rows[0, i])
+
+
+def cache_in(folder: Path) -> Cache:
+    """The cache of a teacher of 1,280 numbers, in this folder."""
+    table = Teacher(name="packaged/efficientnet_lite0", cache=str(folder / "cache"), dtype="fp32")
+    cache = Cache(table, teachers.card(table.name), Views())
+    (folder / "cache").mkdir(exist_ok=True)
+    (folder / "cache" / "teacher.json").write_text(json.dumps(cache.identity))
+    return cache
+
+
 TREE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
@@ -150,6 +180,28 @@ def test_recipes(section: str, key: str, value: object, whole: bool) -> None:
 
 
 @EXAMPLES
+@given(key=st.sampled_from(["", *CONFIG]), inner=st.text(max_size=12), value=TREE, changes=CHANGES)
+def test_configurations_of_exports(
+    tmp_path: Path, key: str, inner: str, value: object, changes: tuple[list[tuple[float, bytes]], float]
+) -> None:
+    """One reads back as itself, or is refused; so is a damaged tower."""
+    tree = json.loads(json.dumps(CONFIG))
+    if key and isinstance(tree[key], dict) and inner:
+        tree[key][inner] = value
+    elif key:
+        tree[key] = value
+    content = json.dumps(tree).encode()
+    (tmp_path / "config.json").write_bytes(content if key else changed(content, changes))
+    with suppress(UserError):
+        config = read_config(tmp_path)
+        assert Config.model_validate_json(config.model_dump_json()) == config or value != value
+    save_file({"x": torch.arange(40.0)}, tmp_path / "image.safetensors")
+    (tmp_path / "image.safetensors").write_bytes(changed((tmp_path / "image.safetensors").read_bytes(), changes))
+    with suppress(ValueError):
+        assert all(isinstance(value, torch.Tensor) for value in read_tower(tmp_path, "image").values())
+
+
+@EXAMPLES
 @given(text=st.binary(max_size=200), tree=st.binary(max_size=200) | TREE.map(lambda x: json.dumps(x).encode()))
 def test_captions(text: bytes, tree: bytes) -> None:
     with suppress(BadSample):
@@ -164,6 +216,19 @@ def test_images(kind: str, changes: tuple[list[tuple[float, bytes]], float]) -> 
     with suppress(BadSample):
         image = decode(Sample("key", Path("a.tar"), data, None, None))
         assert image.mode == "RGB" and image.width * image.height <= 100_000_000
+
+
+def test_tables_nested_without_end_are_refused(tmp_path: Path) -> None:
+    for name, content in {"a.json": b"[" * 100_000, "b.json": b"[]", "c.json": b"\xff"}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match="nested too deeply|no table|invalid start byte"):
+            read_table(tmp_path / name, json.loads)
+    (tmp_path / "config.json").write_bytes(b'{"a": ' * 100_000)
+    with pytest.raises(UserError, match="neither an export nor a run"):
+        read_config(tmp_path)
+    (tmp_path / "deep.toml").write_text(f"a = {'[' * 100_000}")
+    with pytest.raises(UserError, match="not valid TOML: it is nested too deeply"):
+        load(str(tmp_path / "deep.toml"))
 
 
 def test_names_that_are_no_text_become_keys_that_are(tmp_path: Path) -> None:

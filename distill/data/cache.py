@@ -28,7 +28,7 @@ from distill.data.index import ShardIndex
 from distill.data.shards import OPEN_FILES, Shards
 from distill.data.views import Views
 from distill.errors import BadSample, UserError
-from distill.files import digest, write_text, write_whole
+from distill.files import digest, read_table, write_text, write_whole
 
 if TYPE_CHECKING:
     from teachers import Card
@@ -131,12 +131,9 @@ class Cache:
         if not note.is_file() and not any(folder.glob("*.safetensors")):
             return {}
         try:
-            found = json.loads(note.read_text(encoding="utf-8"))
-            if not isinstance(found, dict):
-                raise ValueError("it is no table")
-        except (OSError, ValueError) as error:
+            return read_table(note, json.loads)
+        except ValueError as error:
             raise UserError(f"{note} is missing or damaged: {error}.", f"Remove the folder {folder}.") from error
-        return found
 
     def weights(self, shards: Shards) -> str:
         """SHA-256 of the weights that the embeddings of some shards were made with."""
@@ -164,15 +161,16 @@ class Cache:
         try:
             with safe_open(path, framework="pt") as file:
                 rows, sums = file.get_slice("embeddings"), file.get_slice("crc32")
-                found = rows.get_shape(), rows.get_dtype(), sums.get_shape(), (file.metadata() or {}).get("shard")
+                shapes = rows.get_shape(), rows.get_dtype(), sums.get_shape(), sums.get_dtype()
+                shard = (file.metadata() or {}).get("shard")
         except (OSError, SafetensorError) as error:
             raise UserError(f"The cached embeddings {path} are damaged: {error}.", "Remove that file.") from error
-        if found[3] != index.sha256 or found[0] != shape:
+        if shard != index.sha256 or shapes[0] != shape:
             raise UserError(
                 f"The cached embeddings {path} are of another {index.path.name}: its content has changed.",
                 "Remove that file.",
             )
-        if found != (shape, SAFETENSORS[self.dtype], shape[:2], index.sha256):
+        if shapes != (shape, SAFETENSORS[self.dtype], shape[:2], "I32"):
             raise UserError(f"The cached embeddings {path} are damaged: its header is not ours.", "Remove that file.")
         return True
 

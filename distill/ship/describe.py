@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from distill.errors import UserError
+from distill.files import read_table
 
 FORMAT = "distill-export/1"
 
@@ -85,9 +86,8 @@ def read_config(folder: Path) -> Config:
         UserError: if the folder is no export, or one of another version.
     """
     try:
-        tree = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config = Config.model_validate(tree)
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+        config = Config.model_validate(read_table(folder / "config.json", json.loads))
+    except ValueError as error:  # pydantic's are, too
         raise UserError(
             f"{folder} is neither an export nor a run.",
             "Name a folder that 'distill export' or 'distill train' wrote.",

@@ -11,6 +11,7 @@ import platform
 import re
 import shutil
 import tomllib
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from distill.config import Recipe
 from distill.data.captions import Tokenizer
 from distill.errors import Bad, UserError
-from distill.files import write_text, write_whole
+from distill.files import read_table, write_text, write_whole
 from distill.recipe import check, dump
 from distill.train import setup, teaching, towers, training_set
 from distill.train.health import BAD_SAMPLES
@@ -44,16 +45,25 @@ def read_recipe(run: Path) -> Recipe:
     """The resolved recipe of a run.
 
     Raises:
-        UserError: if the folder is no run.
+        UserError: if the folder is no run, or its recipe is damaged.
     """
     if not is_run(run):
         raise UserError(f"{run} is not a run.", "Name a folder that 'distill train' wrote.")
-    return check(tomllib.loads((run / RECIPE).read_text(encoding="utf-8")))
+    return check(_own(run / RECIPE, tomllib.loads))
 
 
 def read_about(run: Path) -> dict[str, Any]:
-    """What a run's ``run.json`` says."""
-    return dict(json.loads((run / ABOUT).read_text(encoding="utf-8")))
+    """What a run's ``run.json`` says; raises like :func:`read_recipe`."""
+    return _own(run / ABOUT, json.loads)
+
+
+def _own(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    try:
+        return read_table(path, parse)
+    except ValueError as error:
+        raise UserError(
+            f"{path} is missing or damaged: {error}.", "Restore it, or train into another folder."
+        ) from error
 
 
 def prepare(recipe: Recipe, run: Path, resume: bool, job: Job, allow_pipe: bool = False) -> None:
