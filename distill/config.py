@@ -53,7 +53,7 @@ class Data(Table):
     flip: bool = False
     workers: int = Field(default=1, ge=0)
     bad_samples: float = Field(default=0.01, ge=0)
-    timeout: float = Field(default=60.0, gt=0)
+    timeout: float = Field(default=60.0, gt=0, le=86_400)
     retries: int = Field(default=5, ge=0)
 
     @field_validator("train", "eval", mode="before")

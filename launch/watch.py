@@ -134,7 +134,9 @@ class Watch:
         now = time.monotonic()
         if now - self.heard > self.patience:
             first = self.seen[0][0].name if 0 in self.seen else "process 0"
-            return f"{first} does not answer" if self.group.rank == 1 else ""
+            # One on every host: the second process may be on the same one as the first.
+            speaks = self.group.rank == 1 or os.environ.get("LOCAL_RANK") == "0"
+            return f"{first} does not answer" if speaks else ""
         if not self.seen:
             return ""
         silent = {rank: now - heard for rank, (_, heard) in self.seen.items() if now - heard > self.patience}

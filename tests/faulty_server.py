@@ -7,8 +7,10 @@
 - ``500``, ``429`` and the like are answered with that status instead;
 - ``replaced`` cuts, and has another content from then on, and another ETag; ``swapped`` has another date instead;
 - ``aligned`` cuts, and sends parts that begin at multiples of 1,000 bytes;
+- ``chunked`` cuts, and does not say beforehand how long the file is; ``star`` cuts, and says only that;
 
-and ``plain/FILE`` serves it as it is. Under ``noranges/…`` all of that, but always from the first byte on.
+``locked/FILE`` is for the user "me" with the password "open sesame" alone, ``moved/FILE`` points to it, and
+``plain/FILE`` serves it as it is. Under ``noranges/…`` all of that, but always from the first byte on.
 """
 
 from __future__ import annotations
@@ -36,6 +38,15 @@ class Handler(BaseHTTPRequestHandler):
         if asked is None or file is None or not file.is_file():
             self.send_error(404)
             return
+        if asked[1] == "moved":
+            self.send_response(302)
+            self.send_header("Location", f"{self.server.url}/locked/{asked[4]}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if asked[1] == "locked" and self.headers.get("Authorization") != "Basic bWU6b3BlbiBzZXNhbWU=":
+            self.send_error(401)
+            return
         fault, at, times = asked[1], int(asked[2] or 0), int(asked[3] or 0)
         wrong = count <= times
         if wrong and fault.isdigit():
@@ -47,12 +58,18 @@ class Handler(BaseHTTPRequestHandler):
         start = int((self.headers.get("Range") or "bytes=0-")[6:-1]) if ranges else 0
         start -= start % 1000 if fault == "aligned" else 0
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(data) - start))
+        if fault == "chunked" and wrong:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(data) - start))
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            total = "*" if fault == "star" else len(data)
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{total}")
         version = "first" if wrong or fault not in ("replaced", "swapped") else "second"
         self.send_header("Last-Modified" if fault == "swapped" else "ETag", version)
         self.end_headers()
+        if fault == "chunked" and wrong:
+            self.wfile.write(b"%x\r\n" % (len(data) - start))
         self.wfile.write(data[start : max(start, at)] if wrong else data[start:])
         if wrong and fault == "stall":
             self.wfile.flush()

@@ -23,6 +23,7 @@ from conftest import (
     encoded,
     lines_of,
     losses_of,
+    metrics,
     picture,
     sample,
     steps_done,
@@ -36,7 +37,7 @@ from distill.data.captions import Captions, Tokenizer
 from distill.data.loading import batches
 from distill.data.remote import Lost, Patience, Stream
 from distill.data.shards import Shards
-from distill.data.specs import addresses
+from distill.data.specs import addresses, shown
 from distill.data.streams import Streams, samples
 from distill.data.transform import Drawing, Transform
 from distill.data.views import Views
@@ -82,6 +83,8 @@ def everything(address: str, patience: Patience = PATIENCE) -> bytes:
         "503@0x1",
         "429@0x2",
         "aligned@70123x1",
+        "chunked@5000x2",
+        "star@5000x2",
     ],
 )
 def test_a_stream_goes_on_where_it_was(server: Server, folder: Path, fault: str, ranges: str) -> None:
@@ -108,6 +111,14 @@ def test_a_stream_that_cannot_be_read_says_why(server: Server, path: str, reason
         everything(f"{server.url}/{path}")
     # What arrived before the first fault does not count as one.
     assert requests - 1 <= server.asked[f"/{path}"] <= requests
+
+
+def test_a_password_in_an_address_is_for_its_host_alone(server: Server, folder: Path) -> None:
+    url = server.url.replace("//", "//me:open%20sesame@")
+    assert everything(f"{url}/locked/{FILES[1]}") == (folder / FILES[1]).read_bytes()
+    for address in (f"{server.url}/locked/{FILES[1]}", f"{url}/moved/{FILES[1]}"):
+        with pytest.raises(Lost, match="401 Unauthorized"):
+            everything(address)
 
 
 def test_an_address_that_nobody_answers_is_given_up() -> None:
@@ -167,9 +178,9 @@ def test_a_streams_samples_are_those_of_the_addressed_shard(server: Server, fold
         opened.close()
 
 
-def claiming(kind: bytes, size: int) -> bytes:
+def claiming(kind: bytes, size: int, name: str = "a.png") -> bytes:
     """A header alone, of something so large."""
-    info = tarfile.TarInfo("a.png")
+    info = tarfile.TarInfo(name)
     info.type, info.size = kind, size
     return info.tobuf(tarfile.GNU_FORMAT)
 
@@ -183,6 +194,8 @@ def damaged(tmp_path: Path) -> dict[str, tuple[Path, str]]:
     made = {
         "empty": (b"", "the archive is cut off or damaged after 0 samples: empty"),
         "long_name": (claiming(tarfile.XHDTYPE, 400 << 20), "the archive is cut off or damaged after 0 samples"),
+        "endless": (claiming(tarfile.REGTYPE, 1 << 60, "a.md"), "the archive is cut off or damaged after 0 samples"),
+        "endless_image": (claiming(tarfile.REGTYPE, 1 << 60), "the archive is cut off or damaged after 0 samples"),
         "sparse": (claiming(tarfile.GNUTYPE_SPARSE, 9), "the archive is cut off or damaged after 0 samples"),
         "cut": (data[: len(data) // 2], "the archive is cut off or damaged after"),
         "at_a_border": (data[:border], "the archive is cut off or damaged after 1 samples: empty header"),
@@ -297,11 +310,15 @@ def test_loaders_and_commands_end_with_the_training(
     assert not psutil.wait_procs(waiting, timeout=20)[1] and time.monotonic() - start < 20
 
 
-def test_loaders_and_commands_end_with_a_training_that_is_killed(recipe: Path, tmp_path: Path, folder: Path) -> None:
+@pytest.mark.parametrize("shell", [[], ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]], ids=["", "deaf to SIGINT"])
+def test_loaders_and_commands_end_with_a_training_that_is_killed(
+    recipe: Path, tmp_path: Path, folder: Path, shell: list[str]
+) -> None:
+    """Whoever has started it: a script's background jobs ignore SIGINT."""
     flag, run = tmp_path / "flag", tmp_path / "run"
     words = [*settings(f"data.train={json.dumps(stalling(folder, flag))}", "data.workers=2", "data.timeout=600")]
     words += ["--set", "train.steps=100000", "--allow-pipe", "--out", str(run)]
-    process = subprocess.Popen([SCRIPT, "train", str(recipe), *words], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*shell, SCRIPT, "train", str(recipe), *words], stderr=subprocess.DEVNULL)
     end = time.monotonic() + 120
     while steps_done(run) < 3 and time.monotonic() < end:
         time.sleep(0.2)
@@ -328,14 +345,69 @@ def test_a_run_trains_on_faulty_streams_and_goes_on(recipe: Path, tmp_path: Path
     assert len(losses_of(tmp_path / "run")) == 6
     (noted,) = lines_of(tmp_path / "run/bad-samples.jsonl")
     assert noted["shard"].endswith("nowhere.tar") and "404" in noted["reason"]
-    # The last checkpoint is damaged: three steps are taken anew.
-    (tmp_path / "run/checkpoints/step-00000006/model.safetensors").write_bytes(b"")
-    distill("train", recipe, "--out", tmp_path / "run", *words, "--set", "data.bad_samples=1", "--resume")
-    assert len(losses_of(tmp_path / "run")) == 6
+    # The last checkpoint is damaged: three steps are taken anew, on samples that are drawn anew.
+    before = [line["samples"] for line in metrics(tmp_path / "run")]
+    (tmp_path / "run/checkpoints/step-00000006/state.safetensors").write_bytes(b"")
+    again = distill("train", recipe, "--out", tmp_path / "run", *words, "--set", "data.bad_samples=1", "--resume")
+    assert "is damaged" in again.stderr
+    after = [line["samples"] for line in metrics(tmp_path / "run")]
+    assert len(after) == 6 and after[:3] == before[:3] and after[3:] != before[3:]
     distill("export", tmp_path / "run", "--out", tmp_path / "export")
     assert "| 96 images, drawn from streams, to step-00000006 |" in (tmp_path / "export/README.md").read_text()
     strict = distill("train", recipe, "--out", tmp_path / "strict", *words, "--set", "data.bad_samples=0", status=2)
     assert "1 bad samples are more than the 0 that data.bad_samples allows" in strict.stderr
+
+
+def test_shards_that_are_not_there_count_before_training_too(recipe: Path, tmp_path: Path, server: Server) -> None:
+    train = json.dumps([f"{server.url}/plain/{name}" for name in ("nowhere.tar", FILES[0])])
+    words = settings(f"data.train={train}", "data.bad_samples=0")
+    said = distill("train", recipe, "--out", tmp_path / "run", *words, status=2).stderr
+    assert "1 bad samples are more than the 0" in said and "(before training)" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_may_be_secret_in_an_address_does_not_ship(
+    recipe: Path, tmp_path: Path, server: Server, folder: Path
+) -> None:
+    secret = f"pipe:echo sesame >&2; cat {folder / FILES[0]}"
+    shut = server.url.replace("//", "//user:sesame@") + "/plain/nowhere.tar?key=sesame"
+    words = settings(f"data.train={json.dumps([shut, secret])}", "data.bad_samples=1", "train.steps=2")
+    distill("train", recipe, "--out", tmp_path / "run", *words, "--allow-pipe")
+    distill("export", tmp_path / "run", "--out", tmp_path / "export")
+    assert "sesame" in (tmp_path / "run/recipe.toml").read_text()
+    told = json.loads((tmp_path / "export/config.json").read_text())["provenance"]["recipe"]["data"]["train"]
+    assert told == [shown(shut), shown(secret)]
+    (noted,) = lines_of(tmp_path / "run/bad-samples.jsonl")
+    assert noted["shard"] == told[0] and told[0].startswith(f"{server.url}/plain/nowhere.tar (")
+    others = [path for path in (tmp_path / "run", tmp_path / "export") for path in path.rglob("*") if path.is_file()]
+    assert {path.name for path in others if b"sesame" in path.read_bytes()} == {"recipe.toml"}
+    assert told[1].startswith("pipe:echo (") and shown("s3://bucket/a.tar") == "s3://bucket/a.tar"
+
+
+def test_one_shard_that_is_gone_does_not_speak_for_the_others(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine in ten draws are of it; they do not end the training."""
+    gone = [f"{server.url}/plain/nowhere.tar"] * 30
+    given = streams([*gone, f"{server.url}/plain/{FILES[2]}"])
+    given.patience = Patience(timeout=1.0, retries=0, wait=0.0)
+    monkeypatch.setattr("distill.data.streams.MIXED", 16)
+    before = server.asked[f"/plain/{FILES[2]}"]
+    batches = taken(given, 8)
+    assert server.asked[f"/plain/{FILES[2]}"] - before >= 4
+    assert {one.shard for batch in batches for one in batch.bad} == {gone[0]}
+
+
+def test_a_stream_that_is_busy_and_brings_nothing_is_given_up(tmp_path: Path) -> None:
+    patience = Patience(timeout=5.0, retries=0, wait=0.01, fruitless=1.0)
+    start = time.monotonic()
+    header = tmp_path / "header"
+    header.write_bytes(claiming(tarfile.REGTYPE, 1 << 30, "a.md"))
+    with pytest.raises(BadSample, match="nothing of use came for 1 seconds"):
+        list(samples(f"pipe:cat {header}; while true; do printf x; sleep 0.05; done", patience))
+    path = write_tar(tmp_path / "a.tar", [(f"readme{i}.md", b"") for i in range(3)])
+    command = f"head -c 1536 {path}"  # members without an end, and no sample among them
+    with pytest.raises(BadSample, match="nothing of use came for 1 seconds"):
+        list(samples(f"pipe:while true; do {command}; sleep 0.01; done", patience))
+    assert time.monotonic() - start < 20
 
 
 def test_three_towers_train_on_streams_in_micro_batches(recipe: Path, tmp_path: Path, server: Server) -> None:
@@ -367,13 +439,18 @@ def test_a_recipe_runs_no_command_that_is_not_allowed(recipe: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     "given, words",
     [
+        (["data.train={http://host/a.tar,pipe}"], "'pipe' is no stream that can be read"),
         (["data.train=ftp://host/a.tar"], "no stream that can be read"),
         (["data.train=htp://host/a.tar"], "Did you mean 'http'?"),
         (['data.train=["https://host/a.tar","shards"]'], "is no stream that can be read"),
         (["data.train=https://host/a.tar", "train.epochs=3"], "streams have no epochs"),
         (['data.train=["http://host/a.tar","http://host/a.tar"]'], "named twice"),
-        (["data.train=http://127.0.0.1:9/a.tar", "data.retries=0"], "1 streams in a row could not be read.*refused"),
+        (
+            ["data.train=http://127.0.0.1:9/a.tar", "data.retries=0", "data.bad_samples=5"],
+            "1 streams in a row could not be read.*refused",
+        ),
         (["data.train=https://host/a.tar", "data.timeout=0"], "'data.timeout' does not check out"),
+        (["data.train=https://host/a.tar", "data.timeout=inf"], "'data.timeout' does not check out"),
     ],
 )
 def test_streams_that_make_no_sense_are_refused(recipe: Path, tmp_path: Path, given: list[str], words: str) -> None:

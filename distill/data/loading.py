@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 from collections.abc import Generator, Iterator
@@ -16,6 +17,7 @@ from distill.errors import UserError
 from launch.command import end_with_parent
 
 AHEAD = 4  # batches a loader process has ready
+LAST = 0  # of what a process does when it ends, the last before it waits for its queues
 
 
 def batches(
@@ -69,10 +71,18 @@ def _grouped(loader: Iterator[Any], pieces: int) -> Iterator[list[Any]]:
 def _deaf(number: int) -> None:
     """In a loader process: SIGTERM to a whole job is for the training process to heed, which ends its loaders.
 
-    SIGINT ends it at once: what it has open is closed.
+    SIGINT ends it at once, also below a shell that ignores it: what it has open is closed.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    multiprocessing.util.Finalize(None, _leave_orphaned, (os.getppid(),), exitpriority=LAST)
     end_with_parent(signal.SIGINT)
+
+
+def _leave_orphaned(parent: int) -> None:
+    """Where the training process has been killed, nobody takes what is left in the queue: do not wait for it."""
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _whole(batch: Any) -> Any:

@@ -6,8 +6,10 @@ read at all says why.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
+import multiprocessing.util
 import os
 import random
 import re
@@ -19,9 +21,11 @@ import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from launch.command import end_with_parent
 
@@ -29,7 +33,9 @@ CHUNK = 1 << 16  # bytes; tarfile copies what it has of one with every member
 LONGEST_WAIT = 60.0  # seconds
 # Of HTTP's status codes those that may be another one soon: time-outs and too many requests; and all from 500 on.
 PASSING = (408, 425, 429)
+VERSIONED = ("ETag", "Last-Modified")  # of HTTP's headers those that another content changes
 REPLACED = "it has been replaced while it was read"
+MOST_DOUBLINGS = 10  # of a wait, which has a bound of its own
 FORGIVEN = 1 << 16  # bytes that have to arrive after a fault before it no longer counts
 
 
@@ -41,11 +47,18 @@ class Patience:
         timeout: seconds for which a stream may send nothing.
         retries: faults in a row after which a stream is given up.
         wait: seconds before the first attempt to go on; twice as many before each further one.
+        fruitless: seconds for which nothing of use may come, however busy a stream is.
     """
 
     timeout: float = 60.0
     retries: int = 5
     wait: float = 1.0
+    fruitless: float = 900.0
+
+    def pause(self, faults: int) -> None:
+        """Wait after so many faults in a row; not all processes for the same time."""
+        wait = self.wait * 2 ** min(faults - 1, MOST_DOUBLINGS)
+        time.sleep(min(LONGEST_WAIT, wait) * random.uniform(0.5, 1.0))
 
 
 class Lost(Exception):
@@ -57,11 +70,11 @@ class Source(Protocol):
 
     Attributes:
         start: the byte of the file at which it starts: the one asked for, or one before it.
-        version: by which another content under the same address shows.
+        version: by which another content under the same address shows: what is known of it.
     """
 
     start: int
-    version: str
+    version: Mapping[str, str]
 
     def read(self) -> bytes:
         """The next bytes, at least one of them; b"" at its end.
@@ -79,9 +92,8 @@ class Web:
     """A file behind http or https."""
 
     def __init__(self, address: str, at: int, timeout: float) -> None:
-        headers = {"User-Agent": "distill"} | ({"Range": f"bytes={at}-"} if at else {})
         try:
-            self.response = urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=timeout)
+            self.response = urllib.request.urlopen(request_of(address, at), timeout=timeout)
         except urllib.error.HTTPError as error:
             with error:
                 if error.code >= 500 or error.code in PASSING:
@@ -89,15 +101,18 @@ class Web:
                 raise Lost(f"the server answered {error.code} {error.reason}") from error
         except (ValueError, http.client.InvalidURL) as error:
             raise Lost(str(error)) from error
-        headers = self.response.headers
-        self.start, total = 0, headers.get("Content-Length", "")
+        said = self.response.headers
+        self.start, total = 0, said.get("Content-Length", "")
+        end = total
         if self.response.status == 206:
-            part = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
+            part = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", said.get("Content-Range", ""))
             if part is None or int(part[1]) > at:
                 raise Lost("the server sends another part of it than it was asked for")
-            self.start, total = int(part[1]), part[2]
-        self.at, self.end = self.start, int(total) if total.isdigit() else None
-        self.version = f"{self.end} {headers.get('ETag', '')} {headers.get('Last-Modified', '')}"
+            self.start, total = int(part[1]), part[3]
+            end = total if total.isdigit() else str(int(part[2]) + 1)
+        self.at, self.end = self.start, int(end) if end.isdigit() else None
+        known = {"bytes": total if total.isdigit() else "", **{name: said.get(name, "") for name in VERSIONED}}
+        self.version = {name: value for name, value in known.items() if value}
 
     def read(self) -> bytes:
         if self.at == self.end:
@@ -112,10 +127,29 @@ class Web:
         self.response.close()
 
 
+def request_of(address: str, at: int) -> urllib.request.Request:
+    """For a file from a byte on, with the user and password that stand in its address.
+
+    Raises:
+        ValueError: if it is no address.
+    """
+    parts = urlsplit(address)
+    request = urllib.request.Request(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
+    request.add_header("User-Agent", "distill")
+    if at:
+        request.add_header("Range", f"bytes={at}-")
+    if parts.username is not None:
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        # Not for another host that the first one points to.
+        request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(user.encode()).decode()}")
+    return request
+
+
 class Command:
     """What a command prints; it has to end with status 0."""
 
-    start, version = 0, ""
+    start: int = 0
+    version: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, command: list[str] | str, timeout: float) -> None:
         self.timeout = timeout
@@ -128,6 +162,8 @@ class Command:
             start_new_session=True,
             preexec_fn=_start,
         )
+        # Also when the reader is told to end: a shell does not end what it has started.
+        self.end = multiprocessing.util.Finalize(self, _kill_group, (self.process.pid,), exitpriority=1)
         assert self.process.stdout is not None
         self.output = self.process.stdout.fileno()
         self.poll = select.poll()
@@ -147,12 +183,17 @@ class Command:
         return data
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # it has gone, or is another user's
-            os.killpg(self.process.pid, signal.SIGKILL)
+        self.end()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(5)
         if self.process.stdout:
             self.process.stdout.close()
+
+
+def _kill_group(leader: int) -> None:
+    """End a process and all that it has started."""
+    with contextlib.suppress(OSError):  # it has gone, or is another user's
+        os.killpg(leader, signal.SIGKILL)
 
 
 def _start() -> None:
@@ -185,12 +226,14 @@ class Stream:
 
     Attributes:
         at: how many bytes have been read.
+        since: when something of use came last, in seconds of ``time.monotonic``; whoever reads sets it.
     """
 
     def __init__(self, address: str, patience: Patience) -> None:
         self.address, self.patience = address, patience
         self.source: Source | None = None
-        self.version: str | None = None
+        self.version: dict[str, str] = {}
+        self.since = time.monotonic()
         self.at = self.behind = self.faults = self.last_fault = 0
         self.sum = self.sum_again = 0  # of what has been read, and of the same read once more
 
@@ -201,6 +244,8 @@ class Stream:
             Lost: if the stream cannot go on.
         """
         while True:
+            if time.monotonic() - self.since > self.patience.fruitless:
+                raise Lost(f"nothing of use came for {self.patience.fruitless:g} seconds")
             try:
                 data = self._next()
             except (OSError, http.client.HTTPException) as error:
@@ -222,9 +267,8 @@ class Stream:
             opener = OPENERS[self.address.partition(":")[0]]
             self.source = opener(self.address, self.at, self.patience.timeout)
             self.behind, self.sum_again = self.at - self.source.start, 0
-            if self.version is None:
-                self.version = self.source.version
-            if self.version != self.source.version:
+            before, self.version = self.version, {**self.version, **self.source.version}
+            if any(self.version[name] != value for name, value in before.items()):
                 raise Lost(REPLACED)
         while data := self.source.read():
             known, new = data[: self.behind], data[self.behind :]
@@ -246,5 +290,4 @@ class Stream:
         if self.faults > self.patience.retries:
             reason = str(getattr(error, "reason", "") or error) or type(error).__name__
             raise Lost(f"{reason}, {self.faults} times in a row") from error
-        wait = min(LONGEST_WAIT, self.patience.wait * 2 ** (self.faults - 1))
-        time.sleep(wait * random.uniform(0.5, 1.0))  # not all processes at once
+        self.patience.pause(self.faults)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -48,7 +50,7 @@ def addresses(specs: Iterable[str]) -> list[str]:
     """
     found = [name for spec in specs for name in braces(spec)]
     for address in found:
-        scheme = address.partition(":")[0]
+        scheme = scheme_of(address)
         if scheme not in SCHEMES:
             raise UserError(
                 f"'{address}' is no stream that can be read.",
@@ -56,6 +58,27 @@ def addresses(specs: Iterable[str]) -> list[str]:
             )
     refuse_repeated(found)
     return found
+
+
+def scheme_of(address: str) -> str:
+    """How an address is read: what stands before the first colon, if there is one."""
+    scheme, colon, _ = address.partition(":")
+    return scheme if colon else ""
+
+
+def shown(address: str) -> str:
+    """An address without what may be secret, for files that others see.
+
+    Of a URL that is its user and its query, of a command all but its first word. A few digits in their place tell
+    addresses apart.
+    """
+    if scheme_of(address) == "pipe":
+        kept = " ".join(address.split()[:1])
+    elif "://" in address:
+        kept = re.sub(r"://[^/?#]*@", "://", re.split(r"[?#]", address)[0])
+    else:
+        kept = address
+    return kept if kept == address else f"{kept} ({hashlib.sha256(address.encode()).hexdigest()[:8]})"
 
 
 def refuse_repeated(names: Sequence[Path] | Sequence[str]) -> None:

@@ -19,13 +19,15 @@ from distill.data.batch import Batch
 from distill.data.index import KINDS, named
 from distill.data.remote import Lost, Patience, Stream
 from distill.data.shards import Sample
+from distill.data.specs import shown
 from distill.data.transform import Pair, Transform
 from distill.errors import Bad, BadSample, UserError
 
 MIXED, MIXED_BYTES = 1000, 1 << 28  # samples among which the next one is drawn, and the most they may take
 LARGEST = 1 << 26  # bytes of a member
 LONGEST_HEADER = 1 << 20  # bytes of a name and the like; tarfile reads it whole, and a header may claim any number
-IN_A_ROW, WITHOUT = 10, 900.0  # shards that cannot be read, or seconds without a sample, after which a run stops
+IN_A_ROW = 10  # shards that cannot be read after which a run stops
+LONGEST_PAUSE = 4  # doublings of the wait after a shard that cannot be read
 ATTEMPTS = 1000  # samples beyond twice a batch's that are tried for it
 
 
@@ -51,6 +53,20 @@ class Header(tarfile.TarInfo):
         return header
 
 
+class Ending:
+    """A file whose end is an error for whoever reads on: tarfile would, for as long as a header says."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.over = file, False
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self.file.read(size)
+        if not data and self.over:
+            raise tarfile.ReadError("unexpected end of data")
+        self.over = not data
+        return data
+
+
 HEADERS_ONLY = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
@@ -65,25 +81,26 @@ def samples(address: str, patience: Patience) -> Generator[Sample]:
     Raises:
         BadSample: for the shard as a whole, if it cannot be read to its end; its samples so far have been given.
     """
-    stream, known = Stream(address, patience), 0
+    stream, name, known = Stream(address, patience), shown(address), 0
     try:
         for key, parts in grouped(stream):
             known += 1
-            yield Sample(key, address, parts.get("image"), parts.get("txt"), parts.get("json"))
+            yield Sample(key, name, parts.get("image"), parts.get("txt"), parts.get("json"))
+            stream.since = time.monotonic()
     except Lost as error:
-        raise BadSample(address, "", f"it cannot be read: {error}") from error
+        raise BadSample(name, "", f"it cannot be read: {error}") from error
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
-        raise BadSample(address, "", f"the archive is cut off or damaged after {known} samples: {error}") from error
+        raise BadSample(name, "", f"the archive is cut off or damaged after {known} samples: {error}") from error
     finally:
         stream.close()
     if not known:
-        raise BadSample(address, "", "no member is named KEY.jpg, KEY.png, KEY.webp, KEY.txt or KEY.json")
+        raise BadSample(name, "", "no member is named KEY.jpg, KEY.png, KEY.webp, KEY.txt or KEY.json")
 
 
 def grouped(file: Any) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, members by kind) of every sample of a tar file; one that is too large is empty, and so cannot be used."""
     current, parts = "", dict[str, bytes]()
-    with tarfile.open(fileobj=file, mode="r|", tarinfo=Header) as tar:
+    with tarfile.open(fileobj=Ending(file), mode="r|", tarinfo=Header) as tar:  # type: ignore[call-overload]
         while (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # or tarfile remembers every member it has seen
             found = named(member)
@@ -100,23 +117,37 @@ def grouped(file: Any) -> Iterator[tuple[str, dict[str, bytes]]]:
         yield current, parts
 
 
-def one_by_one(addresses: Iterable[str], patience: Patience, tell: Callable[[Bad], object]) -> Generator[Sample]:
+def one_by_one(
+    addresses: Iterable[str], patience: Patience, tell: Callable[[Bad], object], known: int = 0
+) -> Generator[Sample]:
     """The samples of some shards, one shard after the other; those that cannot be read are told and passed over.
+
+    Args:
+        addresses: of the shards.
+        patience: with faults.
+        tell: is given those that cannot be read.
+        known: where shards come again and again, how many there are; then there is a pause where several are bad.
 
     Raises:
         UserError: if none can be read, or for too long none.
     """
-    failed, came, since = 0, False, time.monotonic()
+    failed, different, came, since = 0, set[str](), False, time.monotonic()
     for address in addresses:
         try:
             for sample in samples(address, patience):
                 yield sample
                 failed, came, since = 0, True, time.monotonic()
+                different.clear()
         except BadSample as error:
             tell(error.bad)
             failed, last = failed + 1, error
-            if failed == IN_A_ROW or time.monotonic() - since > WITHOUT:
+            different.add(address)
+            # One that is drawn again and again does not speak for the others.
+            many = failed >= IN_A_ROW and len(different) >= min(IN_A_ROW, known or IN_A_ROW)
+            if many or time.monotonic() - since > patience.fruitless:
                 raise nothing(failed, error.bad) from error
+            if known and len(different) >= min(2, known):
+                patience.pause(min(failed, LONGEST_PAUSE))
     if failed and not came:
         raise nothing(failed, last.bad) from last
 
@@ -201,7 +232,7 @@ class Streams(IterableDataset[list[Batch | UserError]]):
         """Samples of shards drawn at random, each drawn from the next few."""
         places = (self.addresses[int(random.integers(len(self.addresses)))] for _ in count())
         kept, taken = list[Sample](), 0
-        for sample in one_by_one(places, self.patience, bad.append):
+        for sample in one_by_one(places, self.patience, bad.append, len(self.addresses)):
             kept.append(sample)
             taken += sample.size
             while len(kept) >= MIXED or taken > MIXED_BYTES:

@@ -13,6 +13,7 @@ import students
 import teachers
 from distill.config import Recipe
 from distill.data.captions import Tokenizer
+from distill.data.specs import shown
 from distill.errors import UserError, from_leaves
 from distill.facts import card_of, names_of
 from distill.files import write_text, write_whole
@@ -162,6 +163,13 @@ def shipped(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
     }
 
 
+def told(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as an export tells it: addresses of streams may hold passwords."""
+    tree = recipe.model_dump(mode="json", exclude_none=True)
+    tree["data"]["train"] = [shown(spec) for spec in recipe.data.train]
+    return tree
+
+
 def provenance(recipe: Recipe, run: Path, folder: Path) -> dict[str, Any]:
     """How the towers came about: recipe, steps, data, versions."""
     about = prepare.read_about(run)
@@ -172,5 +180,5 @@ def provenance(recipe: Recipe, run: Path, folder: Path) -> dict[str, Any]:
         "samples": about["samples"],
         "parameters": about["parameters"],
         "versions": about["versions"],
-        "recipe": recipe.model_dump(mode="json", exclude_none=True),
+        "recipe": told(recipe),
     }

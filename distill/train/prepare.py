@@ -87,8 +87,9 @@ def prepare(recipe: Recipe, run: Path, resume: bool, job: Job, allow_pipe: bool 
     weights = teaching.online_weights(recipe)
     data = training_set.of(recipe)
     if data.commands and not allow_pipe:
-        more = f" (and {len(data.commands) - 1} more)" if len(data.commands) > 1 else ""
-        raise UserError(f"The recipe runs a command: {data.commands[0]}{more}.", "If you trust it, add --allow-pipe.")
+        number = "a command" if len(data.commands) == 1 else f"{len(data.commands)} commands"
+        remedy = "If you trust the recipe, add --allow-pipe."
+        raise UserError(f"The recipe runs {number}: {'; '.join(data.commands)}.", remedy)
     bad = data.check()
     if resume:
         data.check_unchanged(run)

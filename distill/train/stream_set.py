@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -14,10 +14,11 @@ from distill.data.batch import Batch
 from distill.data.captions import Tokenizer
 from distill.data.loading import batches
 from distill.data.remote import Patience
-from distill.data.specs import addresses
+from distill.data.specs import addresses, scheme_of
 from distill.data.streams import Streams, one_by_one
 from distill.errors import Bad, BadSample, UserError
 from distill.train import setup
+from distill.train.health import most_bad, refuse_too_many
 from distill.train.training_set import Part
 from launch.command import Job
 
@@ -30,7 +31,7 @@ class StreamSet:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.addresses = recipe, addresses(recipe.data.train)
         self.samples, self.shards = recipe.train.total_steps(0) * recipe.train.batch_size, len(self.addresses)
-        self.commands = [address for address in self.addresses if address.startswith("pipe:")]
+        self.commands = [address for address in self.addresses if scheme_of(address) == "pipe"]
         self.patience = Patience(recipe.data.timeout, recipe.data.retries)
 
     @classmethod
@@ -44,7 +45,7 @@ class StreamSet:
     def check(self) -> list[Bad]:
         """Whether the first stream brings anything."""
         bad: list[Bad] = []
-        with closing(one_by_one(self.addresses, self.patience, bad.append)) as first:
+        with closing(one_by_one(self.addresses, self.patience, self._counted(bad))) as first:
             next(first)
         print(
             f"Training on {self.shards} streams: shards are drawn at random, again and again. Going on with --resume "
@@ -60,7 +61,7 @@ class StreamSet:
         """Of the first samples that come."""
         captions, last = setup.captions_of(self.recipe), Bad("", "", "")
         texts = 0
-        with closing(one_by_one(self.addresses, self.patience, print_bad)) as found:
+        with closing(one_by_one(self.addresses, self.patience, self._counted([]))) as found:
             for sample in islice(found, TOKENIZER_SAMPLES):
                 try:
                     own = [caption.text for caption in captions.of(sample)]
@@ -96,7 +97,12 @@ class StreamSet:
     def close(self) -> None:
         """Loader processes have closed theirs."""
 
+    def _counted(self, bad: list[Bad]) -> Callable[[Bad], None]:
+        """What notes a shard that is passed over, up to the recipe's limit."""
 
-def print_bad(bad: Bad) -> None:
-    """A word on a shard that is passed over."""
-    print(f"{bad.shard} is passed over: {bad.reason}", file=sys.stderr)
+        def note(one: Bad) -> None:
+            bad.append(one)
+            refuse_too_many(len(bad), most_bad(self.recipe, self.samples), one, "before training")
+            print(f"{one.shard} is passed over: {one.reason}", file=sys.stderr)
+
+        return note
