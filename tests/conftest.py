@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
@@ -227,36 +227,6 @@ def _distill(words: list[str], pipes: tuple[Any, Any], cwd: str, environment: di
     main()
 
 
-WORKER = """
-import sys
-from pathlib import Path
-
-from distill.train.loop import train
-from launch import group
-
-for run in sys.argv[1:]:
-    train(Path(run))
-group.stop()
-"""
-
-
-def train_together(home: Path, runs: Mapping[Path, Sequence[str]], nproc: int, resume: bool = False) -> None:
-    """Train several runs of ``home``'s recipe, each with its own settings, in the same processes.
-
-    Importing torch takes a process most of its life here.
-    """
-    from distill.recipe import load
-    from distill.train import prepare
-    from launch import command
-
-    script = home / "worker.py"
-    script.write_text(WORKER)
-    job = command.Job(script, tuple(map(str, runs)), home, nproc=nproc)
-    for run, overrides in runs.items():
-        prepare.prepare(load(str(home / "recipe.toml"), overrides), run, resume, job)
-    assert command.run(job) == 0
-
-
 def lines_of(path: Path) -> list[dict[str, Any]]:
     """The objects of a file that has one a line."""
     return [json.loads(line) for line in path.read_text().split("\n") if line]
@@ -275,6 +245,16 @@ def losses_of(run: Path) -> list[float]:
 def steps_done(run: Path) -> int:
     """How many steps a run has logged, which may still be going on."""
     return (run / "metrics.jsonl").read_bytes().count(b"\n") if (run / "metrics.jsonl").exists() else 0
+
+
+def wait_for_step(run: Path, step: int, process: Any = None, seconds: float = 150) -> None:
+    """Wait until a run has logged so many steps; fail when its process ends before, or it takes too long."""
+    end = time.monotonic() + seconds
+    while steps_done(run) < step:
+        ended = process is not None and (process.exitcode if hasattr(process, "exitcode") else process.poll())
+        assert ended in (None, False), f"it has ended, with status {ended}"
+        assert time.monotonic() < end, f"no step {step} within {seconds:g} s"
+        time.sleep(0.05)
 
 
 def workers_of(pid: int) -> dict[int, psutil.Process]:

@@ -8,7 +8,6 @@ variants of ``TWICE`` a step with learning rate 0 comes first, of which nothing 
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -310,16 +309,9 @@ def main(folder: Path) -> None:
     """Write the outcome of every run, and of each process's gather."""
     group = processes.start()
     torch.save(gathered(group), folder / f"gathered-{group.rank}-of-{group.world}.pt")
-    import deepspeed  # noqa: F401
-    import timm  # noqa: F401
-
     gc.freeze()  # ZeRO-3 collects garbage at every start; what the imports left is none
     results = {str(run): outcome(run, group) for run in plan(group.world)}
     gc.unfreeze()
     if group.first:
         torch.save(results, folder / f"{group.world}.pt")
     processes.stop()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

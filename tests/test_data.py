@@ -177,7 +177,9 @@ def test_a_packing_that_is_killed_goes_on(tmp_path: Path) -> None:
     words = ["data", "pack", source, "--per-shard", "5", "--out"]
     whole = [Path(line) for line in distill(*words, tmp_path / "whole").stdout.split()]
     process = subprocess.Popen([str(w) for w in (SCRIPT, *words, tmp_path / "killed")], stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 60
     while not list((tmp_path / "killed").glob("train-*.tar")):
+        assert time.monotonic() < end and process.poll() is None
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()

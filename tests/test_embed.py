@@ -11,15 +11,18 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import distill, losses_of, write_shards
+from ranks import in_ranks, train_together
 from safetensors.torch import load_file
 
 import teachers
 from distill.train.checkpoint import Snapshot
-from launch import command
+from launch import group as processes
+from launch import zero
 
 SCRIPT = Path(sys.executable).with_name("distill")
 COUNTS = (24, 20, 16, 12, 8, 4)
@@ -64,7 +67,9 @@ def start(home: Path, out: str, nproc: int) -> subprocess.Popen[bytes]:
 
 
 def wait_for_files(folder: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 120
     while len(list(folder.glob("*.safetensors"))) < count and process.poll() is None:
+        assert time.monotonic() < end
         time.sleep(0.005)
 
 
@@ -159,26 +164,22 @@ def test_without_the_teachers_weights_a_cache_trains_only_if_it_is_trusted(home:
     assert len(losses_of(home / "untrusted")) == 1
 
 
-SPLIT = """
-import sys, torch, teachers
-from launch import group as processes
-from launch import zero
-group = processes.start()
-torch.manual_seed(0)
-x = torch.randint(256, (3, 3, 64, 64), dtype=torch.uint8)
-whole = teachers.load(teachers.card("packaged/efficientnet_lite0"), 64)
-split = zero.sharded(teachers.load(whole.card, 64), group, stage=3)
-held = sum(p.ds_tensor.numel() if hasattr(p, "ds_tensor") else p.numel() for p in split.module.net.parameters())
-out = split(x)
-torch.save([out, whole(x), held, out.requires_grad], f"{sys.argv[1]}-{group.rank}.pt")
-processes.stop()
-"""
+def split(out: Path) -> None:
+    """In a process of two: a teacher of which each holds a half."""
+    group = processes.start()
+    torch.manual_seed(0)
+    x = torch.randint(256, (3, 3, 64, 64), dtype=torch.uint8)
+    whole = teachers.load(teachers.card("packaged/efficientnet_lite0"), 64)
+    parts = zero.sharded(teachers.load(whole.card, 64), group, stage=3)
+    parameters: Any = parts.module.net.parameters()  # type: ignore[attr-defined]
+    held = sum(p.ds_tensor.numel() if hasattr(p, "ds_tensor") else p.numel() for p in parameters)
+    answer = parts(x)
+    torch.save([answer, whole(x), held, answer.requires_grad], out / f"out-{group.rank}.pt")
+    processes.stop()
 
 
 def test_an_online_teacher_is_split_at_stage_3_and_says_the_same(tmp_path: Path) -> None:
-    script = tmp_path / "split.py"
-    script.write_text(SPLIT)
-    assert command.run(command.Job(script, (str(tmp_path / "out"),), tmp_path, nproc=2)) == 0
+    in_ranks(2, split, tmp_path, cwd=tmp_path)
     total = teachers.card("packaged/efficientnet_lite0").parameters
     for rank in (0, 1):
         out, whole, held, graph = torch.load(tmp_path / f"out-{rank}.pt")
@@ -187,11 +188,11 @@ def test_an_online_teacher_is_split_at_stage_3_and_says_the_same(tmp_path: Path)
 
 
 def test_at_stage_3_an_online_teacher_trains_as_the_cache_does(home: Path) -> None:
-    common = ["train", "recipe.toml", "--nproc", "2", "--set", "zero.stage=3", "--set", "train.steps=2"]
-    common += ["--set", "teacher.0.dtype=fp32", "--set", "teacher.0.image_size=64"]
-    common += ["--set", "teacher.0.views=1", "--set", "data.crop=[1.0, 1.0]"]
-    distill(*common, "--out", "cached3", cwd=home)
-    distill(*common, "--out", "online3", "--set", "teacher.0.cache=none", cwd=home)
+    common = ("zero.stage=3", "train.steps=2", "teacher.0.dtype=fp32", "teacher.0.image_size=64", "teacher.0.views=1")
+    common += ("data.crop=[1.0, 1.0]", "teacher.0.audit=0")
+    words = [word for one in common for word in ("--set", one)]
+    distill("teachers", "embed", "recipe.toml", *words, cwd=home)
+    train_together(home, {home / "cached3": common, home / "online3": (*common, "teacher.0.cache=none")}, 2)
     assert losses_of(home / "online3") == pytest.approx(losses_of(home / "cached3"), rel=1e-4)
     online, cached = (Snapshot.read(home / run / "checkpoints/step-00000002") for run in ("online3", "cached3"))
     assert online.tensors().keys() == cached.tensors().keys(), "the teacher is in no checkpoint"

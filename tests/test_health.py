@@ -11,10 +11,12 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from conftest import RECIPE, SCRATCH, distill, lines_of, losses_of, steps_done, workers_of
+from conftest import RECIPE, SCRATCH, distill, lines_of, losses_of, wait_for_step, workers_of
+from ranks import in_ranks, prepare_all, train_together
 
 from distill.errors import Bad, UserError
 from distill.recipe import load
@@ -32,66 +34,78 @@ def home(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
     return folder
 
 
-# A worker whose model gives numbers that are not finite at steps 3 and 4: the rows of two samples in the forward, then
-# a gradient in the backward. Otherwise it is the worker of any job.
-POISON = """
-import sys
-import torch
-from pathlib import Path
-from distill.train import model, worker
-embed, calls = model.Model.embed_image, {"forward": 0}
+def poisoned(run: Path) -> bool:
+    """In a process of a job: train with a model whose numbers are not finite at steps 3 and 4.
 
-class Poison(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
+    The rows of two samples in the forward, then a gradient in the backward.
+    """
+    import torch
 
-    @staticmethod
-    def backward(ctx, grad):
-        return grad * float("inf")
+    from distill.train import loop, model
 
-def poisoned(self, images, teachers):
-    rows = embed(self, images, teachers)
-    calls["forward"] += 1
-    if calls["forward"] == 3 and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
-        rows = rows.clone()
-        rows[1:3] = float("nan")
-    if calls["forward"] == 4:
-        rows = Poison.apply(rows)
-    return rows
+    embed, calls = model.Model.embed_image, 0
 
-model.Model.embed_image = poisoned
-sys.exit(worker.main(sys.argv[1]))
-"""
+    class Poison(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+            return grads[0] * float("inf")
+
+    def poisoned(self: Any, images: torch.Tensor, teachers: Any) -> torch.Tensor:
+        nonlocal calls
+        rows, calls = embed(self, images, teachers), calls + 1
+        if calls == 3 and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
+            rows = rows.clone()
+            rows[1:3] = float("nan")
+        return Poison.apply(rows) if calls == 4 else rows
+
+    model.Model.embed_image = poisoned  # type: ignore[method-assign]
+    try:
+        return loop.train(run)
+    finally:
+        model.Model.embed_image = embed  # type: ignore[method-assign]
 
 
-def poisoned(home: Path, name: str, processes: int, stage: int, allowed: int) -> tuple[int, str, Path]:
-    """Train with that worker: its status, what it says, and the run folder, prepared by a real command."""
-    script = home / "poison.py"
-    script.write_text(POISON)
-    run, options = home / name, ["--nproc", str(processes), "--set", f"zero.stage={stage}"]
-    options += ["--set", f"train.skip_nonfinite={allowed}", "--set", "optim.clip=0" if stage == 1 else "optim.clip=1"]
-    code = (
-        "import sys; from pathlib import Path; from distill.train import worker; "
-        f"worker.__file__ = {str(script)!r}; import distill.train.loop as l; "
-        "from distill.cli.main import main; main()"
-    )
-    words = [sys.executable, "-c", code, "train", "recipe.toml", "--out", run, *SCRATCH, *options]
-    result = subprocess.run([str(w) for w in words], cwd=home, capture_output=True, text=True, timeout=300)
-    return result.returncode, result.stderr, run
+def poisoned_all(runs: list[Path]) -> None:
+    """The same with several runs; what it says of each stands between lines."""
+    from launch import group
+
+    for run in runs:
+        print(f"== {run.name}", file=sys.stderr, flush=True)
+        try:
+            poisoned(run)
+        except UserError as error:
+            print(f"Error: {error}", file=sys.stderr, flush=True)
+    group.stop()
+
+
+PLAIN = ("teacher=[]", "objective.name=contrastive")
+POISONED = {f"stage{n}": (f"zero.stage={n}", f"optim.clip={n != 1:d}", "train.skip_nonfinite=2") for n in range(4)}
+POISONED["stopped"] = ()
+
+
+@pytest.fixture(scope="module")
+def said(home: Path) -> dict[str, str]:
+    """What two processes say of training those, one after the other; the first process speaks for both."""
+    runs = {home / name: (*PLAIN, *settings) for name, settings in POISONED.items()}
+    prepare_all(home, runs, 2)
+    first, _ = in_ranks(2, poisoned_all, list(runs), cwd=home)
+    return dict(part.split("\n", 1) for part in first.split("== ")[1:])
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_step_that_is_not_finite_changes_nothing_and_is_named(home: Path, stage: int) -> None:
-    status, said, run = poisoned(home, f"skipped{stage}", 2, stage, allowed=2)
-    assert status == 0, said
+def test_a_step_that_is_not_finite_changes_nothing_and_is_named(home: Path, said: dict[str, str], stage: int) -> None:
+    run = home / f"stage{stage}"
     events = [event for event in lines_of(run / "events.jsonl") if event["event"] == "not finite"]
     assert [event["step"] for event in events] == [3, 4]
     # Of process 1's eight samples the second and the third.
     schedule = [line["samples"] for line in lines_of(run / "metrics.jsonl")]
     assert len(events[0]["keys"]) == 2 and len(events[1]["keys"]) == 16 and len(schedule) == 6
     assert events[0]["keys"] == events_keys(run, step=3)[9:11] and "gradient" in events[1]["what"]
-    assert said.count("was not finite") == 2
+    assert said[run.name].count("was not finite") == 2
     found = lines_of(run / "metrics.jsonl")
     assert "loss" not in found[2] and all(line["loss"] < 10 for line in found[3:])
 
@@ -105,11 +119,10 @@ def events_keys(run: Path, step: int) -> list[str]:
     return [shards.key(i) for _, i in Order(shards.counts, seed=0).take((step - 1) * 16, step * 16)]
 
 
-def test_a_step_that_is_not_finite_stops_the_run_unless_it_may_be_skipped(home: Path) -> None:
-    status, said, run = poisoned(home, "stopped", 2, 0, allowed=0)
-    assert status == 2 and "Step 3 was not finite: the rows image" in said and "train.skip_nonfinite" in said
-    first, second = events_keys(run, step=3)[9:11]
-    assert f"Its samples: {first}, {second}" in said and "Traceback" not in said
+def test_a_step_that_is_not_finite_stops_the_run_unless_it_may_be_skipped(home: Path, said: dict[str, str]) -> None:
+    assert "Error: Step 3 was not finite: the rows image" in said["stopped"]
+    first, second = events_keys(home / "stopped", step=3)[9:11]
+    assert f"Its samples: {first}, {second}" in said["stopped"] and "train.skip_nonfinite = 10" in said["stopped"]
 
 
 def health(tmp_path: Path, *settings: str, start: int = 0) -> Health:
@@ -168,16 +181,15 @@ def test_a_spike_is_noted_with_its_samples_and_an_ordinary_loss_is_not(tmp_path:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_stalled_process_is_named_within_a_minute_and_the_run_goes_on_once_it_does(home: Path, rank: int) -> None:
     run = home / f"stalled{rank}"
-    options = [*SCRATCH, "--nproc", "2", "--set", "train.steps=40", "--set", "train.stall_seconds=4"]
+    settings = (*PLAIN, "train.steps=40", "train.stall_seconds=4")
+    options = ["--nproc", "2", *(word for one in settings for word in ("--set", one))]
     words = [str(w) for w in (SCRIPT, "train", "recipe.toml", "--out", run, *options)]
     process = subprocess.Popen(words, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     said: list[tuple[float, str]] = []
     assert process.stderr is not None
     reader = threading.Thread(target=lambda: said.extend((time.monotonic(), x) for x in process.stderr or ()))
     reader.start()
-    while steps_done(run) < 3:
-        time.sleep(0.1)
-        assert process.poll() is None
+    wait_for_step(run, 3, process)
     victim = workers_of(process.pid)[rank]
     victim.suspend()
     began = time.monotonic()
@@ -191,8 +203,8 @@ def test_a_stalled_process_is_named_within_a_minute_and_the_run_goes_on_once_it_
     assert waits and waits[0][0] < 60, said
     assert f"process {rank} (" in waits[0][1] or (rank == 0 and "process 0 does not answer" in waits[0][1])
     assert process.returncode == 0
-    distill("train", "recipe.toml", "--out", f"{run}-alone", *options, cwd=home)
-    assert losses_of(run) == losses_of(Path(f"{run}-alone"))
+    train_together(home, {home / f"{run.name}-alone": settings}, 2)
+    assert losses_of(run) == losses_of(home / f"{run.name}-alone")
 
 
 def test_a_full_disk_costs_a_checkpoint_and_keeps_the_last_good_one(home: Path) -> None:
@@ -219,8 +231,7 @@ def test_the_death_of_one_process_ends_the_others(home: Path, rank: int) -> None
     options = [*SCRATCH, "--nproc", "2", "--set", "train.steps=200", "--set", "checkpoint.every_steps=5"]
     words = [str(w) for w in (SCRIPT, "train", "recipe.toml", "--out", run, *options)]
     process = subprocess.Popen(words, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while steps_done(run) < 7:
-        time.sleep(0.1)
+    wait_for_step(run, 7, process)
     own = workers_of(process.pid)
     os.kill(own[rank].pid, signal.SIGKILL)
     _, said = process.communicate(timeout=60)

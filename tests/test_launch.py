@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import RECIPE, distill, losses_of, train_together
+from conftest import RECIPE, distill, losses_of
+from ranks import train_together
 from safetensors.torch import load_file
 
 VARIANTS = {

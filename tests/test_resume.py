@@ -9,14 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
-from conftest import RECIPE, SCRATCH, distill, losses_of, metrics, steps_done, train_together, write_shards
+from conftest import RECIPE, SCRATCH, distill, losses_of, metrics, wait_for_step, write_shards
+from ranks import train_together
 from safetensors.torch import load_file, save_file
 
 from distill.train import checkpoint
@@ -212,31 +212,23 @@ def started(home: Path, run: Path, *options: object) -> subprocess.Popen[str]:
     return subprocess.Popen(words, cwd=home, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
-def wait_for_step(run: Path, step: int, seconds: float = 120) -> None:
-    """Wait until a run has logged so many steps."""
-    end = time.monotonic() + seconds
-    while steps_done(run) < step:
-        assert time.monotonic() < end, "no such step"
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("processes", [1, 2])
 def test_sigterm_saves_and_exits_with_0(home: Path, processes: int) -> None:
     """Also where a scheduler sends it to every process of the command's group, loaders included."""
-    run, options = home / f"term{processes}", [*SCRATCH, "--set", "train.steps=60", "--nproc", str(processes)]
-    options += ["--set", "data.workers=1"]
-    options += ["--set", "checkpoint.every_steps=1000"]
-    process = started(home, run, *options)
-    wait_for_step(run, 3)
+    run, whole = home / f"term{processes}", home / f"term{processes}-whole"
+    settings = (*PLAIN, "train.steps=60", "data.workers=1", "checkpoint.every_steps=1000")
+    options = [word for one in settings for word in ("--set", one)]
+    process = started(home, run, *options, "--nproc", str(processes))
+    wait_for_step(run, 3, process)
     os.killpg(process.pid, signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "--resume" in out and "Traceback" not in err
     done = len(metrics(run))
     assert 3 <= done < 60 and (run / "checkpoints" / "latest").read_text() == f"step-{done:08d}"
-    distill("train", "recipe.toml", "--out", run, *options, "--resume", cwd=home)
-    distill("train", "recipe.toml", "--out", f"{run}-whole", *options, cwd=home)
-    assert losses_of(run) == losses_of(Path(f"{run}-whole"))
+    train_together(home, {run: settings}, processes, resume=True)
+    train_together(home, {whole: settings}, processes)
+    assert losses_of(run) == losses_of(whole)
 
 
 def test_a_run_has_one_writer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +245,7 @@ def test_a_run_has_one_writer(home: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_killing_the_command_ends_its_processes(home: Path) -> None:
     run = home / "orphans"
     process = started(home, run, *SCRATCH, "--set", "train.steps=5000", "--nproc", "2")
-    wait_for_step(run, 3)
+    wait_for_step(run, 3, process)
     below = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate()

@@ -1,7 +1,7 @@
 """One optimiser step: k processes at any ZeRO stage, in one piece or in many, compute what one process computes.
 
-tests/step_worker.py takes the steps, every variant in the same processes, since these spend most of their life
-importing torch. The reference is plain torch in one process: no DeepSpeed, one piece.
+tests/step_worker.py takes the steps, every variant in the same processes. The reference is plain torch in one
+process: no DeepSpeed, one piece.
 
 Gradients are compared parameter by parameter, temperature and bias too, relative to the parameter's largest. Measured:
 in float32 the order of summation moves a gradient by up to 3e-6 and a term by 1e-7; replayed pieces are within 4e-7
@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 import step_worker
 import torch
+from ranks import in_ranks
 from step_worker import ALIKE, BATCH_NORM, PIECES, Run, plan
 from torch.testing import assert_close
 
 from distill.train.step import embed
-from launch import command, group
+from launch import group
 
 Outcomes = Callable[[int], dict[str, Any]]
 
@@ -50,17 +51,9 @@ def outcomes(folder: Path) -> Outcomes:
     """The outcome of every run of some number of processes, by its name; they are started at the first question."""
 
     @functools.cache
-    def status(world: int) -> int:
-        job = command.Job(Path(step_worker.__file__).absolute(), (str(folder),), folder, nproc=world)
-        return command.run(job)
-
-    @functools.cache
-    def loaded(world: int) -> dict[str, Any]:
-        return dict(torch.load(folder / f"{world}.pt"))
-
     def of(world: int) -> dict[str, Any]:
-        assert status(world) == 0
-        return loaded(world)
+        in_ranks(world, step_worker.main, folder, cwd=folder)
+        return dict(torch.load(folder / f"{world}.pt"))
 
     return of
 

@@ -26,7 +26,7 @@ from conftest import (
     metrics,
     picture,
     sample,
-    steps_done,
+    wait_for_step,
     write_shards,
     write_tar,
 )
@@ -319,9 +319,7 @@ def test_loaders_and_commands_end_with_a_training_that_is_killed(
     words = [*settings(f"data.train={json.dumps(stalling(folder, flag))}", "data.workers=2", "data.timeout=600")]
     words += ["--set", "train.steps=100000", "--allow-pipe", "--out", str(run)]
     process = subprocess.Popen([*shell, SCRIPT, "train", str(recipe), *words], stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 120
-    while steps_done(run) < 3 and time.monotonic() < end:
-        time.sleep(0.2)
+    wait_for_step(run, 3, process)
     flag.touch()
     waiting = stalled(psutil.Process(process.pid), 2)
     process.kill()

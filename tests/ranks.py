@@ -1,0 +1,99 @@
+"""Jobs of several processes, forked from the server that has imported everything already.
+
+DeepSpeed's launcher starts processes that import torch, DeepSpeed and timm anew, each for five seconds, as it does
+itself. Tests of what processes compute together need none of that; those of launching go through the command.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from multiprocessing.reduction import DupFd
+from pathlib import Path
+from typing import Any
+
+from conftest import PROCESSES
+
+SECONDS = 400  # for a job; the longest takes a quarter of that
+
+
+def in_ranks(nproc: int, work: Callable[..., object], *arguments: Any, cwd: Path) -> list[str]:
+    """Call ``work`` in so many processes of one group.
+
+    Args:
+        nproc: processes.
+        work: a function of a test's module; it joins the group, and leaves it.
+        arguments: of it.
+        cwd: the working directory.
+
+    Returns:
+        What each process has said on stderr. If one fails, the test does, with that.
+    """
+    from launch.group import free_port
+
+    group = {"WORLD_SIZE": str(nproc), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    with ExitStack() as stack:
+        logs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(nproc)]
+        ranks = []
+        for rank, log in enumerate(logs):
+            environment = os.environ | group | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONSAFEPATH": "1"}
+            ranks.append(
+                PROCESSES.Process(target=_rank, args=(work, arguments, DupFd(log.fileno()), cwd, environment))
+            )
+            ranks[-1].start()
+        end = time.monotonic() + SECONDS
+        for process in ranks:
+            process.join(max(0.0, end - time.monotonic()))
+        codes = [process.exitcode for process in ranks]
+        for process in ranks:
+            process.kill()
+        said = [log.read() for log in logs if log.seek(0) == 0]
+    assert codes == [0] * nproc, "\n".join((str(codes), *said))
+    return said
+
+
+def _rank(
+    work: Callable[..., object], arguments: tuple[Any, ...], log: Any, cwd: Path, environment: dict[str, str]
+) -> None:
+    """One of the processes, which has just been forked."""
+    os.dup2(log.detach(), 2)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["rank"]
+    work(*arguments)
+
+
+def train_together(home: Path, runs: Mapping[Path, Sequence[str]], nproc: int, resume: bool = False) -> list[str]:
+    """Train several runs of ``home``'s recipe, each with its own settings, one after the other in the same processes.
+
+    Returns:
+        What each process has said on stderr.
+    """
+    prepare_all(home, runs, nproc, resume)
+    return in_ranks(nproc, train_all, list(runs), cwd=home)
+
+
+def prepare_all(home: Path, runs: Mapping[Path, Sequence[str]], nproc: int, resume: bool = False) -> None:
+    """Make the folders of some runs of ``home``'s recipe ready."""
+    from distill.recipe import load
+    from distill.train import prepare
+    from launch.command import Job
+
+    for run, overrides in runs.items():
+        job = Job(home / "worker.py", (str(run),), home, nproc=nproc)
+        prepare.prepare(load(str(home / "recipe.toml"), overrides), run, resume, job)
+
+
+def train_all(runs: Sequence[Path]) -> None:
+    """In a process of a job: train runs that are ready."""
+    from distill.train.loop import train
+    from launch import group
+
+    for run in runs:
+        train(run)
+    group.stop()
