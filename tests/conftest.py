@@ -11,6 +11,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
@@ -269,3 +270,20 @@ def workers_of(pid: int) -> dict[int, psutil.Process]:
         if rank is not None and any(word.endswith("worker.py") for word in words) and "-m" not in words:
             found.setdefault(int(rank), child)
     return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three shards, 80 samples, for ``server`` to serve."""
+    folder = tmp_path_factory.mktemp("remote")
+    write_shards(folder, (40, 24, 16))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Any]:
+    """A web server of that folder, which goes wrong when asked to."""
+    from faulty_server import serving
+
+    with serving(folder) as server:
+        yield server

@@ -17,12 +17,20 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+from distill.data.remote import Patience
+
+FILES = ("train-000000.tar", "train-000001.tar", "train-000002.tar")  # what the fixture of conftest.py serves
+PATIENCE = Patience(timeout=1.0, retries=3, wait=0.01)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -114,3 +122,21 @@ def serving(folder: Path) -> Iterator[Server]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def stalling(folder: Path, flag: Path) -> str:
+    """A command that stalls in the middle of a shard once there is a flag."""
+    file = folder / FILES[0]
+    return f"pipe:if test -e {flag}; then head -c 30000 {file}; sleep 987; else cat {file}; fi"
+
+
+def stalled(process: psutil.Process, count: int) -> list[psutil.Process]:
+    """Everything below a process, when so many commands in it have stalled."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        below = process.children(recursive=True)
+        with suppress(psutil.Error):
+            if sum(child.name() == "sleep" for child in below) == count:
+                return below
+        time.sleep(0.1)
+    raise AssertionError("nothing stalls")

@@ -217,3 +217,13 @@ def test_resume_refuses_what_it_could_only_guess(tmp_path: Path, recipe: Path) -
     shard.write_bytes(content)
     distill(*command, cwd=tmp_path)
     assert latest.read_text() == "step-00000006"
+
+
+def test_fewer_samples_than_processes_are_refused(tmp_path: Path, recipe: Path) -> None:
+    write_tar(tmp_path / "one.tar", GOOD)
+    words = ("train", recipe, "--out", "run", "--nproc", "2", "--set", f"data.train={tmp_path / 'one.tar'}")
+    said = refused(*words, "--set", "train.batch_size=2", cwd=tmp_path)
+    assert "train.batch_size = 2 is more than the 1 training samples" in said
+    said = refused(*words, "--set", "train.batch_size=1", cwd=tmp_path)
+    assert "train.batch_size = 1 does not divide among 2 processes" in said
+    assert not (tmp_path / "run").exists()

@@ -20,6 +20,11 @@ from ranks import in_ranks, train_together
 from safetensors.torch import load_file
 
 import teachers
+from distill.data.cache import Cache
+from distill.data.embedding import Todo, embed
+from distill.data.shards import Shards
+from distill.data.views import Views
+from distill.recipe import load
 from distill.train.checkpoint import Snapshot
 from launch import group as processes
 from launch import zero
@@ -105,6 +110,18 @@ def test_two_processes_do_what_one_does(home: Path) -> None:
     assert_same(home / "trained", home)
     about = json.loads((home / "run" / "run.json").read_text())
     assert about["teacher_audits"]["packaged/efficientnet_lite0"]["rows"] == 8
+
+
+def test_processes_without_a_shard_have_nothing_to_do(home: Path, tmp_path: Path) -> None:
+    (shard,) = write_shards(tmp_path / "one", (12,))
+    table = load(str(home / "recipe.toml"), [f"teacher.0.cache={tmp_path / 'cache'}", "teacher.0.views=1"]).teacher[0]
+    cache = Cache(table, teachers.card(table.name), Views())
+    todo = Todo.of([cache], Shards.of([str(shard)]))
+    parts = [todo.part(rank, 3) for rank in range(3)]
+    assert [len(part.shards) for part in parts] == [12, 0, 0]
+    for part in reversed(parts):
+        embed([cache], lambda k: teachers.load(cache.card, 160), part, 0, id)
+        assert cache.file(shard).exists() == bool(part)
 
 
 def test_a_process_that_fails_says_why_and_what_is_complete_is_kept(home: Path) -> None:

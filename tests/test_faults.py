@@ -13,14 +13,11 @@ import signal
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 from conftest import (
@@ -38,72 +35,16 @@ from conftest import (
     write_shards,
     write_tar,
 )
+from fault_table import BATCH, TABLE, compare, count, expected_sums, print_table, summed
 from odd_samples import UNUSABLE, USABLE, Members, plain
 from ranks import train_together
 
 from distill.data.index import read_index
-from distill.data.order import Order
 from distill.train import checkpoint
 
 pytestmark = pytest.mark.faults
 
 SCRIPT = Path(sys.executable).with_name("distill")
-BATCH = 16
-
-
-@dataclass
-class Row:
-    """A line of the table."""
-
-    injected: int = 0
-    runs: int = 0
-    finished: int = 0
-    lost: int = 0
-    repeated: int = 0
-
-
-TABLE: dict[str, Row] = {}
-
-
-def count(fault: str, injected: int, runs: int = 1, finished: int = 1, lost: int = 0, repeated: int = 0) -> None:
-    row = TABLE.setdefault(fault, Row())
-    row.injected += injected
-    row.runs, row.finished = row.runs + runs, row.finished + finished
-    row.lost, row.repeated = row.lost + lost, row.repeated + repeated
-
-
-def keys_of(shards: Path) -> list[str]:
-    return [key for path in sorted(shards.glob("*.tar")) for key in read_index(path).keys]
-
-
-def expected_sums(shards: Path, steps: int, bad: frozenset[str] = frozenset()) -> list[int]:
-    """What ``samples`` must be at every step: the order's samples, each bad one's place taken by the one due at
-    the same place of the next batch whose sample is good."""
-    keys = keys_of(shards)
-    counts = np.array([len(read_index(path)) for path in sorted(shards.glob("*.tar"))])
-    stream = list(Order(counts, seed=0).take(0, (steps * BATCH // len(keys) + 2) * len(keys)))
-    sums = []
-    for step in range(steps):
-        total = 0
-        for position in range(step * BATCH, (step + 1) * BATCH):
-            epoch, i = stream[position]
-            first, turn = epoch * len(keys), 0
-            while keys[i] in bad:
-                turn += 1
-                ahead = turn * BATCH + turn * BATCH // len(keys)
-                i = stream[first + (position - first + ahead) % len(keys)][1]
-            total += zlib.crc32(f"{epoch} {i} {keys[i]}".encode())
-        sums.append(total)
-    return sums
-
-
-def compare(run: Path, sums: list[int]) -> tuple[int, int]:
-    """(samples lost, samples repeated) in a finished run."""
-    seen = [line["step"] for line in metrics(run)]
-    lost = len(set(range(1, len(sums) + 1)) - set(seen)) * BATCH
-    repeated = (len(seen) - len(set(seen))) * BATCH
-    wrong = sum(line["samples"] != sums[line["step"] - 1] for line in metrics(run))
-    return lost + wrong * BATCH, repeated
 
 
 @pytest.fixture(scope="module")
@@ -384,14 +325,9 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     """The last test of this file: at least 200 faults, 50 of them kill -9, and nothing lost or repeated."""
     if len(TABLE) < 5:
         pytest.skip("the other tests of this file did not run")
-    total = Row()
-    for row in TABLE.values():
-        for name, value in vars(row).items():
-            setattr(total, name, getattr(total, name) + value)
+    total = summed(TABLE.values())
     with capsys.disabled():
-        print(f"\n{'fault':55} {'injected':>8} {'runs':>5} {'finished':>8} {'lost':>5} {'repeated':>8}")
-        for fault, row in [*TABLE.items(), ("all", total)]:
-            print(f"{fault:55} {row.injected:8} {row.runs:5} {row.finished:8} {row.lost:5} {row.repeated:8}")
-    kills = sum(row.injected for fault, row in TABLE.items() if fault.startswith("kill -9"))
-    assert total.injected >= 200 and kills >= 50, (total, kills)
+        print_table(total)
+    kills = summed(row for fault, row in TABLE.items() if fault.startswith("kill -9"))
+    assert total.injected >= 200 and kills.injected >= 50, (total, kills)
     assert total.finished == total.runs and total.lost == total.repeated == 0

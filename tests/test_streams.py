@@ -1,16 +1,9 @@
-"""Remote streams against a real server that stalls, cuts off and refuses, and against real commands."""
+"""Samples and batches of streams."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import subprocess
-import sys
 import tarfile
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -18,155 +11,23 @@ import psutil
 import pytest
 import torch
 from conftest import (
-    SCRATCH,
-    distill,
     encoded,
-    lines_of,
-    losses_of,
-    metrics,
     picture,
     sample,
-    wait_for_step,
-    write_shards,
     write_tar,
 )
-from faulty_server import Server, serving
+from faulty_server import FILES, PATIENCE, Server, stalled, stalling
 
 from distill.data.batch import Batch
 from distill.data.captions import Captions, Tokenizer
 from distill.data.loading import batches
-from distill.data.remote import Lost, Patience, Stream
+from distill.data.remote import Patience
 from distill.data.shards import Shards
-from distill.data.specs import addresses, shown
+from distill.data.specs import addresses
 from distill.data.streams import Streams, samples
 from distill.data.transform import Drawing, Transform
 from distill.data.views import Views
 from distill.errors import BadSample, UserError
-
-PATIENCE = Patience(timeout=1.0, retries=3, wait=0.01)
-SCRIPT = Path(sys.executable).with_name("distill")
-FILES = ("train-000000.tar", "train-000001.tar", "train-000002.tar")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("remote")
-    write_shards(folder, (40, 24, 16))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Server]:
-    with serving(folder) as server:
-        yield server
-
-
-def everything(address: str, patience: Patience = PATIENCE) -> bytes:
-    stream = Stream(address, patience)
-    try:
-        return b"".join(iter(stream.read, b""))
-    finally:
-        stream.close()
-
-
-@pytest.mark.parametrize("ranges", ["", "/noranges"])
-@pytest.mark.parametrize(
-    "fault",
-    [
-        "plain",
-        "cut@0x1",
-        "cut@5000x3",
-        "cut@12345x2",
-        "stall@0x1",
-        "stall@20000x1",
-        "500@0x3",
-        "503@0x1",
-        "429@0x2",
-        "aligned@70123x1",
-        "chunked@5000x2",
-        "star@5000x2",
-    ],
-)
-def test_a_stream_goes_on_where_it_was(server: Server, folder: Path, fault: str, ranges: str) -> None:
-    address = f"{server.url}{ranges}/{fault}/{FILES[0]}"
-    assert everything(address) == (folder / FILES[0]).read_bytes()
-    faults = int(fault.rpartition("x")[2]) if "@" in fault else 0
-    assert server.asked[f"{ranges}/{fault}/{FILES[0]}"] == faults + 1
-
-
-@pytest.mark.parametrize(
-    "path, reason, requests",
-    [
-        (f"cut@5000x9/{FILES[0]}", "the connection ended .* bytes too early, 4 times in a row", 5),
-        (f"stall@5000x9/{FILES[0]}", "timed out, 4 times in a row", 5),
-        (f"503@0x9/{FILES[1]}", "the server answered 503 .*, 4 times in a row", 4),
-        ("plain/nowhere.tar", "the server answered 404 Not Found$", 1),
-        (f"403@0x9/{FILES[0]}", "the server answered 403 Forbidden$", 1),
-        (f"replaced@5000x1/{FILES[0]}", "it has been replaced while it was read", 2),
-        (f"swapped@5000x1/{FILES[0]}", "it has been replaced while it was read", 2),
-    ],
-)
-def test_a_stream_that_cannot_be_read_says_why(server: Server, path: str, reason: str, requests: int) -> None:
-    with pytest.raises(Lost, match=reason):
-        everything(f"{server.url}/{path}")
-    # What arrived before the first fault does not count as one.
-    assert requests - 1 <= server.asked[f"/{path}"] <= requests
-
-
-def test_a_password_in_an_address_is_for_its_host_alone(server: Server, folder: Path) -> None:
-    url = server.url.replace("//", "//me:open%20sesame@")
-    assert everything(f"{url}/locked/{FILES[1]}") == (folder / FILES[1]).read_bytes()
-    for address in (f"{server.url}/locked/{FILES[1]}", f"{url}/moved/{FILES[1]}"):
-        with pytest.raises(Lost, match="401 Unauthorized"):
-            everything(address)
-
-
-def test_an_address_that_nobody_answers_is_given_up() -> None:
-    with serving(Path()) as server:
-        url = server.url
-    start = time.monotonic()
-    with pytest.raises(Lost, match="refused, 4 times in a row"):
-        everything(f"{url}/plain/a.tar")
-    for nonsense in ("http://no host/a b.tar", "http://host:port/a.tar"):
-        with pytest.raises(Lost, match="^((?!in a row).)*$"):
-            everything(nonsense)
-    assert time.monotonic() - start < 30
-
-
-def test_what_a_command_prints_is_a_stream(folder: Path, tmp_path: Path) -> None:
-    file, flag = folder / FILES[0], tmp_path / "flag"
-    assert everything(f"pipe:cat {file}") == file.read_bytes()
-    fails_once = f"pipe:test -e {flag} || {{ touch {flag}; head -c 5000 {file}; exit 7; }}; cat {file}"
-    assert everything(fails_once) == file.read_bytes()
-    flag.unlink()
-    stalls_once = f"pipe:test -e {flag} || {{ touch {flag}; head -c 5000 {file}; sleep 60; }}; cat {file}"
-    assert everything(stalls_once) == file.read_bytes()
-    with pytest.raises(Lost, match="the command ended with status 3, 4 times in a row"):
-        everything("pipe:exit 3")
-    for other in (f"head -c 9 {file}", f"tac {file}"):  # shorter, or otherwise not what it was
-        flag.unlink()
-        with pytest.raises(Lost, match="it has been replaced while it was read"):
-            everything(f"pipe:test -e {flag} || {{ touch {flag}; head -c 5000 {file}; exit 7; }}; {other}")
-    with pytest.raises(Lost, match="the command does not end within 1 seconds, 4 times in a row"):
-        everything("pipe:exec >&-; sleep 60")
-    # What runs is what stands there: only braces are expanded.
-    assert addresses([r"pipe:sed 's/\\n//' my\ file"]) == [r"pipe:sed 's/\\n//' my\ file"]
-    assert addresses(["pipe:cat /a/{0..1}.tar"]) == ["pipe:cat /a/0.tar", "pipe:cat /a/1.tar"]
-
-
-def test_s3_goes_through_awss_command_and_no_shell(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its command is not installed here: a program of that name stands in, which serves the folder."""
-    with pytest.raises(Lost, match="aws, is not installed"):
-        monkeypatch.setenv("PATH", str(tmp_path))
-        everything("s3://bucket/a.tar")
-    stand_in = tmp_path / "aws"
-    stand_in.write_text(f'#!/bin/sh\n/bin/echo "$@" >> {tmp_path}/words\n/bin/cat "{folder}/${{4##*/}}"\n')
-    stand_in.chmod(0o755)
-    assert everything(f"s3://bucket/$(touch {tmp_path}/bad)/{FILES[1]}") == (folder / FILES[1]).read_bytes()
-    assert (tmp_path / "words").read_text().startswith("s3 cp --only-show-errors s3://bucket/$(touch ")
-    assert not (tmp_path / "bad").exists()
 
 
 def test_a_streams_samples_are_those_of_the_addressed_shard(server: Server, folder: Path) -> None:
@@ -274,24 +135,6 @@ def test_a_batch_in_pieces_is_the_batch(server: Server) -> None:
         assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
 
 
-def stalling(folder: Path, flag: Path) -> str:
-    """A command that stalls in the middle of a shard once there is a flag."""
-    file = folder / FILES[0]
-    return f"pipe:if test -e {flag}; then head -c 30000 {file}; sleep 987; else cat {file}; fi"
-
-
-def stalled(process: psutil.Process, count: int) -> list[psutil.Process]:
-    """Everything below a process, when so many commands in it have stalled."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        below = process.children(recursive=True)
-        with suppress(psutil.Error):
-            if sum(child.name() == "sleep" for child in below) == count:
-                return below
-        time.sleep(0.1)
-    raise AssertionError("nothing stalls")
-
-
 def test_loaders_and_commands_end_with_the_training(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,78 +151,6 @@ def test_loaders_and_commands_end_with_the_training(
     start = time.monotonic()
     loaded.close()
     assert not psutil.wait_procs(waiting, timeout=20)[1] and time.monotonic() - start < 20
-
-
-@pytest.mark.parametrize("shell", [[], ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]], ids=["", "deaf to SIGINT"])
-def test_loaders_and_commands_end_with_a_training_that_is_killed(
-    recipe: Path, tmp_path: Path, folder: Path, shell: list[str]
-) -> None:
-    """Whoever has started it: a script's background jobs ignore SIGINT."""
-    flag, run = tmp_path / "flag", tmp_path / "run"
-    words = [*settings(f"data.train={json.dumps(stalling(folder, flag))}", "data.workers=2", "data.timeout=600")]
-    words += ["--set", "train.steps=100000", "--allow-pipe", "--out", str(run)]
-    process = subprocess.Popen([*shell, SCRIPT, "train", str(recipe), *words], stderr=subprocess.DEVNULL)
-    wait_for_step(run, 3, process)
-    flag.touch()
-    waiting = stalled(psutil.Process(process.pid), 2)
-    process.kill()
-    process.wait()
-    assert len(waiting) >= 4 and not psutil.wait_procs(waiting, timeout=20)[1]
-
-
-def settings(*given: str) -> list[str]:
-    """Those of a recipe without a teacher, and more."""
-    return [*SCRATCH, *(word for one in ("data.timeout=2", *given) for word in ("--set", one))]
-
-
-@pytest.mark.parametrize("nproc", [1, 2])
-def test_a_run_trains_on_faulty_streams_and_goes_on(recipe: Path, tmp_path: Path, server: Server, nproc: int) -> None:
-    """A stall, a cut and a refusal on the way, and one shard that does not exist."""
-    places = [f"{server.url}/{fault}" for fault in ("stall@9000x1", "cut@40000x2", "500@0x1", "plain")]
-    train = [f"{place}/{name}" for place, name in zip(places, [*FILES, "nowhere.tar"], strict=True)]
-    words = [*settings(f"data.train={json.dumps(train)}", "data.workers=1"), "--nproc", nproc]
-    first = distill("train", recipe, "--out", tmp_path / "run", *words, "--set", "data.bad_samples=1")
-    assert "Training on 4 streams" in first.stderr and "exact in everything but which samples" in first.stderr
-    assert len(losses_of(tmp_path / "run")) == 6
-    (noted,) = lines_of(tmp_path / "run/bad-samples.jsonl")
-    assert noted["shard"].endswith("nowhere.tar") and "404" in noted["reason"]
-    # The last checkpoint is damaged: three steps are taken anew, on samples that are drawn anew.
-    before = [line["samples"] for line in metrics(tmp_path / "run")]
-    (tmp_path / "run/checkpoints/step-00000006/state.safetensors").write_bytes(b"")
-    again = distill("train", recipe, "--out", tmp_path / "run", *words, "--set", "data.bad_samples=1", "--resume")
-    assert "is damaged" in again.stderr
-    after = [line["samples"] for line in metrics(tmp_path / "run")]
-    assert len(after) == 6 and after[:3] == before[:3] and after[3:] != before[3:]
-    distill("export", tmp_path / "run", "--out", tmp_path / "export")
-    assert "| 96 images, drawn from streams, to step-00000006 |" in (tmp_path / "export/README.md").read_text()
-    strict = distill("train", recipe, "--out", tmp_path / "strict", *words, "--set", "data.bad_samples=0", status=2)
-    assert "1 bad samples are more than the 0 that data.bad_samples allows" in strict.stderr
-
-
-def test_shards_that_are_not_there_count_before_training_too(recipe: Path, tmp_path: Path, server: Server) -> None:
-    train = json.dumps([f"{server.url}/plain/{name}" for name in ("nowhere.tar", FILES[0])])
-    words = settings(f"data.train={train}", "data.bad_samples=0")
-    said = distill("train", recipe, "--out", tmp_path / "run", *words, status=2).stderr
-    assert "1 bad samples are more than the 0" in said and "(before training)" in said
-    assert not (tmp_path / "run").exists()
-
-
-def test_what_may_be_secret_in_an_address_does_not_ship(
-    recipe: Path, tmp_path: Path, server: Server, folder: Path
-) -> None:
-    secret = f"pipe:echo sesame >&2; cat {folder / FILES[0]}"
-    shut = server.url.replace("//", "//user:sesame@") + "/plain/nowhere.tar?key=sesame"
-    words = settings(f"data.train={json.dumps([shut, secret])}", "data.bad_samples=1", "train.steps=2")
-    distill("train", recipe, "--out", tmp_path / "run", *words, "--allow-pipe")
-    distill("export", tmp_path / "run", "--out", tmp_path / "export")
-    assert "sesame" in (tmp_path / "run/recipe.toml").read_text()
-    told = json.loads((tmp_path / "export/config.json").read_text())["provenance"]["recipe"]["data"]["train"]
-    assert told == [shown(shut), shown(secret)]
-    (noted,) = lines_of(tmp_path / "run/bad-samples.jsonl")
-    assert noted["shard"] == told[0] and told[0].startswith(f"{server.url}/plain/nowhere.tar (")
-    others = [path for path in (tmp_path / "run", tmp_path / "export") for path in path.rglob("*") if path.is_file()]
-    assert {path.name for path in others if b"sesame" in path.read_bytes()} == {"recipe.toml"}
-    assert told[1].startswith("pipe:echo (") and shown("s3://bucket/a.tar") == "s3://bucket/a.tar"
 
 
 def test_one_shard_that_is_gone_does_not_speak_for_the_others(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,65 +177,6 @@ def test_a_stream_that_is_busy_and_brings_nothing_is_given_up(tmp_path: Path) ->
     with pytest.raises(BadSample, match="nothing of use came for 1 seconds"):
         list(samples(f"pipe:while true; do {command}; sleep 0.01; done", patience))
     assert time.monotonic() - start < 20
-
-
-def test_three_towers_train_on_streams_in_micro_batches(recipe: Path, tmp_path: Path, server: Server) -> None:
-    words = ["--set", "teacher.0.cache=none", "--set", "train.micro_batch=4", "--set", "train.steps=3"]
-    words += ["--set", f"data.train={server.url}/plain/train-{{000000..000002}}.tar"]
-    distill("train", recipe, "--out", tmp_path / "run", *words)
-    assert len(losses_of(tmp_path / "run")) == 3
-    assert json.loads((tmp_path / "run/run.json").read_text())["shards"] == 3
-
-
-def test_a_recipe_runs_no_command_that_is_not_allowed(recipe: Path, tmp_path: Path, folder: Path) -> None:
-    flag = tmp_path / "ran"
-    harmful = f"pipe:touch {flag}; cat {folder / FILES[0]}"
-    for train in (harmful, f"{{http://127.0.0.1:9/a.tar,{harmful}}}"):
-        words = settings(f"data.train={json.dumps(train)}")
-        refused = distill("train", recipe, "--out", tmp_path / "run", *words, status=2).stderr
-        assert "The recipe runs a command: pipe:touch" in refused and "--allow-pipe" in refused
-        assert not flag.exists() and not (tmp_path / "run").exists()
-    words = settings(f"data.train={json.dumps(harmful)}")
-    distill("train", recipe, "--out", tmp_path / "run", *words, "--allow-pipe")
-    assert flag.exists() and len(losses_of(tmp_path / "run")) == 6
-    # Nor does a run from elsewhere, when it is resumed.
-    os.rename(tmp_path / "run/checkpoints/step-00000006", tmp_path / "away")
-    flag.unlink()
-    again = ("train", tmp_path / "run/recipe.toml", "--out", tmp_path / "run", "--resume")
-    assert "runs a command" in distill(*again, status=2).stderr and not flag.exists()
-
-
-@pytest.mark.parametrize(
-    "given, words",
-    [
-        (["data.train={http://host/a.tar,pipe}"], "'pipe' is no stream that can be read"),
-        (["data.train=ftp://host/a.tar"], "no stream that can be read"),
-        (["data.train=htp://host/a.tar"], "Did you mean 'http'?"),
-        (['data.train=["https://host/a.tar","shards"]'], "is no stream that can be read"),
-        (["data.train=https://host/a.tar", "train.epochs=3"], "streams have no epochs"),
-        (['data.train=["http://host/a.tar","http://host/a.tar"]'], "named twice"),
-        (
-            ["data.train=http://127.0.0.1:9/a.tar", "data.retries=0", "data.bad_samples=5"],
-            "1 streams in a row could not be read.*refused",
-        ),
-        (["data.train=https://host/a.tar", "data.timeout=0"], "'data.timeout' does not check out"),
-        (["data.train=https://host/a.tar", "data.timeout=inf"], "'data.timeout' does not check out"),
-    ],
-)
-def test_streams_that_make_no_sense_are_refused(recipe: Path, tmp_path: Path, given: list[str], words: str) -> None:
-    said = distill("train", recipe, "--out", tmp_path / "run", *settings(*given), status=2).stderr
-    assert re.search(words, said), said
-    assert not (tmp_path / "run").exists() and "Traceback" not in said
-
-
-def test_only_training_reads_streams(recipe: Path, tmp_path: Path, server: Server) -> None:
-    address = f"{server.url}/plain/{FILES[0]}"
-    for words in (("data", "check", address), ("data", "index", address)):
-        assert "is a remote stream" in distill(*words, status=2).stderr
-    assert (
-        "has a cache, and data.train are streams"
-        in distill("train", recipe, "--out", tmp_path / "run", "--set", f"data.train={address}", status=2).stderr
-    )
 
 
 def test_a_streams_members_may_have_any_order_of_kinds(tmp_path: Path) -> None:
