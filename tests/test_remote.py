@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from faulty_server import FILES, PATIENCE, Server, serving
 
-from distill.data.remote import Lost, Patience, Stream
+from distill.data.openers import Lost
+from distill.data.remote import Patience, Stream
 from distill.data.specs import addresses
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from distill.config import is_remote
 from distill.errors import UserError, did_you_mean
 
-SCHEMES = ("http", "https", "s3", "pipe")  # see remote.py
+SCHEMES = ("http", "https", "s3", "pipe")  # see openers.py
 
 
 def expand(specs: Iterable[str]) -> list[Path]:

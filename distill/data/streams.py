@@ -17,7 +17,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from distill.data.batch import Batch
 from distill.data.index import KINDS, named
-from distill.data.remote import Lost, Patience, Stream
+from distill.data.openers import Lost
+from distill.data.remote import Patience, Stream
 from distill.data.shards import Sample
 from distill.data.specs import shown
 from distill.data.transform import Pair, Transform
