@@ -78,7 +78,7 @@ class Web:
             end = total if total.isdigit() else str(int(part[2]) + 1)
         self.at, self.end = self.start, int(end) if end.isdigit() else None
         known = {"bytes": total if total.isdigit() else "", **{name: said.get(name, "") for name in VERSIONED}}
-        self.version = {name: value for name, value in known.items() if value}
+        self.version: Mapping[str, str] = {name: value for name, value in known.items() if value}
 
     def read(self) -> bytes:
         if self.at == self.end:

@@ -103,7 +103,7 @@ def grouped(file: Any) -> Iterator[tuple[str, dict[str, bytes]]]:
     current, parts = "", dict[str, bytes]()
     with tarfile.open(fileobj=Ending(file), mode="r|", tarinfo=Header) as tar:  # type: ignore[call-overload]
         while (member := tar.next()) is not None:
-            tar.members = []  # type: ignore[attr-defined]  # or tarfile remembers every member it has seen
+            tar.members = []  # or tarfile remembers every member it has seen
             found = named(member)
             if found is None:
                 continue
