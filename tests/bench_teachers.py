@@ -115,12 +115,12 @@ def timed(work: Callable[[], object]) -> float:
 
 def stepper(recipe: Any) -> Callable[[], float]:
     """A training whose steps are taken one by one: each loads its batch in this process, and says how long it took."""
-    from distill.train import embedder, loop, prepare, training_set
+    from distill.train import embedder, loop, open_data, prepare
     from distill.train.training_set import Part
     from launch import group as processes
     from launch.command import Job
 
-    group, data = processes.start(), training_set.of(recipe)
+    group, data = processes.start(), open_data.of(recipe)
     data.embed(Job(Path(embedder.__file__), (), Path.cwd()))
     tokenizer = prepare.make_tokenizer(recipe, data)
     engine, _ = loop.make_engine(recipe, tokenizer.vocab, None, group)

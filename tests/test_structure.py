@@ -6,7 +6,7 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -57,6 +57,27 @@ def test_imports_inside_the_hub_go_one_way() -> None:
             parts = name.split(".")
             if parts[0] == "distill" and len(parts) > 1 and not parts[1].startswith("_"):
                 assert parts[1] in allowed, f"{path} imports {name}"
+
+
+def test_no_two_modules_need_each_other() -> None:
+    """Imports inside functions count: they only hide a circle."""
+    files = {p.relative_to(ROOT): p for package in ("distill", *LEAVES) for p in (ROOT / package).rglob("*.py")}
+    names = {".".join(p.with_suffix("").parts).removesuffix(".__init__"): path for p, path in files.items()}
+    needs = {name: needed(path, names) - {name} for name, path in names.items() if path.name != "__init__.py"}
+    assert needs["distill.train.loop"] > {"distill.train.step", "launch.zero"}
+    while free := [name for name, others in needs.items() if not others & needs.keys()]:
+        for name in free:
+            del needs[name]
+    assert not needs, f"among {sorted(needs)} is a circle"
+
+
+def needed(path: Path, names: Collection[str]) -> set[str]:
+    """Our modules that a file imports, also as names of a package."""
+    found = {name for name, typing_only in imports(path) if not typing_only}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module in names:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found & set(names)
 
 
 def test_every_file_fits_on_a_few_screens() -> None:

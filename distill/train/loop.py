@@ -18,7 +18,7 @@ from distill.config import Recipe
 from distill.data.batch import Batch
 from distill.data.captions import Tokenizer
 from distill.facts import objective_of, teachers_of
-from distill.train import setup, towers, training_set
+from distill.train import open_data, setup, towers
 from distill.train.checkpoint import Checkpoints, Snapshot
 from distill.train.health import Health
 from distill.train.log import Log
@@ -50,7 +50,7 @@ def train(run: Path) -> bool:
     """
     group = processes.start()
     recipe = read_recipe(run)
-    data = training_set.load(recipe, run)
+    data = open_data.of_run(recipe, run)
     tokenizer = Tokenizer.load(run / TOKENIZER, towers.text_spec(recipe).context)
     checkpoints = Checkpoints(run, recipe.checkpoint.keep, group)
     snapshot = checkpoints.latest()

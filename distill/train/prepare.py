@@ -21,7 +21,7 @@ from distill.data.captions import Tokenizer
 from distill.errors import Bad, UserError
 from distill.files import read_table, write_text, write_whole
 from distill.recipe import check, dump
-from distill.train import setup, teaching, towers, training_set
+from distill.train import open_data, setup, teaching, towers
 from distill.train.health import BAD_SAMPLES
 from distill.train.training_set import TrainingSet
 from distill.train.wishes import STOP
@@ -85,7 +85,7 @@ def prepare(recipe: Recipe, run: Path, resume: bool, job: Job, allow_pipe: bool 
     # A wrong tower, and a teacher that cannot be had, fail here, before any data is read.
     setup.model_of(recipe, given.vocab if given else 4)
     weights = teaching.online_weights(recipe)
-    data = training_set.of(recipe)
+    data = open_data.of(recipe)
     if data.commands and not allow_pipe:
         number = "a command" if len(data.commands) == 1 else f"{len(data.commands)} commands"
         remedy = "If you trust the recipe, add --allow-pipe."

@@ -6,7 +6,6 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from distill.config import Recipe
 from distill.data.batch import Batch
 from distill.data.captions import Tokenizer
 from distill.errors import Bad
@@ -77,7 +76,7 @@ class TrainingSet(Protocol):
         """
 
     def save(self, run: Path) -> None:
-        """Write into a run's folder what :func:`load` needs."""
+        """Write into a run's folder what :func:`distill.train.open_data.of_run` needs."""
 
     def batches(self, tokenizer: Tokenizer, part: Part, pin: bool) -> Generator[list[Batch]]:
         """Every step's batch of one process, in pieces, loaded ahead.
@@ -91,28 +90,3 @@ class TrainingSet(Protocol):
 
     def close(self) -> None:
         """Let go of what is open."""
-
-
-def of(recipe: Recipe) -> TrainingSet:
-    """The training set of a recipe, looked through.
-
-    Raises:
-        UserError: if it is not there.
-    """
-    return _kind(recipe).of(recipe)
-
-
-def load(recipe: Recipe, run: Path) -> TrainingSet:
-    """The training set of a run that has been prepared.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
-    return _kind(recipe).load(recipe, run)
-
-
-def _kind(recipe: Recipe) -> Any:
-    from distill.train.shard_set import ShardSet
-    from distill.train.stream_set import StreamSet
-
-    return StreamSet if recipe.data.streamed else ShardSet
