@@ -23,6 +23,8 @@ from distill.files import digest, write_whole
 
 IMAGE = frozenset({"jpg", "jpeg", "png", "webp"})
 KINDS = ("image", "txt", "json")  # the columns of an index
+UNNAMED = "no member is named KEY.jpg, KEY.png, KEY.webp, KEY.txt or KEY.json"
+DAMAGED = (tarfile.TarError, ValueError, OverflowError, RecursionError)  # what tarfile raises at one that is
 VERSION = "2"
 
 
@@ -83,7 +85,7 @@ def build_index(path: Path) -> ShardIndex:
     except OSError as error:
         raise UserError(f"The shard {path} cannot be read: {error.strerror}.", "Restore it.") from error
     if not rows and not faults:
-        faults.append(("", "no member is named KEY.jpg, KEY.png, KEY.webp, KEY.txt or KEY.json"))
+        faults.append(("", UNNAMED))
     members = np.array(list(rows.values()), dtype=np.int64).reshape(len(rows), len(KINDS), 2)
     return ShardIndex(path, tuple(rows), members, sha256, stamp, tuple(faults))
 
@@ -102,7 +104,7 @@ def read_headers(path: Path, size: int, rows: dict[str, list[tuple[int, int]]], 
             # tarfile takes any damaged header for the end of the archive; the real end is a block of zeros.
             if not is_end(path, tar.offset):
                 raise tarfile.ReadError("it has no end-of-archive mark where its last member ends")
-    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
+    except DAMAGED as error:
         faults.append(("", f"the archive is empty, cut off or damaged after {len(rows)} samples: {error}"))
 
 

@@ -13,6 +13,7 @@ import zlib
 from dataclasses import dataclass
 
 from distill.data.openers import CHUNK, OPENERS, Lost, Source
+from distill.data.specs import scheme_of
 
 LONGEST_WAIT = 60.0  # seconds
 MOST_DOUBLINGS = 10  # of a wait, which has a bound of its own
@@ -89,7 +90,7 @@ class Stream:
     def _next(self) -> bytes:
         """What comes next, the stream opened if it is not, and without what has been read before."""
         if self.source is None:
-            opener = OPENERS[self.address.partition(":")[0]]
+            opener = OPENERS[scheme_of(self.address)]
             self.source = opener(self.address, self.at, self.patience.timeout)
             self.behind, self.sum_again = self.at - self.source.start, 0
             before, self.version = self.version, {**self.version, **self.source.version}

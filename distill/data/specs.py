@@ -10,9 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from distill.config import is_remote
+from distill.data.openers import OPENERS
 from distill.errors import UserError, did_you_mean
-
-SCHEMES = ("http", "https", "s3", "pipe")  # see openers.py
 
 
 def expand(specs: Iterable[str]) -> list[Path]:
@@ -51,10 +50,10 @@ def addresses(specs: Iterable[str]) -> list[str]:
     found = [name for spec in specs for name in braces(spec)]
     for address in found:
         scheme = scheme_of(address)
-        if scheme not in SCHEMES:
+        if scheme not in OPENERS:
             raise UserError(
                 f"'{address}' is no stream that can be read.",
-                did_you_mean(scheme, SCHEMES, f"Known: {', '.join(SCHEMES)}; and pipe:COMMAND for anything else."),
+                did_you_mean(scheme, OPENERS, f"Known: {', '.join(OPENERS)}; and pipe:COMMAND for anything else."),
             )
     refuse_repeated(found)
     return found

@@ -16,7 +16,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from distill.data.batch import Batch
-from distill.data.index import KINDS, named
+from distill.data.index import DAMAGED, KINDS, UNNAMED, named
 from distill.data.openers import Lost
 from distill.data.remote import Patience, Stream
 from distill.data.shards import Sample
@@ -26,7 +26,12 @@ from distill.errors import Bad, BadSample, UserError
 
 MIXED, MIXED_BYTES = 1000, 1 << 28  # samples among which the next one is drawn, and the most they may take
 LARGEST = 1 << 26  # bytes of a member
-LONGEST_HEADER = 1 << 20  # bytes of a name and the like; tarfile reads it whole, and a header may claim any number
+LONGEST_HEADER = 1 << 20  # bytes of a name and the like; a header may claim any number
+# Members that are headers of the next one, which tarfile reads whole.
+HEADERS_ONLY = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 IN_A_ROW = 10  # shards that cannot be read after which a run stops
 LONGEST_PAUSE = 4  # doublings of the wait after a shard that cannot be read
 ATTEMPTS = 1000  # samples beyond twice a batch's that are tried for it
@@ -68,12 +73,6 @@ class Ending:
         return data
 
 
-HEADERS_ONLY = (
-    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
-    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
-)
-
-
 def samples(address: str, patience: Patience) -> Generator[Sample]:
     """The samples of a shard, as it is read.
 
@@ -90,12 +89,12 @@ def samples(address: str, patience: Patience) -> Generator[Sample]:
             stream.since = time.monotonic()
     except Lost as error:
         raise BadSample(name, "", f"it cannot be read: {error}") from error
-    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
+    except DAMAGED as error:
         raise BadSample(name, "", f"the archive is cut off or damaged after {known} samples: {error}") from error
     finally:
         stream.close()
     if not known:
-        raise BadSample(name, "", "no member is named KEY.jpg, KEY.png, KEY.webp, KEY.txt or KEY.json")
+        raise BadSample(name, "", UNNAMED)
 
 
 def grouped(file: Any) -> Iterator[tuple[str, dict[str, bytes]]]:

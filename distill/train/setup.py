@@ -96,7 +96,8 @@ def transform_of(recipe: Recipe, tokenizer: Tokenizer, shards: Shards | None = N
                 inputs.append(FromCaptions(teachers.tokenizer(card)))
         elif online(table):
             inputs.append(FromPixels(table.image_size or card.image_size, card.interpolation))
-        elif shards is not None:
+        else:
+            assert shards is not None, "streams have no cache, as check_objective has said"
             inputs.append(FromCache(Cache(table, card, views, logits), shards))
     drawing = Drawing(
         captions=captions_of(recipe),

@@ -17,7 +17,6 @@ from distill.data.order import Order
 from distill.data.pairs import Schedule
 from distill.data.shards import Shards
 from distill.errors import Bad, BadSample, UserError
-from distill.facts import objective_of
 from distill.train import setup, teaching
 from distill.train.health import most_bad, refuse_too_many
 from distill.train.training_set import Part
@@ -33,7 +32,6 @@ class ShardSet:
     def __init__(self, recipe: Recipe, data: Shards) -> None:
         self.recipe, self.data = recipe, data
         self.samples, self.shards, self.commands = len(data), len(data.indexes), list[str]()
-        self.order = Order(data.counts, recipe.train.seed)
 
     @classmethod
     def of(cls, recipe: Recipe) -> ShardSet:
@@ -92,25 +90,22 @@ class ShardSet:
         self.data.save(run / SHARDS)
 
     def batches(self, tokenizer: Tokenizer, part: Part, pin: bool) -> Generator[list[Batch]]:
-        pairs, neighbours = (
-            setup.pairs_of(self.recipe, self.data, tokenizer),
-            objective_of(self.recipe).needs.mixup > 0,
-        )
+        pairs = setup.pairs_of(self.recipe, self.data, tokenizer)
         schedule = Schedule(
-            self.order,
-            self.recipe.train.batch_size,
+            pairs.order,
+            pairs.batch_size,
             part.rank,
             part.world,
             part.start,
             part.stop,
-            neighbours,
-            part.pieces,
+            neighbours=pairs.transform.drawing.mixup > 0,
+            pieces=part.pieces,
         )
         return batches(pairs, self.recipe.data.workers, pin, schedule, part.pieces)
 
     def keys(self, step: int) -> list[str]:
-        first = step * self.recipe.train.batch_size
-        return [self.data.key(i) for _, i in self.order.take(first, first + self.recipe.train.batch_size)]
+        size, order = self.recipe.train.batch_size, Order(self.data.counts, self.recipe.train.seed)
+        return [self.data.key(i) for _, i in order.take(step * size, (step + 1) * size)]
 
     def close(self) -> None:
         self.data.close()
