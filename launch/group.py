@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
-import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from launch.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -86,21 +86,6 @@ def free_port() -> int:
         listener.bind(("", 0))
         port: int = listener.getsockname()[1]
         return port
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory for the next step instead of returning it to the kernel.
-
-    A training step on a CPU frees and takes hundreds of megabytes, and by default each large tensor is
-    mapped, zeroed page by page and unmapped again. Measured: half the step time of a small ViT.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # absent from musl
-        trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-        for option, value in ((mmap_threshold, 1 << 30), (trim_threshold, 2**31 - 1), (top_pad, 1 << 28)):
-            mallopt(option, value)
 
 
 class _Gather(torch.autograd.Function):

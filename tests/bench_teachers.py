@@ -5,8 +5,8 @@
 prints JSON, all of it measured in one run on this machine with pictures drawn for it:
 
 - ``embedding``: for each teacher, images a second through ``distill teachers embed``'s own loop (decoding, views,
-  forward, checksums, files) and through nothing but its forward on the same pixels, in turns in one process; the ratio
-  of the best rounds.
+  forward, checksums, files) and through nothing but its forward on the same pixels, in turns in one process and from
+  the first batch on, when the loaders run; the ratio of the best rounds.
 - ``step``: seconds a training step from scratch, of Three Towers and of LiT with the teacher's embeddings cached and
   with the teacher running, towers those of the packaged recipes; the median of steps that are taken in turns, in one
   process which also loads the batches. ``three_towers_over_scratch`` is what the third tower costs where it is
@@ -71,10 +71,18 @@ def with_random_weights(name: str, folder: Path) -> Any:
     return replace(card, file=partial(Path, path))
 
 
+Tick = Callable[[int], None]
+
+
+def rate(work: Callable[[Tick], object]) -> float:
+    """Images a second from the first tick to the last."""
+    ticks: list[tuple[float, int]] = []
+    work(lambda count: ticks.append((time.perf_counter(), count)))
+    return sum(count for _, count in ticks[1:]) / (ticks[-1][0] - ticks[0][0])
+
+
 def embedding(card: Any, shards: Path, folder: Path, rounds: int) -> dict[str, float]:
     """Images a second, through everything and through the forward alone; the best of some rounds in turns."""
-    import torch
-
     import teachers
     from distill.config import Teacher
     from distill.data.cache import Cache
@@ -88,22 +96,19 @@ def embedding(card: Any, shards: Path, folder: Path, rounds: int) -> dict[str, f
     wanted = [Wanted(1, card.image_size, card.interpolation)]
     pixels = [batch[:, 0] for (batch,), _ in ViewPixels(data, Views(), wanted).batches(places, 0)]
 
-    def bare() -> None:
+    def bare(tick: Tick) -> None:
         for batch in pixels:
             teacher(batch.to(teacher.mean.device)).cpu()
+            tick(len(batch))
 
-    def whole(number: int) -> None:
+    def whole(tick: Tick, number: int) -> None:
         table = Teacher(name=card.name, cache=str(folder / f"{card.name.replace('/', '-')}-{number}"))
         cache = Cache(table, card, Views())
-        embed([cache], lambda k: teacher, Todo.of([cache], data), workers, id)
+        embed([cache], lambda k: teacher, Todo.of([cache], data), 1, tick)
 
-    workers = 1
-    with torch.inference_mode():
-        teacher(pixels[0])
     for number in range(rounds):
-        for name, work in (("forward", bare), ("embed", partial(whole, number))):
-            seconds = timed(work)
-            best[name] = max(best.get(name, 0.0), len(data) / seconds)
+        for name, work in (("forward", bare), ("embed", partial(whole, number=number))):
+            best[name] = max(best.get(name, 0.0), rate(work))
     return best | {"embed_over_forward": best["embed"] / best["forward"]}
 
 

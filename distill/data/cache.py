@@ -43,7 +43,7 @@ def identity(table: TeacherTable, card: Card, views: Views, logits: bool) -> dic
     if card.file is not None and (table.weights or card.name.startswith("local/")):
         output |= {"file": file_digest(str(card.file()))}
     return output | {
-        "version": 2,
+        "version": 3,
         "teacher": card.name,
         "arch": card.arch,
         "image_size": table.image_size or card.image_size,

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from distill.data.cache import Cache
+from distill.data.loading import begin
 from distill.data.shards import Shards
 from distill.data.views import Views, decode
 from distill.errors import BadSample, UserError
@@ -75,6 +76,7 @@ class ViewPixels(Dataset[list[torch.Tensor]]):
             num_workers=workers,
             collate_fn=self._together,
             pin_memory=pin,
+            worker_init_fn=begin,
         )
         for batch, errors in loader:
             for error in errors.values():
@@ -88,7 +90,9 @@ class ViewPixels(Dataset[list[torch.Tensor]]):
         errors = {row: item for row, item in enumerate(items) if isinstance(item, UserError)}
         blank = [torch.zeros(views, 3, side, side, dtype=torch.uint8) for views, side, _ in self.wanted]
         parts = [blank if isinstance(item, UserError) else item for item in items]
-        return [torch.stack(column) for column in zip(*parts, strict=True)], errors
+        return [
+            default_collate(list(column)) for column in zip(*parts, strict=True)
+        ], errors  # in memory that is shared
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from distill.data.batch import Batch
 from distill.errors import UserError
 from launch.command import end_with_parent
+from launch.memory import keep_freed_memory
 
 AHEAD = 4  # batches a loader process has ready
 LAST = 0  # of what a process does when it ends, the last before it waits for its queues
@@ -43,7 +44,7 @@ def batches(
             collate_fn=_whole,
             pin_memory=pin,
             prefetch_factor=AHEAD if workers else None,
-            worker_init_fn=_deaf,
+            worker_init_fn=begin,
             **asked,
         )
     )
@@ -68,11 +69,13 @@ def _grouped(loader: Iterator[Any], pieces: int) -> Iterator[list[Any]]:
         yield share
 
 
-def _deaf(number: int) -> None:
-    """In a loader process: SIGTERM to a whole job is for the training process to heed, which ends its loaders.
+def begin(number: int) -> None:
+    """What a loader process does first.
 
-    SIGINT ends it at once, also below a shell that ignores it: what it has open is closed.
+    SIGTERM to a whole job is for the training process to heed, which ends its loaders. SIGINT ends one at once,
+    also below a shell that ignores it: what it has open is closed.
     """
+    keep_freed_memory()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     multiprocessing.util.Finalize(None, _leave_orphaned, (os.getppid(),), exitpriority=LAST)

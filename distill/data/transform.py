@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch.utils.data import default_collate
 
 from distill.data.batch import Batch
 from distill.data.captions import Captions, Tokenizer
@@ -113,7 +114,7 @@ class Transform:
             mixed, pairs = self._mixed(pairs)
         texts = [caption for pair in pairs for caption in pair.captions]
         return Batch(
-            images=torch.stack([pair.pixels for pair in pairs]),
+            images=default_collate([pair.pixels for pair in pairs]),  # at once into memory that is shared
             tokens=self.tokenizer.encode(texts).view(len(pairs), self.drawing.count, -1),
             teachers=tuple(torch.stack(column) for column in zip(*(pair.teachers for pair in pairs), strict=True)),
             keys=tuple(pair.key for pair in pairs),
