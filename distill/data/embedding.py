@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from distill.data.cache import Cache
-from distill.data.loading import begin
+from distill.data.loading import ahead
 from distill.data.shards import Shards
 from distill.data.views import Views, decode
 from distill.errors import BadSample, UserError
@@ -30,6 +31,9 @@ class Wanted(NamedTuple):
     views: int
     side: int
     interpolation: str
+
+
+Batches = Generator[tuple[list[torch.Tensor], dict[int, BadSample]]]
 
 
 class ViewPixels(Dataset[list[torch.Tensor]]):
@@ -59,7 +63,7 @@ class ViewPixels(Dataset[list[torch.Tensor]]):
 
     def batches(
         self, places: Sequence[Sequence[int]], workers: int, pin: bool = False, strict: bool = True
-    ) -> Iterator[tuple[list[torch.Tensor], dict[int, BadSample]]]:
+    ) -> Batches:
         """For each list of samples, one tensor [n, views, 3, side, side] an entry of ``wanted``; loaded ahead.
 
         Besides, what is wrong with those that cannot be used, by their row; their pixels are zero.
@@ -70,19 +74,13 @@ class ViewPixels(Dataset[list[torch.Tensor]]):
         Raises:
             UserError: if something cannot be read.
         """
-        loader = DataLoader(
-            self,
-            batch_sampler=places,  # type: ignore[arg-type]
-            num_workers=workers,
-            collate_fn=self._together,
-            pin_memory=pin,
-            worker_init_fn=begin,
-        )
-        for batch, errors in loader:
-            for error in errors.values():
-                if strict or not isinstance(error, BadSample):
-                    raise error
-            yield batch, errors
+        asked = {"batch_sampler": places, "collate_fn": self._together}
+        with closing(ahead(self, workers, pin, **asked)) as loader:
+            for batch, errors in loader:
+                for error in errors.values():
+                    if strict or not isinstance(error, BadSample):
+                        raise error
+                yield batch, errors
 
     def _together(
         self, items: list[list[torch.Tensor] | UserError]
@@ -210,27 +208,38 @@ def _embed(
     ]
     prints, device = [teacher.fingerprint() for teacher in live], live[0].mean.device
     pixels = ViewPixels(shards, caches[0].views, wanted)
-    batches = pixels.batches(places, workers, pin=device.type == "cuda", strict=False)
-    for index in shards.indexes:
-        for cache, weights in zip(caches, prints, strict=True):
-            remove_torn(cache.file(index.path))
-            cache.claim(index, weights)
-        outputs = [torch.empty(c.table.views, len(index), c.width, dtype=c.dtype) for c in caches]
-        absent: list[int] = []
-        row = 0
-        while row < len(index):
-            batch, errors = next(batches)
-            n = len(batch[0])
-            absent += [row + bad for bad in errors]
-            for cache, teacher, output, some in zip(caches, live, outputs, batch, strict=True):
-                out = teacher(some.flatten(0, 1).to(device, non_blocking=True))
-                output[:, row : row + n] = out.view(n, cache.table.views, -1).transpose(0, 1).to("cpu")
-            row += n
-            tick(n)
-        for cache, output in zip(caches, outputs, strict=True):
-            output[:, absent] = 0
-            check_finite(cache, index.path, output)
-            cache.write(index, output, absent)
+    with closing(pixels.batches(places, workers, pin=device.type == "cuda", strict=False)) as batches:
+        for index in shards.indexes:
+            for cache, weights in zip(caches, prints, strict=True):
+                remove_torn(cache.file(index.path))
+                cache.claim(index, weights)
+            outputs, absent = _embed_shard(caches, live, len(index), batches, tick)
+            for cache, output in zip(caches, outputs, strict=True):
+                check_finite(cache, index.path, output)
+                cache.write(index, output, absent)
+
+
+def _embed_shard(
+    caches: Sequence[Cache], live: Sequence[Teacher], size: int, batches: Batches, tick: Callable[[int], object]
+) -> tuple[list[torch.Tensor], list[int]]:
+    """For each cache [views, size, P]; and the rows that have no embedding, which are zero."""
+    device = live[0].mean.device
+    # On the device until the shard is done: fetching every batch would have it wait for each.
+    outputs = [torch.zeros(c.table.views, size, c.width, dtype=c.dtype, device=device) for c in caches]
+    absent: list[int] = []
+    row = 0
+    while row < size:
+        batch, errors = next(batches)
+        n = len(batch[0])
+        absent += [row + bad for bad in errors]
+        for cache, teacher, output, some in zip(caches, live, outputs, batch, strict=True):
+            out = teacher(some.flatten(0, 1).to(device, non_blocking=True))
+            output[:, row : row + n] = out.view(n, cache.table.views, -1).transpose(0, 1)
+        row += n
+        tick(n)
+    for output in outputs:
+        output[:, absent] = 0
+    return [output.cpu() for output in outputs], absent
 
 
 def check_finite(cache: Cache, shard: Path, embeddings: torch.Tensor) -> None:

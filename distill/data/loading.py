@@ -7,7 +7,9 @@ import multiprocessing.util
 import os
 import signal
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from itertools import islice
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -18,6 +20,7 @@ from launch.command import end_with_parent
 from launch.memory import keep_freed_memory
 
 AHEAD = 4  # batches a loader process has ready
+SECONDS = 5  # that one gets to close what it has open
 LAST = 0  # of what a process does when it ends, the last before it waits for its queues
 
 
@@ -36,32 +39,53 @@ def batches(
         UserError: if the data set cannot go on.
     """
     asked: dict[str, Any] = {"batch_size": None} if schedule is None else {"batch_sampler": schedule}
+    with closing(ahead(dataset, workers, pin, collate_fn=_whole, **asked)) as loader:
+        for share in loader if schedule is None else _grouped(loader, pieces):
+            for piece in share:
+                if isinstance(piece, UserError):
+                    raise piece
+            yield share
+
+
+def ahead(dataset: Dataset[Any], workers: int, pin: bool, **asked: Any) -> Generator[Any]:
+    """What torch's ``DataLoader`` gives, from processes that end with this generator or this process.
+
+    Args:
+        asked: the loader's other arguments.
+    """
     others = set(multiprocessing.active_children())
     loader = iter(
         DataLoader(
             dataset,
             num_workers=workers,
-            collate_fn=_whole,
             pin_memory=pin,
             prefetch_factor=AHEAD if workers else None,
             worker_init_fn=begin,
             **asked,
         )
     )
+    own = [process for process in multiprocessing.active_children() if process not in others]
+    # Where an error that ends this process still holds the generator. They are deaf to what multiprocessing would do.
+    at_exit = multiprocessing.util.Finalize(None, _end, (own,), exitpriority=LAST)
     try:
-        shares = loader if schedule is None else _grouped(loader, pieces)
-        for share in shares:
-            for piece in share:
-                if isinstance(piece, UserError):
-                    raise piece
-            yield share
+        yield from loader
     finally:
-        own = [process for process in multiprocessing.active_children() if process not in others and process.pid]
-        for process in own:
-            os.kill(process.pid or 0, signal.SIGINT)  # or one that waits for a server would be waited for
-        del shares, loader
-        for process in own:
-            process.kill()
+        _interrupt(own)
+        del loader
+        at_exit()
+
+
+def _interrupt(own: list[BaseProcess]) -> None:
+    for process in own:
+        if process.is_alive() and process.pid:
+            os.kill(process.pid, signal.SIGINT)  # or one that waits for a server would be waited for
+
+
+def _end(own: list[BaseProcess]) -> None:
+    _interrupt(own)
+    for process in own:
+        process.join(SECONDS)
+        process.kill()
 
 
 def _grouped(loader: Iterator[Any], pieces: int) -> Iterator[list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -29,7 +30,8 @@ def embed_images(model: ImageText, shards: Shards, workers: int = 0) -> torch.Te
         size, interpolation = part.config.image.image_size, part.config.image.interpolation
         dataset = ViewPixels(shards, Views(), [Wanted(1, size, interpolation)])
         places = [range(i, min(i + BATCH, len(shards))) for i in range(0, len(shards), BATCH)]
-        rows = torch.cat([part.encode_image(pixels[:, 0]) for (pixels,), _ in dataset.batches(places, workers)])
+        with closing(dataset.batches(places, workers)) as loaded:
+            rows = torch.cat([part.encode_image(pixels[:, 0]) for (pixels,), _ in loaded])
         total = total + weight * rows
     return torch.nn.functional.normalize(total, dim=1) if len(model.parts) > 1 else total
 
