@@ -6,7 +6,7 @@ prints JSON, all of it measured in one run on this machine with pictures drawn f
 
 - ``embedding``: for each teacher, images a second through ``distill teachers embed``'s own loop (decoding, views,
   forward, checksums, files) and through nothing but its forward on the same pixels, in turns in one process and from
-  the first batch on, when the loaders run; the median of the rounds' ratios.
+  the second batch on, when the loaders run; those of the median batch of all rounds, and their ratio.
 - ``step``, unless ``--steps 0``: seconds a training step from scratch, of Three Towers and of LiT with the teacher's
   embeddings cached and with the teacher running, towers those of the packaged recipes; the median of steps that are
   taken in turns, in one process. ``three_towers_over_scratch`` is what the third tower costs where it is
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import statistics
@@ -74,15 +75,15 @@ def with_random_weights(name: str, folder: Path) -> Any:
 Tick = Callable[[int], None]
 
 
-def rate(work: Callable[[Tick], object]) -> float:
-    """Images a second from the first tick to the end."""
+def paces(work: Callable[[Tick], object]) -> list[float]:
+    """Seconds an image, of each batch but the first."""
     ticks: list[tuple[float, int]] = []
     work(lambda count: ticks.append((time.perf_counter(), count)))
-    return sum(count for _, count in ticks[1:]) / (time.perf_counter() - ticks[0][0])
+    return [(after - before) / count for (before, _), (after, count) in itertools.pairwise(ticks)]
 
 
 def embedding(card: Any, shards: Path, folder: Path, rounds: int) -> dict[str, float]:
-    """Images a second, through everything and through the forward alone, and their ratio: medians of some rounds."""
+    """Images a second, through everything and through the forward alone, and their ratio: of the median batch."""
     import teachers
     from distill.config import Teacher
     from distill.data.cache import Cache
@@ -106,13 +107,13 @@ def embedding(card: Any, shards: Path, folder: Path, rounds: int) -> dict[str, f
         cache = Cache(table, card, Views())
         embed([cache], lambda k: teacher, Todo.of([cache], data), 1, tick)
 
-    rates: dict[str, list[float]] = {"forward": [], "embed": []}
+    seconds: dict[str, list[float]] = {"forward": [], "embed": []}
     for number in range(rounds):
         works = {"forward": bare, "embed": partial(whole, number=number)}
         for name in list(works)[:: 1 if number % 2 else -1]:
-            rates[name].append(rate(works[name]))
-    ratios = [whole / alone for whole, alone in zip(rates["embed"], rates["forward"], strict=True)]
-    return {name: statistics.median(values) for name, values in (rates | {"embed_over_forward": ratios}).items()}
+            seconds[name] += paces(works[name])
+    rates = {name: 1 / statistics.median(values) for name, values in seconds.items()}
+    return rates | {"embed_over_forward": rates["embed"] / rates["forward"]}
 
 
 def timed(work: Callable[[], object]) -> float:
