@@ -71,6 +71,24 @@ def test_teacher_and_student_see_the_same_view_at_their_own_sizes() -> None:
     assert (small - shrunk.flip(-1)).abs().mean() > 15
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize(
+    ("size", "side"), [((96, 64), 24), ((96, 64), 200), ((64, 64), 64), ((5, 300), 16), ((1, 1), 8)]
+)
+def test_a_crop_is_resampled_as_pillow_does(interpolation: str, size: tuple[int, int], side: int) -> None:
+    """To within two grey levels: both round and clip once on the way, not always in the same direction first."""
+    image = picture("circle", "green", 2, side=96).rotate(30).resize(size)
+    views = Views(crop=(0.2, 0.9), flip=True)
+    for number in range(6):
+        view = views.draw("key", number, size)
+        theirs = image.crop(view.box).resize((side, side), Image.Resampling[interpolation.upper()])
+        if view.mirrored:
+            theirs = theirs.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        ours = view.render(image, side, interpolation)
+        assert ours.is_contiguous()
+        assert (ours.int() - torch.from_numpy(np.array(theirs)).permute(2, 0, 1).int()).abs().max() <= 2
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "1", "CMYK", "I;16"])
 def test_images_of_every_mode_become_rgb(mode: str) -> None:
     image = Image.new("I;16", (8, 8), 40000) if mode == "I;16" else picture("circle", "red", 0, 64).convert(mode)

@@ -88,9 +88,8 @@ class ViewPixels(Dataset[list[torch.Tensor]]):
         errors = {row: item for row, item in enumerate(items) if isinstance(item, UserError)}
         blank = [torch.zeros(views, 3, side, side, dtype=torch.uint8) for views, side, _ in self.wanted]
         parts = [blank if isinstance(item, UserError) else item for item in items]
-        return [
-            default_collate(list(column)) for column in zip(*parts, strict=True)
-        ], errors  # in memory that is shared
+        # Straight into memory that the processes share.
+        return [default_collate(list(column)) for column in zip(*parts, strict=True)], errors
 
 
 @dataclass(frozen=True)

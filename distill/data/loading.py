@@ -60,7 +60,7 @@ def ahead(dataset: Dataset[Any], workers: int, pin: bool, **asked: Any) -> Gener
             num_workers=workers,
             pin_memory=pin,
             prefetch_factor=AHEAD if workers else None,
-            worker_init_fn=begin,
+            worker_init_fn=_begin,
             **asked,
         )
     )
@@ -93,7 +93,7 @@ def _grouped(loader: Iterator[Any], pieces: int) -> Iterator[list[Any]]:
         yield share
 
 
-def begin(number: int) -> None:
+def _begin(number: int) -> None:
     """What a loader process does first.
 
     SIGTERM to a whole job is for the training process to heed, which ends its loaders. SIGINT ends one at once,
