@@ -5,8 +5,9 @@
 prints JSON, all of it measured in one run on this machine with pictures drawn for it:
 
 - ``embedding``: for each teacher, images a second through ``distill teachers embed``'s own loop (decoding, views,
-  forward, checksums, files) and through nothing but its forward on the same pixels, in turns in one process and from
-  the second batch on, when the loaders run; those of the median batch of all rounds, and their ratio.
+  forward, checksums, files) and through nothing but its forward on the same pixels, in turns in one process; of each
+  round the time from its first batch, when the loaders run, to its end; the median round, and of the rounds' ratios
+  the median, the least and the greatest.
 - ``step``, unless ``--steps 0``: seconds a training step from scratch, of Three Towers and of LiT with the teacher's
   embeddings cached and with the teacher running, towers those of the packaged recipes; the median of steps that are
   taken in turns, in one process. ``three_towers_over_scratch`` is what the third tower costs where it is
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import itertools
 import json
 import os
 import statistics
@@ -75,15 +75,18 @@ def with_random_weights(name: str, folder: Path) -> Any:
 Tick = Callable[[int], None]
 
 
-def paces(work: Callable[[Tick], object]) -> list[float]:
-    """Seconds an image, of each batch but the first."""
+def pace(work: Callable[[Tick], object]) -> float:
+    """Images a second from the first batch to the end, everything that is written included.
+
+    Not before: in a round that is not the first, loaders are forked from a process whose memory is then copied.
+    """
     ticks: list[tuple[float, int]] = []
     work(lambda count: ticks.append((time.perf_counter(), count)))
-    return [(after - before) / count for (before, _), (after, count) in itertools.pairwise(ticks)]
+    return sum(count for _, count in ticks[1:]) / (time.perf_counter() - ticks[0][0])
 
 
-def embedding(card: Any, shards: Path, folder: Path, rounds: int) -> dict[str, float]:
-    """Images a second, through everything and through the forward alone, and their ratio: of the median batch."""
+def embedding(card: Any, shards: Path, folder: Path, rounds: int) -> dict[str, Any]:
+    """Images a second, through everything and through the forward alone, and the ratio."""
     import teachers
     from distill.config import Teacher
     from distill.data.cache import Cache
@@ -107,13 +110,14 @@ def embedding(card: Any, shards: Path, folder: Path, rounds: int) -> dict[str, f
         cache = Cache(table, card, Views())
         embed([cache], lambda k: teacher, Todo.of([cache], data), 1, tick)
 
-    seconds: dict[str, list[float]] = {"forward": [], "embed": []}
+    rates: dict[str, list[float]] = {"forward": [], "embed": []}
     for number in range(rounds):
         works = {"forward": bare, "embed": partial(whole, number=number)}
         for name in list(works)[:: 1 if number % 2 else -1]:
-            seconds[name] += paces(works[name])
-    rates = {name: 1 / statistics.median(values) for name, values in seconds.items()}
-    return rates | {"embed_over_forward": rates["embed"] / rates["forward"]}
+            rates[name].append(pace(works[name]))
+    ratios = [whole / bare for whole, bare in zip(rates["embed"], rates["forward"], strict=True)]
+    medians = {name: statistics.median(some) for name, some in rates.items()}
+    return medians | {"embed_over_forward": statistics.median(ratios), "range": [min(ratios), max(ratios)]}
 
 
 def timed(work: Callable[[], object]) -> float:
