@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -103,6 +104,12 @@ def check_objective(recipe: Recipe) -> None:
             f"The teacher '{facts[cached[0]].name}' has a cache, and data.train are streams, whose samples have no "
             "rows in it.",
             f'Set teacher.{cached[0]}.cache = "none", or copy the shards to a mounted folder.',
+        )
+    folders = [Path(recipe.teacher[k].cache).absolute() for k in cached if recipe.teacher[k].cache != "auto"]
+    if twice := [folder for k, folder in enumerate(folders) if folder in folders[:k]]:
+        raise UserError(
+            f"Two teachers name the same cache folder, {twice[0]}.",
+            'Name a folder of its own for each as teacher.N.cache, or set teacher.N.cache = "auto".',
         )
     if len({table.views for table in recipe.teacher if not online(table)}) > 1:
         raise UserError(

@@ -44,8 +44,9 @@ class Card:
         install: the command that brings the weights, if any.
         url: where the file with the weights can be fetched by hand; it is then named by ``teacher.N.weights``.
         paper: where it is described.
-        checked: what this project has tried: "loaded", the real weights gave the embeddings they should; "layout", no
-            more than that names, shapes, width and preprocessing are those of the public checkpoint; "" nothing.
+        checked: what this project has tried: "loaded", the real weights gave the embeddings they should; "layout", a
+            file with the names and shapes of the public checkpoint, and random weights, loads as it should;
+            "configuration", width, size, statistics and number of weights are what timm says; "" nothing.
         file: says where the file with the weights is, or for a text teacher the folder (see teachers/folder.py);
             called only when the teacher or its tokenizer is loaded, and picklable, since loader processes are given
             the card. None: timm's own pretrained weights, from the Hugging Face hub or its local cache.
@@ -74,7 +75,7 @@ class Card:
     install: str = ""
     url: str = ""
     paper: str = ""
-    checked: Literal["loaded", "layout", ""] = ""
+    checked: Literal["loaded", "layout", "configuration", ""] = ""
     file: Callable[[], Path] | None = None
     read: Callable[[Path], dict[str, torch.Tensor]] | None = None
     sha256: str = ""

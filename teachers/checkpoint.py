@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from torch import nn
 INSIDE = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "net", "teacher")
 # What data parallelism and compilation put before every name.
 WRAPPERS = ("module.", "_orig_mod.")
+# Of a network's tensors those that belong to places of its input.
+POSITIONS = re.compile(r"pos_embed|relative_position_bias_table|attention_biases")
 SHOWN = 3  # keys an error names of each kind
 
 
@@ -128,7 +132,45 @@ def classes_of(state: Mapping[str, torch.Tensor], classifier: str) -> int:
         classifier: the layer's name, as timm's ``pretrained_cfg`` has it.
     """
     weight = state.get(f"{classifier}.weight")
-    return 0 if weight is None else len(weight)
+    return len(weight) if weight is not None and weight.dim() else 0
+
+
+def resampled(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> str:
+    """What timm would resample to make a file fit: patches of another size, positions of another grid; in words.
+
+    Nothing else changes its size on the way from a file to a network, whatever the names are translated to.
+
+    Args:
+        own: the network's state dict.
+        state: the file's, as it is.
+    """
+    for name, value in own.items():
+        if "patch_embed" in name and value.dim() == 4:
+            found = any(other.numel() == value.numel() for other in state.values())
+        elif POSITIONS.search(name):
+            found = any(grid(other, value) == grid(value, other) for other in likely(name, value, state))
+        else:
+            continue
+        if not found:
+            near = (
+                f"{tuple(state[name].shape)} instead of {tuple(value.shape)}" if name in state else "of another size"
+            )
+            return f"{name} is {near}"
+    return ""
+
+
+def likely(name: str, value: torch.Tensor, state: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Of a file's tensors that of a name; where it has none, those that could be it under another name."""
+    return (
+        [state[name]] if name in state else [t for t in state.values() if t.dim() and t.shape[-1] == value.shape[-1]]
+    )
+
+
+def grid(table: torch.Tensor, other: torch.Tensor) -> int:
+    """Side of the square of positions a table is of, class tokens left aside: as far as it differs from another."""
+    if table.dim() != other.dim():
+        return math.isqrt(table.numel() // max(1, table.shape[-1]))
+    return math.isqrt(math.prod(n for n, m in zip(table.shape, other.shape, strict=True) if n != m))
 
 
 def fit(net: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
@@ -150,5 +192,8 @@ def fit(net: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
         if keys
     ]
     if wrong:
-        raise ValueError(f"The weights of {what} do not fit: of {len(own)} keys {'; '.join(wrong)}.")
+        raise ValueError(
+            f"The weights of {what} do not fit: of {len(own)} keys {'; '.join(wrong)}. Name the "
+            "architecture that they are of as teacher.N.name, or other weights as teacher.N.weights."
+        )
     net.load_state_dict(dict(state), strict=True)

@@ -40,7 +40,7 @@ class Teacher(nn.Module):
         return embedding.float()
 
     def fingerprint(self) -> str:
-        """SHA-256 of the weights, names and shapes: equal if and only if the network computes the same."""
+        """SHA-256 of the weights, names and shapes: with architecture and options, what it computes."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.net.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

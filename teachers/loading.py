@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from teachers.card import Card
-from teachers.checkpoint import check_hash, classes_of, fit, read_weights
+from teachers.checkpoint import check_hash, classes_of, fit, read_weights, resampled
 from teachers.folder import folder_of
 from teachers.frozen import Teacher, tried
+from teachers.hub import skeleton
 from teachers.text import load_folder
 
 
@@ -46,9 +47,8 @@ def load(card: Card, image_size: int = 0, logits: bool = False) -> Teacher:
 
 def network(card: Card, side: int) -> nn.Module:
     """The network of an image teacher with its weights, classifier included, for images of ``side`` pixels."""
-    options = card.options_at(side)
     if card.file is None:
-        return from_hub(card, options)
+        return from_hub(card, card.options_at(side))
     path = card.file()
     check_hash(path, card.sha256)
     state = (card.read or read_weights)(path)
@@ -56,30 +56,44 @@ def network(card: Card, side: int) -> nn.Module:
         net = card.build()
         fit(net, state, f"'{card.name}'")
         return net
-    return from_state(card, options, state)
+    return from_state(card, side, state)
 
 
-def from_state(card: Card, options: dict[str, Any], state: dict[str, torch.Tensor]) -> nn.Module:
-    """timm's network with given weights; timm translates the names of an architecture's original code."""
+def from_state(card: Card, side: int, state: dict[str, torch.Tensor]) -> nn.Module:
+    """timm's network with given weights; timm translates the names of an architecture's original code.
+
+    Raises:
+        ValueError: if they are another architecture's.
+    """
     import timm
 
+    options, what = card.options_at(side), f"'{card.name}' ({card.arch})"
     config = timm.get_pretrained_cfg(card.arch)
-    named = config.classifier if config else ""
+    named = (config.classifier if config else "") or ""
     # Distilled networks have two classifiers, of the same classes.
-    classes = classes_of(state, named if isinstance(named, str) else next(iter(named or ("",))))
-    try:
-        net = timm.create_model(
-            card.arch,
-            pretrained=True,
-            num_classes=classes,
-            # Of the shape of the file, so that every key must be there and fit.
-            pretrained_cfg_overlay={"state_dict": dict(state), "num_classes": classes, "label_offset": 0},
-            **options,
+    classes = classes_of(state, named if isinstance(named, str) else next(iter(named)))
+    # A file under an architecture's original names shows its classifier only when they are translated.
+    for count in dict.fromkeys([classes, config.num_classes if config else classes]):
+        # Of the shape of the file, so that every key must be there and fit.
+        overlay = {"state_dict": dict(state), "num_classes": count, "label_offset": 0}
+        try:
+            net = timm.create_model(
+                card.arch, pretrained=True, num_classes=count, pretrained_cfg_overlay=overlay, **options
+            )
+            break
+        except Exception:  # what translates the names may never have met others
+            continue
+    else:
+        net = timm.create_model(card.arch, num_classes=classes, **options)
+        fit(net, state, what)
+    resized = resampled(net.state_dict(), state)
+    if resized and side != card.image_size:  # asked for, if the file is as the card has it
+        resized = resampled(skeleton(card.arch, card.options, card.image_size)[0].state_dict(), state)
+    if resized:
+        raise ValueError(
+            f"The weights of {what} do not fit: {resized}. Name the architecture and the image size that they were "
+            "made with as teacher.N.name and teacher.N.image_size."
         )
-    except RuntimeError:
-        # Said again in fewer words than torch's.
-        fit(timm.create_model(card.arch, num_classes=classes, **options), state, f"'{card.name}' ({card.arch})")
-        raise
     return net
 
 

@@ -126,7 +126,7 @@ def of_caches_and_exports(scratch: Path, shard: Path) -> Targets:
     card, shards = teachers.card("packaged/efficientnet_lite0"), Shards.of([str(shard)])
     cache = Cache(Teacher(name=card.name, cache=str(scratch / "cache")), card, Views())
     cache.claim(shards.indexes[0], "weights")
-    cache.write(shards.indexes[0], torch.zeros(1, 3, card.width, dtype=cache.dtype))
+    cache.write(shards.indexes[0], torch.zeros(1, 3, card.width, dtype=cache.dtype), "weights", [1])
     embeddings, export = cache.file(shard).read_bytes(), scratch / "export"
     export.mkdir()
 

@@ -24,7 +24,7 @@ from distill.data.embedding import Todo, check_space, embed
 from distill.data.pairs import Place
 from distill.data.shards import Shards
 from distill.data.views import Views, decode
-from distill.errors import UserError
+from distill.errors import BadSample, UserError
 from distill.facts import names_of
 from distill.recipe import load
 from distill.train import setup, teaching
@@ -132,9 +132,26 @@ def test_changed_shards_weights_and_damage_are_refused(
     write_shards(tmp_path / "shards", (5, 4))
     restored = Shards.of([str(tmp_path / "shards")])
     assert not Cache(table(tmp_path / "cache"), CARD, VIEWS).missing(restored)
-    first.unlink()
     note = first.parent / "teacher.json"
-    note.write_text(json.dumps(json.loads(note.read_text()) | {"weights": "others"}))
+    said = note.read_text()
+    for other, why in {
+        json.dumps(json.loads(said) | {"weights": "others"}): "were not made with what .*teacher.json says",
+        json.dumps(json.loads(said) | {"flip": False}): "flip False instead of True",
+        "{}": "teacher.json is missing or damaged: it names no weights",
+    }.items():
+        note.write_text(other)
+        with pytest.raises(UserError, match=why):
+            Cache(table(tmp_path / "cache"), CARD, VIEWS).missing(restored)
+    # A file of another cache of the same shards and shapes.
+    note.write_text(said)
+    another = Cache(table(tmp_path / "another"), CARD, Views((0.1, 0.9), True))
+    make(another, teacher, restored)
+    shutil.copy(another.file(restored.indexes[0].path), first)
+    with pytest.raises(UserError, match="were not made with what"):
+        Cache(table(tmp_path / "cache"), CARD, VIEWS).missing(restored)
+    for file in first.parent.glob("*.safetensors"):
+        file.unlink()
+    note.write_text(json.dumps(json.loads(said) | {"weights": "others"}))
     with pytest.raises(UserError, match="other weights"):
         make(Cache(table(tmp_path / "cache"), CARD, VIEWS), teacher, restored)
     for shards in (data, restored):
@@ -167,14 +184,28 @@ def flipped(path: Path, place: int) -> None:
 
 
 def test_a_flipped_bit_is_an_error_wherever_it_is(tmp_path: Path, data: Shards, teacher: teachers.Teacher) -> None:
-    """Every 97th bit of the header and 60 of what follows: refused on opening or on reading, never used."""
+    """Every 7th bit of the header, every one of the checksums, and 60 of the rest: refused on opening or on reading,
+    never used; nor is a row that has no embedding taken for one that has."""
     cache = Cache(table(tmp_path / "cache", views=1, dtype="bf16"), CARD, VIEWS)
     make(cache, teacher, data)
     path = cache.file(data.indexes[0].path)
-    whole, rows = path.read_bytes(), [cache.row(data, i, 0) for i in range(5)]
+    present = load_file(path)["embeddings"]
+    present[:, 3] = 0
+    cache.write(data.indexes[0], present, teacher.fingerprint(), absent=[3])
+    cache = Cache(table(tmp_path / "cache", views=1, dtype="bf16"), CARD, VIEWS)
+
+    def read(cache: Cache, i: int) -> torch.Tensor | None:
+        try:
+            return cache.row(data, i, 0)
+        except BadSample:
+            return None
+
+    whole, rows = path.read_bytes(), [read(cache, i) for i in range(5)]
+    assert [row is None for row in rows] == [False, False, False, True, False]
     header = 8 + int.from_bytes(whole[:8], "little")
-    places = [*range(0, 8 * header, 97), *range(8 * header, 8 * len(whole), (8 * (len(whole) - header)) // 60)]
-    places += [8 * header + 5, 8 * len(whole) - 1]  # whichever tensor is first, the other is last
+    sums = json.loads(whole[8:header])["crc32"]["data_offsets"]
+    places = [*range(0, 8 * header, 7), *range(8 * (header + sums[0]), 8 * (header + sums[1]))]
+    places += range(8 * header, 8 * len(whole), (8 * (len(whole) - header)) // 60)
     refused = 0
     for place in places:
         path.write_bytes(whole)
@@ -182,12 +213,13 @@ def test_a_flipped_bit_is_an_error_wherever_it_is(tmp_path: Path, data: Shards, 
         fresh = Cache(table(tmp_path / "cache", views=1, dtype="bf16"), CARD, VIEWS)
         try:
             fresh.missing(data)
-            found = [fresh.row(data, i, 0) for i in range(5)]
+            found = [read(fresh, i) for i in range(5)]
         except UserError as error:
             assert str(path) in str(error)
             refused += 1
         else:  # a bit that means nothing, such as one of padding, may go unseen; a changed number may not
-            assert all(torch.equal(a, b) for a, b in zip(found, rows, strict=True)), place
+            same = (a is b if a is None or b is None else torch.equal(a, b) for a, b in zip(found, rows, strict=True))
+            assert all(same), place
     assert refused > 0.9 * len(places)
     data.close()
 
@@ -206,7 +238,7 @@ def test_a_live_teacher_that_says_something_else_is_noticed(
     # Rows of other images, in a file that is whole: its checksums hold.
     index = data.indexes[0]
     rows = torch.stack([torch.stack([cache.row(data, i, view) for i in (1, 2, 3, 4, 0)]) for view in range(3)])
-    cache.write(index, rows.bfloat16())
+    cache.write(index, rows.bfloat16(), teacher.fingerprint())
     with pytest.raises(UserError, match="is not what 'packaged/efficientnet_lite0' gives: cosine 0"):
         audit(Cache(table(tmp_path / "cache", dtype="bf16"), CARD, VIEWS), teacher, data, rows=12)
     data.close()
@@ -241,6 +273,41 @@ def test_a_mirrored_crop_never_meets_the_embedding_of_another(
             mirrored += view.mirrored
     assert 10 < mirrored < 56
     data.close()
+
+
+def test_two_teachers_that_name_one_folder_are_refused(recipe: Path, tmp_path: Path) -> None:
+    second = f'[[teacher]]\nname = "{CARD.name}"\nviews = 2\nimage_size = 96\n\n[student]'
+    recipe.write_text(recipe.read_text().replace("[student]", second, 1))
+    shared = [f"teacher.{k}.cache={tmp_path / 'cache'}" for k in (0, 1)]
+    with pytest.raises(UserError, match="Two teachers name the same cache folder, .*cache"):
+        load(str(recipe), shared)
+    load(str(recipe), shared[:1])
+
+
+def test_a_folder_that_another_command_has_taken_meanwhile_is_refused(
+    tmp_path: Path, data: Shards, teacher: teachers.Teacher
+) -> None:
+    cache = Cache(table(tmp_path / "cache"), CARD, VIEWS)
+    todo = Todo.of([cache], data)
+    make(Cache(table(tmp_path / "cache", image_size=96), CARD, VIEWS), teacher, data)
+    with pytest.raises(UserError, match="image_size 96 instead of 64"):
+        embed([cache], lambda k: teacher, todo, 0, id)
+
+
+def test_options_of_the_network_tell_caches_apart(tmp_path: Path, data: Shards, teacher: teachers.Teacher) -> None:
+    """They are in no weight: an activation, a way of pooling."""
+    make(Cache(table(tmp_path / "cache"), CARD, VIEWS), teacher, data)
+    quick = dataclasses.replace(CARD, options={"act_layer": "quick_gelu"})
+    with pytest.raises(UserError, match=r'options \{\} instead of \{"act_layer": "quick_gelu"\}'):
+        Cache(table(tmp_path / "cache"), quick, VIEWS).missing(data)
+
+
+def test_others_may_read_what_is_written(tmp_path: Path, data: Shards, teacher: teachers.Teacher) -> None:
+    """As the user's umask says, whoever writes the file."""
+    cache = Cache(table(tmp_path / "cache"), CARD, VIEWS)
+    (tmp_path / "usual").touch()
+    make(cache, teacher, data)
+    assert cache.file(data.indexes[0].path).stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 # Filling it.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,68 @@ def test_files_that_must_not_be_believed(tmp_path: Path) -> None:
     refused("empty.pth", "holds no weights")
     torch.save(random_state(timm.create_model("resnet50")), tmp_path / "other.pth")
     refused("other.pth", r"weights of 'timm/resnet18' \(resnet18\) do not fit: of 122 keys .* not known \(")
+
+
+@pytest.mark.parametrize(
+    ("arch", "other", "options", "said"),
+    [
+        # What timm would resample without a word.
+        ("vit_tiny_patch16_224", "", {"patch_size": 32}, "pos_embed is (1, 50, 192) instead of (1, 197, 192)"),
+        ("vit_tiny_patch16_224", "", {"img_size": 384}, "pos_embed is (1, 577, 192) instead of (1, 197, 192)"),
+        ("swin_tiny_patch4_window7_224", "swin_s3_tiny_224", {}, "bias_table is (729, 12) instead of (169, 12)"),
+        # Where what translates an architecture's original names is not made for others.
+        ("convnext_atto", "resnet18", {}, "of 126 keys"),
+        ("beit_base_patch16_224", "swin_s3_tiny_224", {}, "195 missing"),
+        ("poolformer_s12", "vit_tiny_patch16_224", {}, "of 130 keys"),
+    ],
+)
+def test_weights_of_another_architecture_are_refused(
+    arch: str, other: str, options: dict[str, int], said: str, tmp_path: Path
+) -> None:
+    card, state = teachers.card(f"timm/{arch}"), timm.create_model(other or arch, **options).state_dict()
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=re.escape(said)) as refused:
+        teachers.load(teachers.with_weights(card, str(tmp_path / "other.pth")))
+    assert "as teacher.N.name" in str(refused.value)
+    if options:  # a size that neither is of does not hide it
+        with pytest.raises(ValueError, match="do not fit"):
+            teachers.load(teachers.with_weights(card, str(tmp_path / "other.pth")), 256)
+    if "img_size" in options:
+        assert teachers.load(teachers.with_weights(card, str(tmp_path / "other.pth")), 384)
+
+
+# Of a block of OpenAI's CLIP, and of what stands around the blocks.
+CLIP = {"norm1.": "ln_1.", "norm2.": "ln_2.", "attn.proj.": "attn.out_proj.", "mlp.fc1.": "mlp.c_fc."}
+CLIP |= {"mlp.fc2.": "mlp.c_proj.", "attn.qkv.": "attn.in_proj_", "blocks.": "transformer.resblocks."}
+CLIP |= {"norm_pre.": "ln_pre.", "norm.": "ln_post.", "patch_embed.proj.": "conv1.", "cls_token": "class_embedding"}
+CLIP |= {"pos_embed": "positional_embedding", "head.weight": "proj"}
+
+
+def clip_file(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A vision transformer's weights as OpenAI's CLIP has them, with a text tower beside them."""
+    theirs = {"token_embedding.weight": torch.zeros(9, 512), "logit_scale": torch.ones(())}
+    for name, value in state.items():
+        if name == "head.bias":
+            continue
+        for ours, other in CLIP.items():
+            name = name.replace(ours, other)
+        theirs[f"visual.{name}"] = value.T.contiguous() if name == "proj" else value.squeeze()
+    return theirs
+
+
+def test_an_original_clip_file_is_translated_and_one_of_other_patches_refused(tmp_path: Path) -> None:
+    card = teachers.card("timm/vit_base_patch32_clip_224.openai")
+    for patch in (16, 32):
+        net = timm.create_model(card.arch, depth=2, patch_size=patch).eval()
+        torch.save(clip_file(random_state(net)), tmp_path / f"{patch}.pth")
+    small = dataclasses.replace(card, options={"depth": 2})
+    loaded = teachers.load(teachers.with_weights(small, str(tmp_path / "32.pth")))
+    net.load_state_dict(random_state(net))
+    x = (noise(1, 224).float() / 255 - loaded.mean) / loaded.std
+    with torch.no_grad():
+        assert_close(loaded(noise(1, 224)), net.forward_head(net.forward_features(x), pre_logits=True))
+    with pytest.raises(ValueError, match="do not fit: pos_embed is of another size"):
+        teachers.load(teachers.with_weights(small, str(tmp_path / "16.pth")))
 
 
 def test_paths_that_are_no_teachers_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -50,7 +51,7 @@ def list_(
     for card in found:
         takes = f"{card.image_size} px" if card.modality == "image" else f"{card.context} tokens"
         click.echo(
-            f"{card.name:53} {card.width:5} wide {takes:>9} {card.parameters / 1e6:7.1f}M  {card.checked:6}  "
+            f"{card.name:53} {card.width:5} wide {takes:>9} {card.parameters / 1e6:7.1f}M  {card.checked:13}  "
             f"{card.licence:14} {card.data}"
         )
 
@@ -120,12 +121,16 @@ def embed(
     checked = load(recipe, overrides)
     if out is not None and len(checked.teacher) != 1:
         raise UserError("--out is for a recipe with one teacher.", "Set teacher.N.cache of each in the recipe.")
-    shards = Shards.of(checked.data.train)
+    caches = setup.caches_of(checked)
+    if not caches:
+        raise UserError("No teacher of this recipe has a cache to be filled.", 'Embed one whose cache is not "none".')
+    shards = Shards.of(checked.data.train, strict=False)
+    if shards.faults:
+        print(f"{shards.faults[0].shard} is damaged, and embedded as far as it can be read.", file=sys.stderr)
     job = command.Job(Path(embedder.__file__).resolve(), (), Path.cwd(), nproc, hostfile, master_addr)
     with from_leaves():
         command.check(job)
     audits = teaching.fill_and_audit(checked, shards, job)
-    caches = setup.caches_of(checked)
     folders = sorted({str(cache.folder(index.path)) for cache in caches for index in shards.indexes})
     if as_json:
         click.echo(json.dumps({"folders": folders, "audits": audits}, indent=1))

@@ -1,10 +1,10 @@
 """The teacher cache: embeddings computed once, row-aligned with the shards, and trusted as far as they are checked.
 
 A cache folder holds ``teacher.json``, which says what the embeddings are of, and one safetensors file a shard with
-``embeddings`` [views, n, P], ``crc32`` [views, n], a checksum of each row, and ``absent``, the rows whose images did
-not decode. A folder whose ``teacher.json`` says
-something else, a file whose shard has changed since, and a row whose bytes have changed are refused by naming what
-differs: a wrong embedding is worse than none.
+``embeddings`` [views, n, P] and ``crc32`` [views, n], a checksum of each row; its bits are turned around where the
+image did not decode, so that no single flip makes an embedding of none. A folder whose ``teacher.json`` says something
+else, a file that was made under another or of a shard that has changed since, and a row whose bytes have changed are
+refused by naming what differs: a wrong embedding is worse than none.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from distill.files import digest, read_table, write_text, write_whole
 if TYPE_CHECKING:
     from teachers import Card
 
-Opened = tuple[torch.Tensor, np.ndarray, frozenset[int]]
+Opened = tuple[torch.Tensor, np.ndarray]
+ABSENT = 0xFFFFFFFF  # what turns around every bit of a checksum
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -42,8 +43,10 @@ def identity(table: TeacherTable, card: Card, views: Views, logits: bool) -> dic
     output = {"output": "logits"} if logits else {}
     if card.file is not None and (table.weights or card.name.startswith("local/")):
         output |= {"file": file_digest(str(card.file()))}
+    if card.options:
+        output |= {"options": json.dumps(dict(card.options), sort_keys=True)}
     return output | {
-        "version": 3,
+        "version": 4,
         "teacher": card.name,
         "arch": card.arch,
         "image_size": table.image_size or card.image_size,
@@ -131,20 +134,27 @@ class Cache:
         if not note.is_file() and not any(folder.glob("*.safetensors")):
             return {}
         try:
-            return read_table(note, json.loads)
+            found = read_table(note, json.loads)
+            if not isinstance(found.get("weights"), str):
+                raise ValueError("it names no weights")
         except ValueError as error:
             raise UserError(f"{note} is missing or damaged: {error}.", f"Remove the folder {folder}.") from error
+        return found
 
     def weights(self, shards: Shards) -> str:
         """SHA-256 of the weights that the embeddings of some shards were made with."""
         return str(self.read_note(self.folder(shards.indexes.path(0))).get("weights", ""))
 
-    def _check_folder(self, folder: Path) -> None:
-        found = self.read_note(folder)
-        if not found:
-            return
-        wanted = {"output": "embedding", "file": None} | self.identity
-        found = {"output": "embedding", "file": None} | found
+    def mark(self, weights: str) -> str:
+        """What each file carries of what it was made with."""
+        return hashlib.sha256(json.dumps([self.identity, weights], sort_keys=True).encode()).hexdigest()
+
+    def _check_folder(self, folder: Path) -> dict[str, Any]:
+        note = self.read_note(folder)
+        if not note:
+            return note
+        usual = {"output": "embedding", "file": None, "options": "{}"}
+        wanted, found = usual | self.identity, usual | note
         differing = [key for key, value in wanted.items() if found.get(key) != value]
         if differing:
             what = ", ".join(f"{key} {found.get(key)} instead of {wanted[key]}" for key in differing)
@@ -152,6 +162,7 @@ class Cache:
             if differing == ["version"]:
                 remedy = f"Another version of distill made it. Remove the folder {folder}."
             raise UserError(f"The teacher cache {folder} is of something else: {what}.", remedy)
+        return note
 
     def _holds(self, index: ShardIndex) -> bool:
         path = self.file(index.path)
@@ -162,10 +173,15 @@ class Cache:
             with safe_open(path, framework="pt") as file:
                 rows, sums = file.get_slice("embeddings"), file.get_slice("crc32")
                 shapes = rows.get_shape(), rows.get_dtype(), sums.get_shape(), sums.get_dtype()
-                shard = (file.metadata() or {}).get("shard")
+                said = file.metadata() or {}
         except (OSError, SafetensorError) as error:
             raise UserError(f"The cached embeddings {path} are damaged: {error}.", "Remove that file.") from error
-        if shard != index.sha256 or shapes[0] != shape:
+        if said.get("made") != self.mark(self.read_note(path.parent)["weights"]):
+            raise UserError(
+                f"The cached embeddings {path} were not made with what {path.parent / 'teacher.json'} says.",
+                "Remove that file.",
+            )
+        if said.get("shard") != index.sha256 or shapes[0] != shape:
             raise UserError(
                 f"The cached embeddings {path} are of another {index.path.name}: its content has changed.",
                 "Remove that file.",
@@ -181,10 +197,10 @@ class Cache:
             weights: the teacher's fingerprint.
 
         Raises:
-            UserError: if the folder holds those of other weights.
+            UserError: if the folder holds, or meanwhile has got, those of something else or of other weights.
         """
         folder = self.folder(index.path)
-        found = self.read_note(folder)
+        found = self._check_folder(folder)
         if found.get("weights", weights) != weights:
             raise UserError(
                 f"The teacher cache {folder} was made with other weights of '{self.card.name}'.",
@@ -193,15 +209,17 @@ class Cache:
         if not found:
             write_text(folder / "teacher.json", json.dumps(self.identity | {"weights": weights}, indent=1) + "\n")
 
-    def write(self, index: ShardIndex, embeddings: torch.Tensor, absent: Sequence[int] = ()) -> None:
+    def write(self, index: ShardIndex, embeddings: torch.Tensor, weights: str, absent: Sequence[int] = ()) -> None:
         """Keep a shard's embeddings, [views, n, P]; the rows ``absent`` are none.
 
         Raises:
             UserError: if they cannot be written, such as to a disk that is full; nothing is left of the file then.
         """
-        tensors = {"embeddings": embeddings, "crc32": torch.from_numpy(checksums(embeddings))}
-        tensors |= {"absent": torch.tensor(absent, dtype=torch.int64)}
-        metadata, path = {"shard": index.sha256}, self.file(index.path)
+        sums = checksums(embeddings)
+        sums[:, list(absent)] ^= ABSENT
+        # As signed numbers, since safetensors' unsigned types are not torch's.
+        tensors = {"embeddings": embeddings, "crc32": torch.from_numpy(sums.view(np.int32))}
+        metadata, path = {"shard": index.sha256, "made": self.mark(weights)}, self.file(index.path)
         try:
             write_whole(path, lambda to: save_file(tensors, to, metadata=metadata))
         except (OSError, SafetensorError) as error:
@@ -217,13 +235,14 @@ class Cache:
             UserError: if its bytes are not those that were written.
         """
         shard, row = shards.locate(i)
-        rows, sums, absent = self._opened(shard, self.file(shards.indexes.path(shard)))
-        if row in absent:
+        rows, sums = self._opened(shard, self.file(shards.indexes.path(shard)))
+        embedding = rows[view, row]
+        turned = checksum(embedding) ^ int(sums[view, row])
+        if turned == ABSENT:
             raise BadSample(
                 str(shards.indexes.path(shard)), shards.key(i), "the teacher's cache has no embedding of it"
             )
-        embedding = rows[view, row]
-        if checksum(embedding) != sums[view, row]:
+        if turned:
             raise UserError(
                 f"The cached embeddings {self.file(shards.indexes.path(shard))} are damaged: row {row} of view {view} "
                 "is not what was written.",
@@ -232,15 +251,14 @@ class Cache:
         return embedding.float()
 
     def _opened(self, shard: int, path: Path) -> Opened:
-        """A file's rows, which stay on disk until they are looked at, their checksums, and those that are none."""
+        """A file's rows, which stay on disk until they are looked at, and their checksums."""
         if shard not in self._open:
             try:
                 file = safe_open(path, framework="pt")
                 sums = file.get_tensor("crc32").numpy().view(np.uint32)
-                absent = file.get_tensor("absent").tolist() if "absent" in file.keys() else ()  # noqa: SIM118
                 if len(self._open) >= OPEN_FILES:
                     self._open.popitem(last=False)
-                self._open[shard] = file.get_tensor("embeddings"), sums, frozenset(absent)
+                self._open[shard] = file.get_tensor("embeddings"), sums
             except (OSError, SafetensorError) as error:
                 raise UserError(f"The cached embeddings {path} are damaged: {error}.", "Remove that file.") from error
         self._open.move_to_end(shard)
@@ -260,6 +278,6 @@ def checksum(row: torch.Tensor) -> int:
 
 
 def checksums(embeddings: torch.Tensor) -> np.ndarray:
-    """[views, n] int32, since safetensors' unsigned types are not torch's: the checksum of each row."""
+    """[views, n] uint32: the checksum of each row."""
     sums = [[checksum(row) for row in view] for view in embeddings]
-    return np.array(sums, dtype=np.uint32).view(np.int32).reshape(embeddings.shape[:2])
+    return np.array(sums, dtype=np.uint32).reshape(embeddings.shape[:2])

@@ -213,9 +213,9 @@ def _embed(
                 remove_torn(cache.file(index.path))
                 cache.claim(index, weights)
             outputs, absent = _embed_shard(caches, live, len(index), batches, tick)
-            for cache, output in zip(caches, outputs, strict=True):
+            for cache, output, weights in zip(caches, outputs, prints, strict=True):
                 check_finite(cache, index.path, output)
-                cache.write(index, output, absent)
+                cache.write(index, output, weights, absent)
 
 
 def _embed_shard(
