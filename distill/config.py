@@ -103,7 +103,7 @@ class Teacher(Table):
     views: int = Field(default=1, ge=1)
     weight: float = Field(default=1.0, ge=0)
     dtype: Literal["fp32", "fp16", "bf16"] = "fp16"
-    image_size: int = Field(default=0, ge=0)
+    image_size: int = Field(default=0, ge=0, le=8192)
     audit: int = Field(default=8, ge=0)
 
     @field_validator("sha256")

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 # Where training scripts keep the weights in what they save, the averaged ones first.
 INSIDE = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "net", "teacher")
@@ -77,8 +78,8 @@ def tensors_of(path: Path) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as error:
         # torch says this of pickles that would run code, and of some that are damaged.
         raise ValueError(
-            f"{path} is damaged, or holds more than tensors: {first_line(error)} Such files can run code when they "
-            "are read, so it is refused. Get the weights as safetensors, or save the state_dict alone."
+            f"{path} {beyond_tensors(path)}. Such files can run code when they are read, so it is refused. Get the "
+            "weights as safetensors, or save the state_dict alone."
         ) from error
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is damaged: {first_line(error)} Fetch it again.") from error
@@ -87,6 +88,17 @@ def tensors_of(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(found, Mapping):
         return {}
     return {str(key): value for key, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def beyond_tensors(path: Path) -> str:
+    """What a pickle that was refused asks for, in words."""
+    try:
+        names = sorted(get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # a damaged pickle can fail in any way, and only new ones can be looked into
+        names = []
+    if not names:
+        return "is damaged, or holds more than tensors"
+    return f"holds more than tensors: {', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}"
 
 
 def load_pickle(path: Path) -> Any:

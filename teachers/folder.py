@@ -14,9 +14,11 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from teachers.card import Card
+
+T = TypeVar("T", dict[str, Any], list[Any])
 
 # What a folder's files say of pooling, and what it is called here. Newer ones name the mode, older ones have a
 # switch for each.
@@ -52,16 +54,22 @@ def library(name: str, card: Card) -> Any:
         ) from error
 
 
-def settings(path: Path) -> Any:
+def settings(path: Path, kind: type[T]) -> T:
     """What a JSON file of the folder says.
+
+    Args:
+        kind: what it must be, ``dict`` or ``list``.
 
     Raises:
         ValueError: if it is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is missing or damaged: {error}. Save the sentence encoder again.") from error
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is missing or damaged: {error}. Save the encoder again.") from error
+    if not isinstance(found, kind):
+        raise ValueError(f"{path} is damaged: it is no {kind.__name__}. Save the encoder again.")
+    return found
 
 
 def pad_of(folder: Path) -> int:
@@ -70,7 +78,7 @@ def pad_of(folder: Path) -> int:
     Raises:
         ValueError: if it has none.
     """
-    pad = settings(folder / "config.json").get("pad_token_id")
+    pad = settings(folder / "config.json", dict).get("pad_token_id")
     if not isinstance(pad, int):
         raise ValueError(f"{folder / 'config.json'} has no pad_token_id. Use an encoder that knows padding.")
     return pad
@@ -83,14 +91,17 @@ def pooling_of(folder: Path) -> str:
         ValueError: if the folder's encoder pools otherwise, or does more than pool.
     """
     path = folder / "1_Pooling" / "config.json"
-    config = settings(path)
+    config = settings(path, dict)
     switches = [POOLING.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
     modes = config.get("pooling_mode", switches)
     modes = [modes] if isinstance(modes, str) else modes
     if len(modes) != 1 or modes[0] not in POOLING.values():
         raise ValueError(f"{path} asks for the pooling {modes}; text teachers pool by mean or cls, by one of them.")
     if (folder / "modules.json").is_file():
-        kinds = {module["type"].rpartition(".")[2] for module in settings(folder / "modules.json")}
+        modules = settings(folder / "modules.json", list)
+        kinds = {
+            str(module.get("type") if isinstance(module, dict) else module).rpartition(".")[2] for module in modules
+        }
         if kinds - MODULES:
             raise ValueError(
                 f"{folder / 'modules.json'} has {', '.join(sorted(kinds - MODULES))} besides the Transformer and its "

@@ -94,6 +94,8 @@ def skeleton(arch: str, options: Mapping[str, Any], side: int) -> tuple[nn.Modul
 
     # On the meta device a network has shapes but no weights, at no cost. A few networks of older versions compute with
     # numbers while they are built, which needs real ones.
+    if not timm.is_model(arch.split(".")[0]):
+        raise LookupError("it has no such model")  # and would look for "hf-hub:…" on the hub
     for device in ("meta", "cpu"):
         try:
             with torch.device(device), torch.no_grad():

@@ -101,6 +101,9 @@ def from_hub(card: Card, options: dict[str, Any]) -> nn.Module:
     """timm's network with timm's own weights. With the classifier: without it timm would not miss a missing key."""
     import timm
 
+    config = timm.get_pretrained_cfg(card.arch)
+    if config is None or not config.has_weights:
+        raise ValueError(f"timm has no weights of '{card.arch}'. Name a file that has them as teacher.N.weights.")
     try:
         return timm.create_model(card.arch, pretrained=True, **options)
     except Exception as error:  # huggingface_hub, urllib and safetensors raise a dozen kinds

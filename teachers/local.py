@@ -44,9 +44,7 @@ def local_card(name: str) -> Card:
         )
     if not folder.is_dir():
         raise LookupError(f"There is no folder {folder}. Correct teacher.N.name.")
-    config = settings(folder / "config.json")
-    if not isinstance(config, Mapping):
-        raise ValueError(f"{folder / 'config.json'} is no table of settings. Save the encoder again.")
+    config = settings(folder / "config.json", dict)
     try:
         if "architecture" in config:
             return image_card(folder, config)
@@ -68,10 +66,17 @@ def image_card(folder: Path, config: Mapping[str, Any]) -> Card:
     card = described(f"local/{folder.name}", config["architecture"], options, about)
     return replace(
         card,
-        classes=int(config.get("num_classes") or about.get("num_classes") or 0),
+        classes=number("num_classes", config.get("num_classes") or about.get("num_classes") or 0),
         source=str(folder),
         file=partial(weights_in, folder),
     )
+
+
+def number(key: str, value: object) -> int:
+    """A whole number that a folder's settings give."""
+    if not isinstance(value, int):
+        raise TypeError(f"{key} is {value!r} and no number")
+    return value
 
 
 def text_card(folder: Path, config: Mapping[str, Any]) -> Card:
@@ -81,8 +86,8 @@ def text_card(folder: Path, config: Mapping[str, Any]) -> Card:
         name=f"local/{folder.name}",
         modality="text",
         arch=str(config["model_type"]),
-        width=int(config.get("hidden_size", config.get("dim", 0))),
-        context=min(CONTEXT, int(longest)),
+        width=number("hidden_size", config.get("hidden_size", config.get("dim", 0))),
+        context=min(CONTEXT, number("max_position_embeddings", longest)),
         licence="see the model's page",
         source=str(folder),
         file=partial(Path, folder),

@@ -38,11 +38,11 @@ def card(name: str) -> Card:
 
 def nearest(name: str, known: list[str]) -> str:
     """What may have been meant: names spelt alike, names that hold it, or else the groups there are."""
-    ends = {other.split("/")[1]: other for other in known}
+    ends, tail = {other.split("/")[1]: other for other in known}, name.rpartition("/")[2]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6) + [
-        other for other in known if name.rpartition("/")[2] in other
+        other for other in known if len(tail) > 2 and tail in other
     ]
-    near += [ends[end] for end in difflib.get_close_matches(name.rpartition("/")[2], list(ends), n=3, cutoff=0.6)]
+    near += [ends[end] for end in difflib.get_close_matches(tail, list(ends), n=3, cutoff=0.6)]
     if near:
         return f"Did you mean {' or '.join(dict.fromkeys(near[:3]))}?"
     groups = sorted({other.split("/")[0] for other in known})

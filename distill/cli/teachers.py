@@ -48,11 +48,13 @@ def list_(
     if as_json:
         click.echo(json.dumps([facts(card) for card in found], indent=1))
         return
+    if not found:
+        print("No card is like that; 'distill teachers list' lists all.", file=sys.stderr)
     for card in found:
         takes = f"{card.image_size} px" if card.modality == "image" else f"{card.context} tokens"
         click.echo(
             f"{card.name:53} {card.width:5} wide {takes:>9} {card.parameters / 1e6:7.1f}M  {card.checked:13}  "
-            f"{card.licence:14} {card.data}"
+            f"{card.licence:14} {card.data} ({card.paper})"
         )
 
 

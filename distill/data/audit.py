@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +15,7 @@ from distill.errors import BadSample, UserError
 if TYPE_CHECKING:
     from teachers import Teacher
 
+TRIES = 10  # rows drawn for each that is compared, where images do not decode
 LEAST = 0.999  # what rounding to bfloat16 and another batch size leave of a cosine of 1, with room to spare
 
 
@@ -41,13 +41,10 @@ def audit(cache: Cache, teacher: Teacher, shards: Shards, rows: int) -> dict[str
             f"'{cache.card.name}': {made[:12]} instead of {live[:12]}.",
             "Remove that folder, name another, or give the weights it was made with.",
         )
-    chosen: set[tuple[int, int]] = set()
-    draws = (uniform(f"audit {n}", 2) for n in itertools.count())
-    while len(chosen) < min(rows, len(shards) * cache.table.views):
-        x, y = next(draws)
-        chosen.add((int(x * len(shards)), int(y * cache.table.views)))
     lowest, compared = 1.0, 0
-    for i, view in sorted(chosen):
+    for i, view in draws(len(shards), cache.table.views, rows * TRIES):
+        if compared == rows:
+            break
         try:
             image, cached = decode(shards.read(i, ["image"])), cache.row(shards, i, view)
         except BadSample:
@@ -65,3 +62,9 @@ def audit(cache: Cache, teacher: Teacher, shards: Shards, rows: int) -> dict[str
             )
         lowest, compared = min(lowest, cosine), compared + 1
     return {"rows": compared, "min_cosine": lowest}
+
+
+def draws(samples: int, views: int, most: int) -> list[tuple[int, int]]:
+    """Samples and views of them, each once, in an order of chance that is the same each time."""
+    drawn = (uniform(f"audit {n}", 2) for n in range(4 * most))
+    return list(dict.fromkeys((int(x * samples), int(y * views)) for x, y in drawn))[:most]

@@ -9,12 +9,11 @@ refused by naming what differs: a wrong embedding is worse than none.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +23,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from distill.config import Teacher as TeacherTable
+from distill.data.identity import identity
 from distill.data.index import ShardIndex
 from distill.data.shards import OPEN_FILES, Shards
 from distill.data.views import Views
 from distill.errors import BadSample, UserError
-from distill.files import digest, read_table, write_text, write_whole
+from distill.files import read_table, write_whole
 
 if TYPE_CHECKING:
     from teachers import Card
@@ -36,42 +36,6 @@ if TYPE_CHECKING:
 Opened = tuple[torch.Tensor, np.ndarray]
 ABSENT = 0xFFFFFFFF  # what turns around every bit of a checksum
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def identity(table: TeacherTable, card: Card, views: Views, logits: bool) -> dict[str, Any]:
-    """Everything a cached embedding depends on besides the weights and the image."""
-    output = {"output": "logits"} if logits else {}
-    if card.file is not None and (table.weights or card.name.startswith("local/")):
-        output |= {"file": file_digest(str(card.file()))}
-    if card.options:
-        output |= {"options": json.dumps(dict(card.options), sort_keys=True)}
-    return output | {
-        "version": 4,
-        "teacher": card.name,
-        "arch": card.arch,
-        "image_size": table.image_size or card.image_size,
-        "mean": list(card.mean),
-        "std": list(card.std),
-        "interpolation": card.interpolation,
-        "views": table.views,
-        "crop": list(views.crop) if table.views > 1 else None,
-        "flip": views.flip if table.views > 1 else None,
-        "dtype": table.dtype,
-        "width": card.classes if logits else card.width,
-    }
-
-
-@functools.cache
-def file_digest(path: str) -> str:
-    """SHA-256 of a file of weights.
-
-    Raises:
-        UserError: if it is not there.
-    """
-    try:
-        return digest(Path(path))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.", "Correct teacher.N.weights.") from error
 
 
 class Cache:
@@ -150,6 +114,8 @@ class Cache:
         return hashlib.sha256(json.dumps([self.identity, weights], sort_keys=True).encode()).hexdigest()
 
     def _check_folder(self, folder: Path) -> dict[str, Any]:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"The teacher cache {folder} is a file.", "Name a folder.")
         note = self.read_note(folder)
         if not note:
             return note
@@ -207,7 +173,8 @@ class Cache:
                 "Remove that folder, or name another.",
             )
         if not found:
-            write_text(folder / "teacher.json", json.dumps(self.identity | {"weights": weights}, indent=1) + "\n")
+            note = json.dumps(self.identity | {"weights": weights}, indent=1) + "\n"
+            self._keep(folder / "teacher.json", lambda to: to.write_text(note, encoding="utf-8"))
 
     def write(self, index: ShardIndex, embeddings: torch.Tensor, weights: str, absent: Sequence[int] = ()) -> None:
         """Keep a shard's embeddings, [views, n, P]; the rows ``absent`` are none.
@@ -220,8 +187,11 @@ class Cache:
         # As signed numbers, since safetensors' unsigned types are not torch's.
         tensors = {"embeddings": embeddings, "crc32": torch.from_numpy(sums.view(np.int32))}
         metadata, path = {"shard": index.sha256, "made": self.mark(weights)}, self.file(index.path)
+        self._keep(path, lambda to: save_file(tensors, to, metadata=metadata))
+
+    def _keep(self, path: Path, write: Callable[[Path], object]) -> None:
         try:
-            write_whole(path, lambda to: save_file(tensors, to, metadata=metadata))
+            write_whole(path, write)
         except (OSError, SafetensorError) as error:
             raise UserError(
                 f"{path} could not be written: {error}.", "Make room and start again: what is complete is kept."

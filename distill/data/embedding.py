@@ -243,6 +243,11 @@ def _embed_shard(
 
 def check_finite(cache: Cache, shard: Path, embeddings: torch.Tensor) -> None:
     """Refuse embeddings that the cache's dtype cannot hold, or that are none."""
+    if embeddings.isnan().any() or (cache.table.dtype == "fp32" and not embeddings.isfinite().all()):
+        raise UserError(
+            f"'{cache.card.name}' gives embeddings of {shard.name} that are no numbers: its weights are damaged.",
+            "Get them again; distill teachers show names where.",
+        )
     if not embeddings.isfinite().all():
         raise UserError(
             f"'{cache.card.name}' gives embeddings of {shard.name} that {cache.table.dtype} cannot hold.",

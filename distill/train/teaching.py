@@ -67,6 +67,9 @@ def fill_and_audit(recipe: Recipe, shards: Shards, job: command.Job) -> dict[str
             continue
         found = audit(cache, live(k), shards, cache.table.audit)
         audits[name] = found
+        if not found["rows"]:
+            print(f"{name}: no cached embedding could be compared, none of the images drawn decodes", file=sys.stderr)
+            continue
         print(
             f"{name}: {found['rows']} cached embeddings compared with the live teacher's, "
             f"cosine at least {math.floor(found['min_cosine'] * 1e5) / 1e5:.5f}",
