@@ -43,7 +43,7 @@ class Data(Table):
 
     train: tuple[str, ...]
     eval: tuple[str, ...] = ()
-    image_size: int = Field(default=224, gt=0)
+    image_size: int = Field(default=224, gt=0, le=8192)
     captions: Literal["sample", "first", "joint"] = "sample"
     captions_per_image: int = Field(default=2, ge=2)
     caption_keys: tuple[str, ...] = ("captions", "caption")

@@ -158,24 +158,24 @@ def resampled(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]
     """
     for name, value in own.items():
         if "patch_embed" in name and value.dim() == 4:
-            found = any(other.numel() == value.numel() for other in state.values())
+            found = any(other.numel() == value.numel() for other in likely(name, value, state))
         elif POSITIONS.search(name):
             found = any(grid(other, value) == grid(value, other) for other in likely(name, value, state))
         else:
             continue
         if not found:
-            near = (
-                f"{tuple(state[name].shape)} instead of {tuple(value.shape)}" if name in state else "of another size"
-            )
-            return f"{name} is {near}"
+            sizes = f"{tuple(state[name].shape)} instead of {tuple(value.shape)}" if name in state else ""
+            return f"{name} is {sizes or 'of another size'}"
     return ""
 
 
 def likely(name: str, value: torch.Tensor, state: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
     """Of a file's tensors that of a name; where it has none, those that could be it under another name."""
-    return (
-        [state[name]] if name in state else [t for t in state.values() if t.dim() and t.shape[-1] == value.shape[-1]]
-    )
+    if name in state:
+        return [state[name]]
+    if value.dim() == 4:  # patches; a few files have them flat
+        return [other for other in state.values() if other.dim() == 4] or list(state.values())
+    return [other for other in state.values() if other.dim() and other.shape[-1] == value.shape[-1]]
 
 
 def grid(table: torch.Tensor, other: torch.Tensor) -> int:

@@ -117,6 +117,8 @@ def test_files_that_must_not_be_believed(tmp_path: Path) -> None:
         # What timm would resample without a word.
         ("vit_tiny_patch16_224", "", {"patch_size": 32}, "pos_embed is (1, 50, 192) instead of (1, 197, 192)"),
         ("vit_tiny_patch16_224", "", {"img_size": 384}, "pos_embed is (1, 577, 192) instead of (1, 197, 192)"),
+        # Without positions of its own; and its patches have as many numbers as another of its tensors.
+        ("eva02_base_patch14_224", "", {"patch_size": 28, "use_abs_pos_emb": False}, "(768, 3, 28, 28) instead of"),
         ("swin_tiny_patch4_window7_224", "swin_s3_tiny_224", {}, "bias_table is (729, 12) instead of (169, 12)"),
         # Where what translates an architecture's original names is not made for others.
         ("convnext_atto", "resnet18", {}, "of 126 keys"),
