@@ -105,7 +105,7 @@ def check_objective(recipe: Recipe) -> None:
             "rows in it.",
             f'Set teacher.{cached[0]}.cache = "none", or copy the shards to a mounted folder.',
         )
-    folders = [Path(recipe.teacher[k].cache).absolute() for k in cached if recipe.teacher[k].cache != "auto"]
+    folders = [Path(recipe.teacher[k].cache).resolve() for k in cached if recipe.teacher[k].cache != "auto"]
     if twice := [folder for k, folder in enumerate(folders) if folder in folders[:k]]:
         raise UserError(
             f"Two teachers name the same cache folder, {twice[0]}.",

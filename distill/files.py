@@ -7,14 +7,16 @@ import hashlib
 import os
 import re
 import socket
+import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that it is complete or absent: temporary name, fsync, rename.
+    """Write a file so that it is complete or absent: temporary name, fsync, rename. Its mode is the umask's.
 
     Args:
         path: where it ends up; its folder is made when it is missing.
@@ -23,17 +25,22 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{mark()}.tmp")
     try:
-        temporary.touch()
-        mode = (
-            temporary.stat().st_mode
-        )  # as the user's umask has it; some writers, such as safetensors', have their own
         write(temporary)
-        temporary.chmod(mode)
+        as_usual(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def as_usual(path: Path) -> None:
+    """Give a new file the mode that the user's umask asks for; some writers, such as safetensors', have their own."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    if stat.S_IMODE(path.stat().st_mode) != 0o666 & ~mask:
+        with suppress(OSError):  # where modes are not the user's to change
+            path.chmod(0o666 & ~mask)
 
 
 def mark() -> str:

@@ -45,7 +45,7 @@ class Card:
         url: where the file with the weights can be fetched by hand; it is then named by ``teacher.N.weights``.
         paper: where it is described.
         checked: what this project has tried: "loaded", the real weights gave the embeddings they should; "layout", a
-            file with the names and shapes of the public checkpoint, and random weights, loads as it should;
+            file of random weights with the public checkpoint's names and shapes, or timm's of it, loads as it should;
             "configuration", width, size, statistics and number of weights are what timm says; "" nothing.
         file: says where the file with the weights is, or for a text teacher the folder (see teachers/folder.py);
             called only when the teacher or its tokenizer is loaded, and picklable, since loader processes are given

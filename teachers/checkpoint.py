@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import pickle
 import re
 from collections.abc import Mapping
@@ -20,8 +19,10 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 INSIDE = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "net", "teacher")
 # What data parallelism and compilation put before every name.
 WRAPPERS = ("module.", "_orig_mod.")
-# Of a network's tensors those that belong to places of its input.
-POSITIONS = re.compile(r"pos_embed|relative_position_bias_table|attention_biases")
+# Of a network's tensors those that depend on the size of patches or images.
+SIZED = re.compile(r"patch_embed|pos_embed|patch_pos|rel_pos|relative_position_bias_table|attention_bias")
+COMPUTED = 0.1  # of a network's tensors that timm may compute from the file's
+PROBES = 16  # numbers of a tensor that are looked for
 SHOWN = 3  # keys an error names of each kind
 
 
@@ -147,42 +148,52 @@ def classes_of(state: Mapping[str, torch.Tensor], classifier: str) -> int:
     return len(weight) if weight is not None and weight.dim() else 0
 
 
-def resampled(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> str:
-    """What timm would resample to make a file fit: patches of another size, positions of another grid; in words.
+def not_in_file(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> str:
+    """Which of a network's tensors has numbers that the file it was loaded from has not, in words; "" if none has.
 
-    Nothing else changes its size on the way from a file to a network, whatever the names are translated to.
+    On the way timm resamples patches and positions of another size, and leaves what some architectures' files lack as
+    it was drawn; both without a word. Names, order and grouping may change; numbers may not.
 
     Args:
         own: the network's state dict.
         state: the file's, as it is.
     """
-    for name, value in own.items():
-        if "patch_embed" in name and value.dim() == 4:
-            found = any(other.numel() == value.numel() for other in likely(name, value, state))
-        elif POSITIONS.search(name):
-            found = any(grid(other, value) == grid(value, other) for other in likely(name, value, state))
-        else:
-            continue
-        if not found:
-            sizes = f"{tuple(state[name].shape)} instead of {tuple(value.shape)}" if name in state else ""
-            return f"{name} is {sizes or 'of another size'}"
-    return ""
+    left = {
+        name: probes(value)
+        for name, value in own.items()
+        if value.is_floating_point() and not same(value, state.get(name))
+    }
+    if not left:
+        return ""
+    sought = torch.cat([*left.values(), torch.tensor([torch.inf])]).unique()
+    found = torch.zeros(len(sought), dtype=torch.bool)
+    for value in state.values():
+        numbers = value.flatten().float()
+        places = torch.searchsorted(sought, numbers).clamp(max=len(sought) - 1)
+        found[places[sought[places] == numbers]] = True
+    strange = [name for name, some in left.items() if not found[torch.searchsorted(sought, some)].all()]
+    # A filter may compute a tensor or two, such as a bias of two; of sizes it computes none.
+    sized = [name for name in strange if SIZED.search(name)]
+    if not sized and len(strange) <= COMPUTED * len(own):
+        return ""
+    name = (sized or strange)[0]
+    other = f"{tuple(state[name].shape)} instead of {tuple(own[name].shape)}" if name in state else "not in the file"
+    return f"{name} is {other}"
 
 
-def likely(name: str, value: torch.Tensor, state: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-    """Of a file's tensors that of a name; where it has none, those that could be it under another name."""
-    if name in state:
-        return [state[name]]
-    if value.dim() == 4:  # patches; a few files have them flat
-        return [other for other in state.values() if other.dim() == 4] or list(state.values())
-    return [other for other in state.values() if other.dim() and other.shape[-1] == value.shape[-1]]
+def same(value: torch.Tensor, other: torch.Tensor | None) -> bool:
+    """Whether two tensors hold the same numbers in the same order."""
+    return (
+        other is not None
+        and value.numel() == other.numel()
+        and torch.equal(value.flatten(), other.flatten().to(value))
+    )
 
 
-def grid(table: torch.Tensor, other: torch.Tensor) -> int:
-    """Side of the square of positions a table is of, class tokens left aside: as far as it differs from another."""
-    if table.dim() != other.dim():
-        return math.isqrt(table.numel() // max(1, table.shape[-1]))
-    return math.isqrt(math.prod(n for n, m in zip(table.shape, other.shape, strict=True) if n != m))
+def probes(value: torch.Tensor) -> torch.Tensor:
+    """Some of a tensor's numbers, evenly spaced; without 0 and 1, which anything can start as."""
+    some = value.flatten().float()[:: max(1, value.numel() // PROBES)]
+    return some[(some != 0) & (some != 1)]
 
 
 def fit(net: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:

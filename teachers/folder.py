@@ -68,7 +68,8 @@ def settings(path: Path, kind: type[T]) -> T:
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is missing or damaged: {error}. Save the encoder again.") from error
     if not isinstance(found, kind):
-        raise ValueError(f"{path} is damaged: it is no {kind.__name__}. Save the encoder again.")
+        what = "list" if kind is list else "table"
+        raise ValueError(f"{path} is damaged: it is no {what}. Save the encoder again.")
     return found
 
 

@@ -6,14 +6,11 @@ import difflib
 import functools
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from teachers.card import Card, Channels
 
-if TYPE_CHECKING:
-    from torch import nn
-
-TRIED = 30_000_000  # weights; up to here the tests make and load a file in the layout of the public one
+TRIED = 30_000_000  # weights; up to here the tests load every card from a file of its names and shapes
 
 
 def hub_card(
@@ -87,26 +84,6 @@ def timm_card(name: str) -> Card:
     return replace(card, url=url, source=source)
 
 
-def skeleton(arch: str, options: Mapping[str, Any], side: int) -> tuple[nn.Module, int]:
-    """timm's network without its classifier, for its shapes alone, and the width P of what it makes of an image."""
-    import timm
-    import torch
-
-    # On the meta device a network has shapes but no weights, at no cost. A few networks of older versions compute with
-    # numbers while they are built, which needs real ones.
-    if not timm.is_model(arch.split(".")[0]):
-        raise LookupError("it has no such model")  # and would look for "hf-hub:…" on the hub
-    for device in ("meta", "cpu"):
-        try:
-            with torch.device(device), torch.no_grad():
-                net = timm.create_model(arch, pretrained=False, **{**options, "num_classes": 0}).eval()
-                return net, int(net(torch.zeros(1, 3, side, side)).shape[1])
-        except Exception:
-            if device == "cpu":
-                raise
-    raise AssertionError("unreachable")
-
-
 def described(name: str, arch: str, options: Mapping[str, Any], config: Mapping[str, Any]) -> Card:
     """A card from what timm says of a model.
 
@@ -118,17 +95,29 @@ def described(name: str, arch: str, options: Mapping[str, Any], config: Mapping[
     Raises:
         ValueError: if timm cannot build it.
     """
+    import timm
+    import torch
+
     side = int(config.get("input_size", (3, 224, 224))[-1])
-    try:
-        net, width = skeleton(arch, options, side)
-    except Exception as error:  # each architecture checks its settings in its own way
-        raise ValueError(f"timm cannot build '{arch}' for '{name}': {error}") from error
+    if not timm.is_model(arch.split(".")[0]):  # which would look for "hf-hub:…" on the hub
+        raise ValueError(f"timm cannot build '{arch}' for '{name}': it has no such model")
+    # On the meta device a network has shapes but no weights: the width is what it says, at no cost. A few networks of
+    # older versions compute with numbers while they are built, which needs real ones.
+    for device in ("meta", "cpu"):
+        try:
+            with torch.device(device), torch.no_grad():
+                net = timm.create_model(arch, pretrained=False, **{**options, "num_classes": 0}).eval()
+                width = net(torch.zeros(1, 3, side, side)).shape[1]
+            break
+        except Exception as error:  # each architecture checks its settings in its own way
+            if device == "cpu":
+                raise ValueError(f"timm cannot build '{arch}' for '{name}': {error}") from error
     mean, std = config.get("mean", (0.5, 0.5, 0.5)), config.get("std", (0.5, 0.5, 0.5))
     return Card(
         name=name,
         arch=arch,
         options=dict(options),
-        width=width,
+        width=int(width),
         classes=int(config.get("num_classes") or 0),
         image_size=side,
         fixed_size=bool(config.get("fixed_input_size")),

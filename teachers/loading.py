@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from teachers.card import Card
-from teachers.checkpoint import check_hash, classes_of, fit, read_weights, resampled
+from teachers.checkpoint import check_hash, classes_of, fit, not_in_file, read_weights
 from teachers.folder import folder_of
 from teachers.frozen import Teacher, tried
-from teachers.hub import skeleton
 from teachers.text import load_folder
 
 
@@ -60,41 +59,68 @@ def network(card: Card, side: int) -> nn.Module:
 
 
 def from_state(card: Card, side: int, state: dict[str, torch.Tensor]) -> nn.Module:
-    """timm's network with given weights; timm translates the names of an architecture's original code.
+    """timm's network with given weights, which are those of the file: renamed at most.
+
+    For images of another size than the card's, positions are interpolated; then the file must be of the card's size.
 
     Raises:
         ValueError: if they are another architecture's.
     """
-    import timm
-
-    options, what = card.options_at(side), f"'{card.name}' ({card.arch})"
-    config = timm.get_pretrained_cfg(card.arch)
-    named = (config.classifier if config else "") or ""
-    # Distilled networks have two classifiers, of the same classes.
-    classes = classes_of(state, named if isinstance(named, str) else next(iter(named)))
-    # A file under an architecture's original names shows its classifier only when they are translated.
-    for count in dict.fromkeys([classes, config.num_classes if config else classes]):
-        # Of the shape of the file, so that every key must be there and fit.
-        overlay = {"state_dict": dict(state), "num_classes": count, "label_offset": 0}
-        try:
-            net = timm.create_model(
-                card.arch, pretrained=True, num_classes=count, pretrained_cfg_overlay=overlay, **options
-            )
-            break
-        except Exception:  # what translates the names may never have met others
-            continue
-    else:
-        net = timm.create_model(card.arch, num_classes=classes, **options)
-        fit(net, state, what)
-    resized = resampled(net.state_dict(), state)
-    if resized and side != card.image_size:  # asked for, if the file is as the card has it
-        resized = resampled(skeleton(card.arch, card.options, card.image_size)[0].state_dict(), state)
-    if resized:
+    net = translated(card, side, state)
+    strange = not_in_file(net.state_dict(), state)
+    if strange and side != card.image_size:
+        strange = not_in_file(translated(card, card.image_size, state).state_dict(), state)
+    if strange:
         raise ValueError(
-            f"The weights of {what} do not fit: {resized}. Name the architecture and the image size that they were "
-            "made with as teacher.N.name and teacher.N.image_size."
+            f"The weights of '{card.name}' ({card.arch}) do not fit: {strange}. Name the "
+            "architecture and the image size that they were made with as teacher.N.name and teacher.N.image_size."
         )
     return net
+
+
+def translated(card: Card, side: int, state: dict[str, torch.Tensor]) -> nn.Module:
+    """timm's network with given weights; timm translates the names of an architecture's original code.
+
+    Raises:
+        ValueError: if a key is missing, too many or of another shape.
+    """
+    import timm
+
+    options, failure = card.options_at(side), None
+    counts = class_counts(card.arch, state)
+    for classes in counts:
+        # Of the shape of the file, so that every key must be there and fit.
+        overlay = {"state_dict": dict(state), "num_classes": classes, "label_offset": 0}
+        try:
+            return timm.create_model(
+                card.arch, pretrained=True, num_classes=classes, pretrained_cfg_overlay=overlay, **options
+            )
+        except MemoryError:
+            raise
+        except Exception as error:  # what translates the names may never have met such
+            failure = error
+    net = timm.create_model(card.arch, num_classes=counts[0], **options)
+    try:
+        fit(net, state, f"'{card.name}' ({card.arch})")
+    except ValueError as error:
+        raise error from failure
+    return net
+
+
+def class_counts(arch: str, state: dict[str, torch.Tensor]) -> list[int]:
+    """How many classes a file's network may have, the likeliest first.
+
+    A file under an architecture's original names shows its classifier only when they are translated.
+    """
+    import timm
+
+    name = arch.split(".")[0]
+    tags = [arch, *timm.list_pretrained(f"{name}.*")]
+    configs = [config for config in map(timm.get_pretrained_cfg, tags) if config is not None]
+    named = (configs[0].classifier if configs else "") or ""
+    # Distilled networks have two classifiers, of the same classes.
+    shown = classes_of(state, named if isinstance(named, str) else next(iter(named)))
+    return list(dict.fromkeys([shown, *(config.num_classes for config in configs)]))
 
 
 def from_hub(card: Card, options: dict[str, Any]) -> nn.Module:

@@ -62,11 +62,12 @@ def image_card(folder: Path, config: Mapping[str, Any]) -> Card:
     """The card of what ``timm.models.push_to_hf_hub`` and ``save_for_hf`` write."""
     said = {**config, **(config.get("pretrained_cfg") or {})}
     about = {key: value for key, value in said.items() if value is not None}
+    classes = number("num_classes", config.get("num_classes") or about.get("num_classes") or 0)
     options = {key: value for key, value in dict(config.get("model_args") or {}).items() if key not in OWN}
     card = described(f"local/{folder.name}", config["architecture"], options, about)
     return replace(
         card,
-        classes=number("num_classes", config.get("num_classes") or about.get("num_classes") or 0),
+        classes=classes,
         source=str(folder),
         file=partial(weights_in, folder),
     )
@@ -74,7 +75,7 @@ def image_card(folder: Path, config: Mapping[str, Any]) -> Card:
 
 def number(key: str, value: object) -> int:
     """A whole number that a folder's settings give."""
-    if not isinstance(value, int):
+    if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{key} is {value!r} and no number")
     return value
 

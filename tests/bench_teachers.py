@@ -116,7 +116,7 @@ def embedding(card: Any, shards: Path, folder: Path, rounds: int) -> dict[str, A
         works = {"forward": bare, "embed": partial(whole, number=number)}
         for name in list(works)[:: 1 if number % 2 else -1]:
             rates[name].append(pace(works[name]))
-    ratios = [whole / bare for whole, bare in zip(rates["embed"], rates["forward"], strict=True)]
+    ratios = [embedded / forward for embedded, forward in zip(rates["embed"], rates["forward"], strict=True)]
     medians = {name: statistics.median(some) for name, some in rates.items()}
     return medians | {"embed_over_forward": statistics.median(ratios), "range": [min(ratios), max(ratios)]}
 

@@ -24,7 +24,9 @@ from distill.data.cache import Cache
 from distill.data.embedding import Todo, embed
 from distill.data.shards import Shards
 from distill.data.views import Views
+from distill.errors import BadSample
 from distill.recipe import load
+from distill.train import setup
 from distill.train.checkpoint import Snapshot
 from launch import group as processes
 from launch import zero
@@ -156,6 +158,11 @@ def test_an_image_that_does_not_decode_has_no_embedding(tmp_path: Path, home: Pa
     distill("teachers", "embed", home / "recipe.toml", "--out", "cache", *own, cwd=tmp_path)
     (file,) = files(tmp_path / "cache").values()
     assert not file["embeddings"][:, 1].any()
+    checked = load(str(home / "recipe.toml"), [f"data.train={shard}", f"teacher.0.cache={tmp_path / 'cache'}"])
+    (cache,), shards = setup.caches_of(checked), Shards.of([str(shard)])
+    with pytest.raises(BadSample, match="no embedding of it"):
+        cache.row(shards, 1, 0)
+    assert cache.row(shards, 2, 0).any()
     assert (file["embeddings"].abs().sum(-1) > 0).sum() == 39 * len(file["embeddings"])
     lit = ["--set", "objective.name=contrastive", "--set", 'student.image={arch="teacher"}']
     cached = ["--set", "student.width=1280", "--set", f"teacher.0.cache={tmp_path / 'cache'}"]

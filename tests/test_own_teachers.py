@@ -119,6 +119,9 @@ def test_files_that_must_not_be_believed(tmp_path: Path) -> None:
         ("vit_tiny_patch16_224", "", {"img_size": 384}, "pos_embed is (1, 577, 192) instead of (1, 197, 192)"),
         # Without positions of its own; and its patches have as many numbers as another of its tensors.
         ("eva02_base_patch14_224", "", {"patch_size": 28, "use_abs_pos_emb": False}, "(768, 3, 28, 28) instead of"),
+        ("mvitv2_tiny", "", {"img_size": 448}, "rel_pos_h is (223, 96) instead of (111, 96)"),
+        # What timm would load a part of, without a word.
+        ("dla34", "resnet18", {"num_classes": 0}, "base_layer.0.weight is not in the file"),
         ("swin_tiny_patch4_window7_224", "swin_s3_tiny_224", {}, "bias_table is (729, 12) instead of (169, 12)"),
         # Where what translates an architecture's original names is not made for others.
         ("convnext_atto", "resnet18", {}, "of 126 keys"),
@@ -138,7 +141,23 @@ def test_weights_of_another_architecture_are_refused(
         with pytest.raises(ValueError, match="do not fit"):
             teachers.load(teachers.with_weights(card, str(tmp_path / "other.pth")), 256)
     if "img_size" in options:
-        assert teachers.load(teachers.with_weights(card, str(tmp_path / "other.pth")), 384)
+        assert teachers.load(teachers.with_weights(card, str(tmp_path / "other.pth")), options["img_size"])
+
+
+def test_an_open_clip_file_is_translated_and_one_of_other_positions_refused(tmp_path: Path) -> None:
+    """Whose square matrices are as large as a grid of positions could be."""
+    card = teachers.card("timm/vit_tiny_patch16_224")
+    for side in (224, 384):
+        state = random_state(timm.create_model(card.arch, img_size=side))
+        torch.save({f"visual.trunk.{name}": value for name, value in state.items()}, tmp_path / f"{side}.pth")
+        save_file(state, tmp_path / f"{side}.safetensors")
+    theirs, timms = (
+        teachers.load(teachers.with_weights(card, str(tmp_path / f"224.{kind}"))) for kind in ("pth", "safetensors")
+    )
+    assert theirs.fingerprint() == timms.fingerprint()
+    assert teachers.load(teachers.with_weights(card, str(tmp_path / "384.pth")), 384)
+    with pytest.raises(ValueError, match="do not fit: pos_embed is not in the file"):
+        teachers.load(teachers.with_weights(card, str(tmp_path / "384.pth")))
 
 
 # Of a block of OpenAI's CLIP, and of what stands around the blocks.
@@ -171,7 +190,7 @@ def test_an_original_clip_file_is_translated_and_one_of_other_patches_refused(tm
     x = (noise(1, 224).float() / 255 - loaded.mean) / loaded.std
     with torch.no_grad():
         assert_close(loaded(noise(1, 224)), net.forward_head(net.forward_features(x), pre_logits=True))
-    with pytest.raises(ValueError, match="do not fit: pos_embed is of another size"):
+    with pytest.raises(ValueError, match="do not fit: pos_embed is not in the file"):
         teachers.load(teachers.with_weights(small, str(tmp_path / "16.pth")))
 
 
@@ -185,8 +204,9 @@ def test_paths_that_are_no_teachers_are_refused(tmp_path: Path) -> None:
             teachers.card(str(tmp_path / name))
     for content, said in {
         "{}": "names neither",
-        "[1]": "no dict",
+        "[1]": "no table",
         "[" * 100_000: "missing or damaged",
+        '{"architecture": "resnet18", "num_classes": "abc"}': "num_classes is 'abc' and no number",
         '{"model_type": "bert", "hidden_size": "abc"}': "hidden_size is 'abc' and no number",
         '{"architecture": "hf-hub:timm/resnet18.a1_in1k"}': "timm cannot build 'hf-hub:.*': it has no such model",
         "{": "missing or damaged",

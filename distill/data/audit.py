@@ -29,7 +29,7 @@ def audit(cache: Cache, teacher: Teacher, shards: Shards, rows: int) -> dict[str
         rows: how many; the same ones each time.
 
     Returns:
-        What ``run.json`` notes: ``rows`` and the smallest cosine, ``min_cosine``.
+        What ``run.json`` notes: ``rows`` and the smallest cosine, ``min_cosine``; None if no image drawn decodes.
 
     Raises:
         UserError: if the weights are others, or a row is not the teacher's.
@@ -61,7 +61,7 @@ def audit(cache: Cache, teacher: Teacher, shards: Shards, rows: int) -> dict[str
                 "Remove that file.",
             )
         lowest, compared = min(lowest, cosine), compared + 1
-    return {"rows": compared, "min_cosine": lowest}
+    return {"rows": compared, "min_cosine": lowest if compared else None}
 
 
 def draws(samples: int, views: int, most: int) -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
 """The teacher cache: embeddings computed once, row-aligned with the shards, and trusted as far as they are checked.
 
 A cache folder holds ``teacher.json``, which says what the embeddings are of, and one safetensors file a shard with
-``embeddings`` [views, n, P] and ``crc32`` [views, n], a checksum of each row; its bits are turned around where the
+``embeddings`` [views, n, P] and ``crc32`` [views, n], a checksum of each row; its bits are inverted where the
 image did not decode, so that no single flip makes an embedding of none. A folder whose ``teacher.json`` says something
 else, a file that was made under another or of a shard that has changed since, and a row whose bytes have changed are
 refused by naming what differs: a wrong embedding is worse than none.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from teachers import Card
 
 Opened = tuple[torch.Tensor, np.ndarray]
-ABSENT = 0xFFFFFFFF  # what turns around every bit of a checksum
+ABSENT = 0xFFFFFFFF  # what inverts every bit of a checksum
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -84,9 +84,15 @@ class Cache:
                 f"Two shards of one name would share a file of the teacher cache {self.table.cache}.",
                 'Rename one of them, or set teacher.N.cache = "auto": then each cache is beside its shards.',
             )
-        for folder in {file.parent for file in files}:
-            self._check_folder(folder)
-        return [index for index in shards.indexes if not self._holds(index)]
+        made = {
+            folder: self.mark(note["weights"]) if (note := self._note_of(folder)) else ""
+            for folder in {file.parent for file in files}
+        }
+        return [
+            index
+            for index, file in zip(shards.indexes, files, strict=True)
+            if not self._holds(index, file, made[file.parent])
+        ]
 
     def read_note(self, folder: Path) -> dict[str, Any]:
         """What a cache folder's ``teacher.json`` says; empty for a new folder.
@@ -106,14 +112,27 @@ class Cache:
         return found
 
     def weights(self, shards: Shards) -> str:
-        """SHA-256 of the weights that the embeddings of some shards were made with."""
-        return str(self.read_note(self.folder(shards.indexes.path(0))).get("weights", ""))
+        """The fingerprint of the weights that the embeddings of some shards were made with.
+
+        Raises:
+            UserError: if they were not made with the same.
+        """
+        folders = {self.folder(shards.indexes.path(k)) for k in range(len(shards.indexes))}
+        found = {str(self.read_note(folder).get("weights", "")): folder for folder in sorted(folders)}
+        if len(found) > 1:
+            one, other, *_ = found.values()
+            raise UserError(
+                f"The teacher caches {one} and {other} were made with different weights of '{self.card.name}'.",
+                "Remove the one that was made with others than yours.",
+            )
+        return next(iter(found))
 
     def mark(self, weights: str) -> str:
         """What each file carries of what it was made with."""
         return hashlib.sha256(json.dumps([self.identity, weights], sort_keys=True).encode()).hexdigest()
 
-    def _check_folder(self, folder: Path) -> dict[str, Any]:
+    def _note_of(self, folder: Path) -> dict[str, Any]:
+        """What a folder's ``teacher.json`` says, which is what this cache is of; empty for a new folder."""
         if folder.exists() and not folder.is_dir():
             raise UserError(f"The teacher cache {folder} is a file.", "Name a folder.")
         note = self.read_note(folder)
@@ -130,8 +149,7 @@ class Cache:
             raise UserError(f"The teacher cache {folder} is of something else: {what}.", remedy)
         return note
 
-    def _holds(self, index: ShardIndex) -> bool:
-        path = self.file(index.path)
+    def _holds(self, index: ShardIndex, path: Path, made: str) -> bool:
         if not path.is_file():
             return False
         shape = [self.table.views, len(index), self.width]
@@ -142,10 +160,10 @@ class Cache:
                 said = file.metadata() or {}
         except (OSError, SafetensorError) as error:
             raise UserError(f"The cached embeddings {path} are damaged: {error}.", "Remove that file.") from error
-        if said.get("made") != self.mark(self.read_note(path.parent)["weights"]):
+        if said.get("made") != made:
             raise UserError(
                 f"The cached embeddings {path} were not made with what {path.parent / 'teacher.json'} says.",
-                "Remove that file.",
+                "Remove that file; or the folder, if it is so with all of them.",
             )
         if said.get("shard") != index.sha256 or shapes[0] != shape:
             raise UserError(
@@ -166,7 +184,7 @@ class Cache:
             UserError: if the folder holds, or meanwhile has got, those of something else or of other weights.
         """
         folder = self.folder(index.path)
-        found = self._check_folder(folder)
+        found = self._note_of(folder)
         if found.get("weights", weights) != weights:
             raise UserError(
                 f"The teacher cache {folder} was made with other weights of '{self.card.name}'.",
@@ -194,7 +212,8 @@ class Cache:
             write_whole(path, write)
         except (OSError, SafetensorError) as error:
             raise UserError(
-                f"{path} could not be written: {error}.", "Make room and start again: what is complete is kept."
+                f"{path} could not be written: {error}.",
+                "Make room, or name a folder you may write to, and start again: what is complete is kept.",
             ) from error
 
     def row(self, shards: Shards, i: int, view: int) -> torch.Tensor:
@@ -207,12 +226,12 @@ class Cache:
         shard, row = shards.locate(i)
         rows, sums = self._opened(shard, self.file(shards.indexes.path(shard)))
         embedding = rows[view, row]
-        turned = checksum(embedding) ^ int(sums[view, row])
-        if turned == ABSENT:
+        difference = checksum(embedding) ^ int(sums[view, row])
+        if difference == ABSENT:
             raise BadSample(
                 str(shards.indexes.path(shard)), shards.key(i), "the teacher's cache has no embedding of it"
             )
-        if turned:
+        if difference:
             raise UserError(
                 f"The cached embeddings {self.file(shards.indexes.path(shard))} are damaged: row {row} of view {view} "
                 "is not what was written.",

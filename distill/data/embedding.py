@@ -246,7 +246,7 @@ def check_finite(cache: Cache, shard: Path, embeddings: torch.Tensor) -> None:
     if embeddings.isnan().any() or (cache.table.dtype == "fp32" and not embeddings.isfinite().all()):
         raise UserError(
             f"'{cache.card.name}' gives embeddings of {shard.name} that are no numbers: its weights are damaged.",
-            "Get them again; distill teachers show names where.",
+            f"Get them again: {cache.card.source or cache.card.install}.",
         )
     if not embeddings.isfinite().all():
         raise UserError(

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 def identity(table: TeacherTable, card: Card, views: Views, logits: bool) -> dict[str, Any]:
     """Everything a cached embedding depends on besides the weights and the image."""
-    output = {"output": "logits"} if logits else {}
+    optional = {"output": "logits"} if logits else {}
     if card.file is not None and (table.weights or card.name.startswith("local/")):
-        output |= {"file": file_digest(str(card.file()))}
-        if not output["file"].startswith(table.sha256.lower()):
+        optional |= {"file": file_digest(str(card.file()))}
+        if not optional["file"].startswith(table.sha256.lower()):
             raise UserError(
-                f"{table.weights} has the SHA-256 {output['file']}, where {table.sha256} is expected.",
+                f"{table.weights} has the SHA-256 {optional['file']}, where {table.sha256} is expected.",
                 "It is another file, or damaged: fetch it again, or correct teacher.N.sha256.",
             )
     if card.options:
-        output |= {"options": json.dumps(dict(card.options), sort_keys=True)}
-    return output | {
+        optional |= {"options": json.dumps(dict(card.options), sort_keys=True)}
+    return optional | {
         "version": 4,
         "teacher": card.name,
         "arch": card.arch,
