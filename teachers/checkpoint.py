@@ -196,8 +196,11 @@ def probes(value: torch.Tensor) -> torch.Tensor:
     return some[(some != 0) & (some != 1)]
 
 
-def fit(net: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
+def fit(net: nn.Module, state: Mapping[str, torch.Tensor], what: str, remedy: str) -> None:
     """Load a state dict, every key of it.
+
+    Args:
+        what, remedy: whose weights they are, and what to do if they do not fit, for the error.
 
     Raises:
         ValueError: naming the first keys that are missing, too many, or of another shape.
@@ -215,8 +218,5 @@ def fit(net: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
         if keys
     ]
     if wrong:
-        raise ValueError(
-            f"The weights of {what} do not fit: of {len(own)} keys {'; '.join(wrong)}. Name the "
-            "architecture that they are of as teacher.N.name, or other weights as teacher.N.weights."
-        )
+        raise ValueError(f"The weights of {what} do not fit: of {len(own)} keys {'; '.join(wrong)}. {remedy}")
     net.load_state_dict(dict(state), strict=True)

