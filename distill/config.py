@@ -79,7 +79,7 @@ class Data(Table):
         return value
 
 
-class Teacher(Table):
+class TeacherTable(Table):
     """One frozen pretrained encoder.
 
     Attributes:
@@ -114,7 +114,7 @@ class Teacher(Table):
         return value
 
     @model_validator(mode="after")
-    def of_a_file(self) -> Teacher:
+    def of_a_file(self) -> TeacherTable:
         if self.sha256 and not self.weights:
             raise ValueError("sha256 is that of weights: name the file")
         return self
@@ -196,7 +196,7 @@ class Recipe(Table):
     """Everything about a run."""
 
     data: Data
-    teacher: tuple[Teacher, ...] = ()
+    teacher: tuple[TeacherTable, ...] = ()
     student: Student = Student()
     objective: ObjectiveTable = ObjectiveTable()
     optim: Optim = Optim()

@@ -28,7 +28,7 @@ from distill.ship.embed import embed_images
 from distill.ship.export import export
 from distill.ship.load import ImageText
 from distill.ship.load import load as load_students
-from distill.train import embedder, teaching, towers
+from distill.train import fill_caches, fill_worker, towers
 from distill.train.start import start
 from launch.command import Job
 
@@ -94,7 +94,7 @@ class Demo:
             self.say(f"  largest difference {difference:.1e}")
         with self.stage("embedding the training pictures with the teacher"):
             three_towers = recipes["three_towers"]
-            teaching.fill_and_audit(three_towers, shards, Job(Path(embedder.__file__), (), self.out))
+            fill_caches.fill_and_audit(three_towers, shards, Job(Path(fill_worker.__file__), (), self.out))
         for name, recipe in recipes.items():
             with self.stage(f"training {name}"):
                 start(recipe, self.out / "runs" / name)

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from distill.config import Recipe, is_remote
 from distill.errors import UserError, did_you_mean
-from distill.explain import explain
 from distill.files import read_table
+from distill.validation import explain
 
 LENGTHS = ("train.steps", "train.epochs", "train.examples")
 
@@ -66,7 +66,7 @@ def check(tree: dict[str, Any]) -> Recipe:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
         raise UserError(*explain(error, Recipe)) from error
-    from distill.facts import check_objective
+    from distill.lookup import check_objective
 
     check_objective(recipe)
     return recipe

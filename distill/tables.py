@@ -25,14 +25,14 @@ class Open(BaseModel):
         return dict(self.model_extra or {})
 
 
-class Tokenizer(Table):
+class TokenizerTable(Table):
     """A SentencePiece model: ``file``, or one of ``vocab`` pieces trained from the training captions."""
 
     vocab: int = Field(default=4000, gt=3)
     file: str = ""
 
 
-class Tower(Open):
+class TowerTable(Open):
     """A tower: ``arch``, the options of that architecture, and how it starts and learns.
 
     With ``init``, ``locked``, ``lr_scale`` and ``delay`` these are the settings of LiT (arXiv 2111.07991): u without
@@ -57,13 +57,13 @@ class Tower(Open):
         return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def something_to_lock(self) -> Tower:
+    def something_to_lock(self) -> TowerTable:
         if self.locked is True and not self.init:
             raise ValueError("locked = true locks random weights: say with init where better ones are")
         return self
 
 
-class ImageTower(Tower):
+class ImageTowerTable(TowerTable):
     """The image tower: any timm architecture, or arch = "teacher": the first teacher, locked, is inside.
 
     Attributes:
@@ -76,7 +76,7 @@ class ImageTower(Tower):
     beside: dict[str, Any] | None = None
 
     @model_validator(mode="after")
-    def on_teacher_only(self) -> ImageTower:
+    def on_teacher_only(self) -> ImageTowerTable:
         if self.arch != TEACHER and (self.layers or self.beside):
             raise ValueError('layers and beside are for arch = "teacher", the locked teacher as image tower')
         extra = [*self.options, *(n for n in ("init", "locked") if getattr(self, n))]
@@ -103,8 +103,8 @@ class Student(Table):
     """
 
     width: int = Field(default=512, gt=0)
-    image: ImageTower = ImageTower(arch="vit_tiny_patch16_224")
-    text: Tower = Tower(arch="transformer")
-    tokenizer: Tokenizer = Tokenizer()
+    image: ImageTowerTable = ImageTowerTable(arch="vit_tiny_patch16_224")
+    text: TowerTable = TowerTable(arch="transformer")
+    tokenizer: TokenizerTable = TokenizerTable()
     temperature: float = Field(default=0.07, ge=0.01, le=1.0)
     alpha: float = Field(default=0.0, ge=0, le=1)

@@ -91,7 +91,7 @@ def embedding(card: Any, shards: Path, folder: Path, rounds: int) -> dict[str, A
     import teachers
     from distill.config import Teacher
     from distill.data.cache import Cache
-    from distill.data.embedding import BATCH, Todo, ViewPixels, Wanted, embed
+    from distill.data.cache_fill import BATCH, Todo, ViewPixels, Wanted, embed
     from distill.data.shards import Shards
     from distill.data.views import Views
     from launch.group import default_device
@@ -129,13 +129,13 @@ def timed(work: Callable[[], object]) -> float:
 
 def stepper(recipe: Any) -> Callable[[], float]:
     """A training whose steps are taken one by one: each loads its batch in this process, and says how long it took."""
-    from distill.train import embedder, loop, open_data, prepare
+    from distill.train import fill_worker, loop, open_data, prepare
     from distill.train.training_set import Part
     from launch import group as processes
     from launch.command import Job
 
     group, data = processes.start(), open_data.of(recipe)
-    data.embed(Job(Path(embedder.__file__), (), Path.cwd()))
+    data.embed(Job(Path(fill_worker.__file__), (), Path.cwd()))
     tokenizer = prepare.make_tokenizer(recipe, data)
     engine, _ = loop.make_engine(recipe, tokenizer.vocab, None, group)
     advance = loop.make_step(recipe, engine, group)

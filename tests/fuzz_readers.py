@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 Target = Callable[[bytes], None]
-READERS = ("data", "recipe", "explain", "files", "ship", "train.checkpoint")
+READERS = ("data", "recipe", "validation", "files", "ship", "train.checkpoint")
 INSTRUMENTED = [*(f"distill.{name}" for name in READERS), "tarfile"]
 
 
@@ -120,7 +120,7 @@ def of_caches_and_exports(scratch: Path, shard: Path) -> Targets:
     from distill.data.shards import Shards
     from distill.data.views import Views
     from distill.errors import UserError
-    from distill.ship.describe import Config, read_config
+    from distill.ship.config_file import Config, read_config
     from distill.ship.load import read_tower
 
     card, shards = teachers.card("packaged/efficientnet_lite0"), Shards.of([str(shard)])

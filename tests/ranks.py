@@ -85,7 +85,7 @@ def prepare_all(home: Path, runs: Mapping[Path, Sequence[str]], nproc: int, resu
     from launch.command import Job
 
     for run, overrides in runs.items():
-        job = Job(home / "worker.py", (str(run),), home, nproc=nproc)
+        job = Job(home / "train_worker.py", (str(run),), home, nproc=nproc)
         prepare.prepare(load(str(home / "recipe.toml"), overrides), run, resume, job)
 
 

@@ -20,15 +20,15 @@ import teachers
 from distill.config import Teacher
 from distill.data.audit import audit
 from distill.data.cache import Cache
+from distill.data.cache_fill import Todo, check_space, embed
 from distill.data.captions import Tokenizer
-from distill.data.embedding import Todo, check_space, embed
 from distill.data.pairs import Place
 from distill.data.shards import Shards
 from distill.data.views import Views, decode
 from distill.errors import BadSample, UserError
-from distill.facts import names_of
+from distill.lookup import names_of
 from distill.recipe import load
-from distill.train import setup, teaching
+from distill.train import fill_caches, setup
 
 VIEWS = Views((0.5, 0.9), True)
 CARD = teachers.card("packaged/efficientnet_lite0")
@@ -417,4 +417,4 @@ def test_teachers_that_share_a_name_are_told_apart(tmp_path: Path, recipe: Path)
     recipe.write_text(twice)
     checked = load(str(recipe))
     assert names_of(checked) == [CARD.name, f"{CARD.name} (2)"]
-    assert list(teaching.cached(checked)) == names_of(checked)
+    assert list(fill_caches.cached(checked)) == names_of(checked)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 import teachers
 from distill.data.cache import Cache
-from distill.data.embedding import Todo, embed
+from distill.data.cache_fill import Todo, embed
 from distill.data.shards import Shards
 from distill.data.views import Views
 from distill.errors import BadSample

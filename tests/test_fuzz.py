@@ -27,7 +27,7 @@ from distill.data.views import Views, decode
 from distill.errors import BadSample, UserError
 from distill.files import read_table
 from distill.recipe import check, dump, load
-from distill.ship.describe import Config, read_config
+from distill.ship.config_file import Config, read_config
 from distill.ship.load import read_tower
 from distill.train import checkpoint
 

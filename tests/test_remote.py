@@ -10,7 +10,7 @@ from faulty_server import FILES, PATIENCE, Server, serving
 
 from distill.data.openers import Lost
 from distill.data.remote import Patience, Stream
-from distill.data.specs import addresses
+from distill.data.shard_names import addresses
 
 
 def everything(address: str, patience: Patience = PATIENCE) -> bytes:

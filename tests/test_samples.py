@@ -14,11 +14,11 @@ from PIL import Image
 import teachers
 from distill.data.batch import Batch
 from distill.data.captions import Caption, Captions, Tokenizer
-from distill.data.inputs import FromCaptions, FromPixels
 from distill.data.loading import batches
 from distill.data.order import Order
 from distill.data.pairs import Pairs, Schedule
 from distill.data.shards import Sample, Shards
+from distill.data.teacher_inputs import FromCaptions, FromPixels
 from distill.data.transform import Drawing, Transform
 from distill.data.views import Views, decode
 from distill.errors import BadSample, UserError

@@ -16,8 +16,8 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 from distill.data.index import build_index, read_index
 from distill.data.order import Order
 from distill.data.pack import write_shards as pack
+from distill.data.shard_names import expand
 from distill.data.shards import OPEN_FILES, Shards
-from distill.data.specs import expand
 from distill.errors import BadSample, UserError
 
 

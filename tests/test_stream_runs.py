@@ -21,7 +21,7 @@ from conftest import (
 )
 from faulty_server import FILES, Server, stalled, stalling
 
-from distill.data.specs import shown
+from distill.data.shard_names import shown
 
 SCRIPT = Path(sys.executable).with_name("distill")
 

@@ -22,9 +22,9 @@ from distill.data.batch import Batch
 from distill.data.captions import Captions, Tokenizer
 from distill.data.loading import batches
 from distill.data.remote import Patience
+from distill.data.shard_names import addresses
 from distill.data.shards import Shards
-from distill.data.specs import addresses
-from distill.data.streams import Streams, samples
+from distill.data.streams import StreamDataset, samples
 from distill.data.transform import Drawing, Transform
 from distill.data.views import Views
 from distill.errors import BadSample, UserError
@@ -77,13 +77,13 @@ def test_an_archive_that_is_damaged_is_a_bad_shard(tmp_path: Path) -> None:
     assert len(list(samples(f"pipe:cat {tmp_path}/whole.tar /dev/zero", PATIENCE))) == 4  # what follows is not read
 
 
-def streams(places: list[str], size: int = 8, seed: tuple[int, ...] = (0, 0, 0), pieces: int = 1) -> Streams:
+def streams(places: list[str], size: int = 8, seed: tuple[int, ...] = (0, 0, 0), pieces: int = 1) -> StreamDataset:
     tokenizer = Tokenizer.train(["a red circle", "ein Kreis, rot", "a blue square"], 50, 8)
     transform = Transform(tokenizer, [], Drawing(Captions(), Views((0.5, 1.0), True), side=16, seed=1))
-    return Streams(places, PATIENCE, transform, size, seed, pieces)
+    return StreamDataset(places, PATIENCE, transform, size, seed, pieces)
 
 
-def taken(given: Streams, count: int, workers: int = 0) -> list[Batch]:
+def taken(given: StreamDataset, count: int, workers: int = 0) -> list[Batch]:
     return [piece for (piece,) in islice(batches(given, workers, False), count)]
 
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 LEAVES = ("teachers", "students", "losses", "launch")
 # Each room of the hub may import those before it, and the leaves.
 ROOMS = (
-    *("errors", "files", "tables", "config", "explain", "facts", "recipe"),
+    *("errors", "files", "progress", "plugins", "tables", "config", "validation", "lookup", "recipe"),
     *("data", "train", "ship", "evals", "report", "demo", "cli"),
 )
 

@@ -27,16 +27,16 @@ def index(shards: tuple[str, ...], as_json: bool) -> None:
       distill data index 'shards/train-{000000..000099}.tar'
     """
     from distill.data.index import places, read_index
-    from distill.data.specs import expand
-    from distill.train.log import Progress
+    from distill.data.shard_names import expand
+    from distill.progress import progress_bar
 
     paths = expand(shards)
-    progress, found = Progress("indexing", len(paths), "shards"), []
+    progress, found = progress_bar("indexing", len(paths), "shards"), []
     for path in paths:
         of = read_index(path)
         kept = next((str(place) for place in places(path) if place.is_file()), "")
         found.append({"shard": str(path), "samples": len(of), "index": kept, "faults": [list(f) for f in of.faults]})
-        progress.tick(1)
+        progress.update(1)
     progress.close()
     if as_json:
         click.echo(json.dumps(found, indent=1))
@@ -63,14 +63,14 @@ def check(
     from distill.data.captions import Captions
     from distill.data.check import Findings, inspect, report, table
     from distill.data.shards import Shards
-    from distill.train.log import Progress
+    from distill.progress import progress_bar
 
     captions = Captions(keys) if keys else Captions()
 
     def read(specs: tuple[str, ...], label: str) -> tuple[Shards, Findings]:
         opened = Shards.of(specs, strict=False)
-        progress = Progress(label, len(opened), "samples")
-        found = inspect(opened, captions, processes, progress.tick)
+        progress = progress_bar(label, len(opened), "samples")
+        found = inspect(opened, captions, processes, progress.update)
         progress.close()
         return opened, found
 
@@ -117,8 +117,8 @@ def pack(
     from functools import partial
 
     from distill.data.pack import Packing, fingerprint
-    from distill.data.sources import rows_of
-    from distill.train.log import Progress
+    from distill.data.pack_rows import rows_of
+    from distill.progress import progress_bar
 
     rows = partial(rows_of, source, root, image, captions, template)
     count, sha256 = fingerprint(rows())
@@ -127,8 +127,8 @@ def pack(
     what |= {"test_percent": test_percent, "per_shard": per_shard, "dedup_against": list(dedup_against)}  # type: ignore[dict-item]
     reject = twins(dedup_against) if dedup_against else lambda data: ""
     packing = Packing(out, test_percent, per_shard, reject)
-    progress = Progress("packing", count * (2 if test_percent else 1), "rows")
-    paths = packing.run(rows, what, progress.tick)
+    progress = progress_bar("packing", count * (2 if test_percent else 1), "rows")
+    paths = packing.run(rows, what, progress.update)
     progress.close()
     for path in paths:
         click.echo(str(path))

@@ -115,7 +115,7 @@ def embed(
     from distill.data.shards import Shards
     from distill.errors import UserError, from_leaves
     from distill.recipe import load
-    from distill.train import embedder, setup, teaching
+    from distill.train import fill_caches, fill_worker, setup
     from launch import command
 
     if out is not None:
@@ -129,10 +129,10 @@ def embed(
     shards = Shards.of(checked.data.train, strict=False)
     if shards.faults:
         print(f"{shards.faults[0].shard} is damaged, and embedded as far as it can be read.", file=sys.stderr)
-    job = command.Job(Path(embedder.__file__).resolve(), (), Path.cwd(), nproc, hostfile, master_addr)
+    job = command.Job(Path(fill_worker.__file__).resolve(), (), Path.cwd(), nproc, hostfile, master_addr)
     with from_leaves():
         command.check(job)
-    audits = teaching.fill_and_audit(checked, shards, job)
+    audits = fill_caches.fill_and_audit(checked, shards, job)
     folders = sorted({str(cache.folder(index.path)) for cache in caches for index in shards.indexes})
     if as_json:
         click.echo(json.dumps({"folders": folders, "audits": audits}, indent=1))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distill.data.cache import Cache
-from distill.data.chance import uniform
+from distill.data.keyed_random import uniform
 from distill.data.shards import Shards
 from distill.data.views import decode
 from distill.errors import BadSample, UserError

@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from distill.config import Teacher as TeacherTable
+from distill.config import TeacherTable
 from distill.data.identity import identity
 from distill.data.index import ShardIndex
 from distill.data.shards import OPEN_FILES, Shards

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from distill.data.chance import uniform
+from distill.data.keyed_random import uniform
 from distill.data.shards import Sample
 from distill.errors import UserError
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.config import Teacher as TeacherTable
+from distill.config import TeacherTable
 from distill.data.views import Views
 from distill.errors import UserError
 from distill.files import digest

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from distill.data.sources import Row
+from distill.data.pack_rows import Row
 from distill.data.views import decode_bytes
 from distill.errors import UserError
 from distill.files import write_text, write_whole

@@ -13,7 +13,7 @@ import zlib
 from dataclasses import dataclass
 
 from distill.data.openers import CHUNK, OPENERS, Lost, Source
-from distill.data.specs import scheme_of
+from distill.data.shard_names import scheme_of
 
 LONGEST_WAIT = 60.0  # seconds
 MOST_DOUBLINGS = 10  # of a wait, which has a bound of its own

@@ -16,7 +16,7 @@ from typing import Any, overload
 import numpy as np
 
 from distill.data.index import KINDS, ShardIndex, read_index
-from distill.data.specs import expand
+from distill.data.shard_names import expand
 from distill.errors import Bad, BadSample, UserError
 from distill.files import write_whole
 

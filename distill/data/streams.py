@@ -19,8 +19,8 @@ from distill.data.batch import Batch
 from distill.data.index import DAMAGED, KINDS, UNNAMED, named
 from distill.data.openers import Lost
 from distill.data.remote import Patience, Stream
+from distill.data.shard_names import shown
 from distill.data.shards import Sample
-from distill.data.specs import shown
 from distill.data.transform import Pair, Transform
 from distill.errors import Bad, BadSample, UserError
 
@@ -160,7 +160,7 @@ def nothing(failed: int, last: Bad) -> UserError:
     )
 
 
-class Streams(IterableDataset[list[Batch | UserError]]):
+class StreamDataset(IterableDataset[list[Batch | UserError]]):
     """Batches of what streams bring, in pieces, without end.
 
     Args:

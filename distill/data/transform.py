@@ -12,9 +12,9 @@ from torch.utils.data import default_collate
 
 from distill.data.batch import Batch
 from distill.data.captions import Captions, Tokenizer
-from distill.data.chance import uniform
-from distill.data.inputs import Shown, TeacherInput
+from distill.data.keyed_random import uniform
 from distill.data.shards import Sample
+from distill.data.teacher_inputs import Shown, TeacherInput
 from distill.data.views import Views, decode
 from distill.errors import Bad
 
@@ -67,7 +67,7 @@ class Transform:
 
     Args:
         tokenizer: turns captions into tokens.
-        teachers: one :class:`~distill.data.inputs.TeacherInput` a teacher.
+        teachers: one :class:`~distill.data.teacher_inputs.TeacherInput` a teacher.
         drawing: how captions and views are drawn.
     """
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
-from distill.data.chance import uniform
+from distill.data.keyed_random import uniform
 from distill.data.shards import Sample
 
 MAX_PIXELS = 100_000_000  # of an image: 300 MB once decoded

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from distill.data.embedding import ViewPixels, Wanted
+from distill.data.cache_fill import ViewPixels, Wanted
 from distill.data.index import IMAGE
 from distill.data.shards import Shards
 from distill.data.views import Views, decode_bytes

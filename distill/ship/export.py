@@ -13,12 +13,12 @@ import students
 import teachers
 from distill.config import Recipe
 from distill.data.captions import Tokenizer
-from distill.data.specs import shown
+from distill.data.shard_names import shown
 from distill.errors import UserError, from_leaves
-from distill.facts import card_of, names_of
 from distill.files import write_text, write_whole
-from distill.ship import card
-from distill.ship.describe import Config, ImageConfig, NetConfig, TextConfig
+from distill.lookup import card_of, names_of
+from distill.ship import model_card
+from distill.ship.config_file import Config, ImageConfig, NetConfig, TextConfig
 from distill.train import checkpoint, prepare, towers
 
 
@@ -39,7 +39,7 @@ def export(run: Path, out: Path) -> Config:
         write_whole(unfinished / f"{name}.safetensors", lambda to, t=tower: save_file(t, to))  # type: ignore[misc]
     write_whole(unfinished / "tokenizer.model", lambda to: to.write_bytes(tokenizer.model))
     write_text(unfinished / "config.json", config.model_dump_json(indent=1) + "\n")
-    write_text(unfinished / "README.md", card.render(config, out.name))
+    write_text(unfinished / "README.md", model_card.render(config, out.name))
     unfinished.rename(out)
     return config
 

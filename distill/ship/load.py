@@ -15,8 +15,8 @@ import students
 from distill.data.captions import Tokenizer
 from distill.data.views import Views, on_white
 from distill.errors import UserError, from_leaves
-from distill.facts import check_objective
-from distill.ship.describe import Config, ImageConfig, NetConfig, read_config
+from distill.lookup import check_objective
+from distill.ship.config_file import Config, ImageConfig, NetConfig, read_config
 from distill.train import prepare
 from launch.group import default_device
 

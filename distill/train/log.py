@@ -1,4 +1,4 @@
-"""What a training says while it runs: metrics.jsonl, TensorBoard, and a bar or plain lines."""
+"""What a training says while it runs: metrics.jsonl, TensorBoard and a progress bar."""
 
 from __future__ import annotations
 
@@ -11,47 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.files import write_text
-
-SECONDS_BETWEEN_LINES = 10.0
-
-
-class Progress:
-    """A progress bar on a terminal; in a log file, a plain line every few seconds.
-
-    Args:
-        total: how many units there are.
-        unit: what they are called.
-        done: how many were done before.
-    """
-
-    def __init__(self, label: str, total: int, unit: str, done: int = 0) -> None:
-        self.label, self.total, self.unit, self.done = label, total, unit, done
-        self.first, self.began = done, time.monotonic()
-        self.said = self.began
-        self.bar = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=total, initial=done, unit=unit, desc=label, dynamic_ncols=True)
-
-    def tick(self, count: int, note: str = "") -> None:
-        """``count`` more units are done; ``note`` says how it goes."""
-        self.done += count
-        if self.bar is not None:
-            self.bar.set_postfix_str(note, refresh=False)
-            self.bar.update(count)
-        elif time.monotonic() - self.said > SECONDS_BETWEEN_LINES or self.done == self.total:
-            self.said = time.monotonic()
-            rate = (self.done - self.first) / max(self.said - self.began, 1e-9)
-            print(
-                f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.3g} a second {note}".rstrip(),
-                file=sys.stderr,
-                flush=True,
-            )
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
+from distill.progress import progress_bar
 
 
 class Journal:
@@ -123,7 +83,7 @@ class Log:
 
         self.journal = Journal(run / "metrics.jsonl", start, True)
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1 if start else None)
-        self.progress = Progress(label, total, "steps", start)
+        self.progress = progress_bar(label, total, "steps", start)
         self.batch_size, self.clock = batch_size, time.perf_counter()
 
     def step(self, metrics: dict[str, Any]) -> None:
@@ -137,7 +97,8 @@ class Log:
                 if name not in ("step", "samples"):
                     self.board.add_scalar(name, value, metrics["step"])
         terms = {k: v for k, v in metrics.items() if k not in ("step", "lr", "examples", "epoch", "samples")}
-        self.progress.tick(1, " ".join(f"{name} {value:.4g}" for name, value in terms.items()))
+        self.progress.set_postfix_str(" ".join(f"{name} {value:.4g}" for name, value in terms.items()), refresh=False)
+        self.progress.update(1)
 
     def close(self) -> None:
         with suppress(OSError):

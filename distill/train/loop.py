@@ -17,7 +17,7 @@ import torch
 from distill.config import Recipe
 from distill.data.batch import Batch
 from distill.data.captions import Tokenizer
-from distill.facts import objective_of, teachers_of
+from distill.lookup import objective_of, teachers_of
 from distill.train import open_data, setup, towers
 from distill.train.checkpoint import Checkpoints, Snapshot
 from distill.train.health import Health
@@ -25,8 +25,8 @@ from distill.train.log import Log
 from distill.train.optim import Pace, learning_rate, optimizer
 from distill.train.prepare import TOKENIZER, pieces_of, read_recipe
 from distill.train.step import Step
+from distill.train.stop_requests import StopRequests
 from distill.train.training_set import Part
-from distill.train.wishes import Wishes
 from launch import group as processes
 from launch import zero
 from launch.settings import deepspeed_settings
@@ -64,7 +64,7 @@ def train(run: Path) -> bool:
     done = start
     try:
         with (
-            Wishes(run, recipe.checkpoint.every_minutes, group.first) as wishes,
+            StopRequests(run, recipe.checkpoint.every_minutes, group.first) as requests,
             Watch(group, recipe.train.stall_seconds, say) as watch,
             closing(data.batches(tokenizer, part, pin=group.device.type == "cuda")) as loader,
         ):
@@ -77,7 +77,7 @@ def train(run: Path) -> bool:
 
                 # Dropout and the like draw from (seed, step, rank), so a resumed run needs no generator state.
                 seed = hash((recipe.train.seed, step, group.rank))
-                outcome, done = advance(share, seed, seen(share) | wishes.now()), step + 1
+                outcome, done = advance(share, seed, seen(share) | requests.now()), step + 1
                 health.take(done, share, outcome, partial(data.keys, step))
                 if log is not None:
                     lr, samples = learning_rate(step, total, recipe.optim), int(outcome.counts["samples"])
@@ -86,7 +86,7 @@ def train(run: Path) -> bool:
                 if stop or outcome.counts["save"] or done % recipe.checkpoint.every_steps == 0 or done == total:
                     watch.at(done, "saving")
                     checkpoints.save(engine, done)
-                    wishes.granted()
+                    requests.granted()
                 if stop:
                     break
                 watch.at(done + 1, "loading")

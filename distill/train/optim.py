@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from distill.config import Optim, Recipe
-from distill.tables import Tower
+from distill.tables import TowerTable
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def optimizer(model: nn.Module, recipe: Recipe) -> tuple[torch.optim.Optimizer, 
 
     Weight decay is for matrices only, not for biases, norms and the temperature.
     """
-    paces = {name: Pace(t.lr_scale, t.delay) for name, t in vars(recipe.student).items() if isinstance(t, Tower)}
+    paces = {name: Pace(t.lr_scale, t.delay) for name, t in vars(recipe.student).items() if isinstance(t, TowerTable)}
     members: dict[tuple[Pace, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

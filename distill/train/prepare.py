@@ -21,10 +21,10 @@ from distill.data.captions import Tokenizer
 from distill.errors import Bad, UserError
 from distill.files import read_table, write_text, write_whole
 from distill.recipe import check, dump
-from distill.train import open_data, setup, teaching, towers
+from distill.train import fill_caches, open_data, setup, towers
 from distill.train.health import BAD_SAMPLES
+from distill.train.stop_requests import STOP
 from distill.train.training_set import TrainingSet
-from distill.train.wishes import STOP
 from launch.command import Job
 
 RECIPE, TOKENIZER, ABOUT = "recipe.toml", "tokenizer.model", "run.json"
@@ -84,7 +84,7 @@ def prepare(recipe: Recipe, run: Path, resume: bool, job: Job, allow_pipe: bool 
     given = given_tokenizer(recipe)
     # A wrong tower, and a teacher that cannot be had, fail here, before any data is read.
     setup.model_of(recipe, given.vocab if given else 4)
-    weights = teaching.online_weights(recipe)
+    weights = fill_caches.online_weights(recipe)
     data = open_data.of(recipe)
     if data.commands and not allow_pipe:
         number = "a command" if len(data.commands) == 1 else f"{len(data.commands)} commands"

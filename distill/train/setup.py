@@ -11,14 +11,14 @@ import teachers
 from distill.config import Recipe
 from distill.data.cache import Cache
 from distill.data.captions import Captions, Tokenizer
-from distill.data.inputs import FromCache, FromCaptions, FromPixels, TeacherInput
 from distill.data.order import Order
 from distill.data.pairs import Pairs
 from distill.data.shards import Shards
+from distill.data.teacher_inputs import FromCache, FromCaptions, FromPixels, TeacherInput
 from distill.data.transform import Drawing, Transform
 from distill.data.views import Views
 from distill.errors import from_leaves
-from distill.facts import card_of, facts_of, objective_of, online, teachers_of
+from distill.lookup import card_of, facts_of, objective_of, online, teachers_of
 from distill.train import towers
 from distill.train.model import Model
 

@@ -17,7 +17,7 @@ from distill.data.order import Order
 from distill.data.pairs import Schedule
 from distill.data.shards import Shards
 from distill.errors import Bad, BadSample, UserError
-from distill.train import setup, teaching
+from distill.train import fill_caches, setup
 from distill.train.health import most_bad, refuse_too_many
 from distill.train.training_set import Part
 from launch.command import Job
@@ -83,8 +83,8 @@ class ShardSet:
                 refuse_too_many(bad, self._most_bad(), error.bad, "before training")
 
     def embed(self, job: Job) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
-        audits = teaching.fill_and_audit(self.recipe, self.data, job)
-        return {name: cache.weights(self.data) for name, cache in teaching.cached(self.recipe).items()}, audits
+        audits = fill_caches.fill_and_audit(self.recipe, self.data, job)
+        return {name: cache.weights(self.data) for name, cache in fill_caches.cached(self.recipe).items()}, audits
 
     def save(self, run: Path) -> None:
         self.data.save(run / SHARDS)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from distill.config import Recipe
 from distill.errors import UserError, from_leaves
-from distill.train import checkpoint, prepare, worker
-from distill.train.wishes import STOP
+from distill.train import checkpoint, prepare, train_worker
+from distill.train.stop_requests import STOP
 
 
 def start(
@@ -40,7 +40,7 @@ def start(
     from launch import command
 
     run = run.absolute()
-    job = command.Job(Path(worker.__file__).resolve(), (str(run),), run, nproc, hostfile, master_addr)
+    job = command.Job(Path(train_worker.__file__).resolve(), (str(run),), run, nproc, hostfile, master_addr)
     with from_leaves():
         command.check(job)
     prepare.prepare(recipe, run, resume, job, allow_pipe)

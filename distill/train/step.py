@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from distill.data.batch import Batch
-from distill.train.embeddings import NUMBERS, NotFiniteRows, embeddings, terms
+from distill.train.gather import NUMBERS, NotFiniteRows, embeddings, terms
 from distill.train.model import MAX_LOG_SCALE, MAX_SCALE
 from distill.train.spaces import Rows
 from launch import group as processes

@@ -14,8 +14,8 @@ from distill.data.batch import Batch
 from distill.data.captions import Tokenizer
 from distill.data.loading import batches
 from distill.data.remote import Patience
-from distill.data.specs import addresses, scheme_of
-from distill.data.streams import Streams, one_by_one
+from distill.data.shard_names import addresses, scheme_of
+from distill.data.streams import StreamDataset, one_by_one
 from distill.errors import Bad, BadSample, UserError
 from distill.train import setup
 from distill.train.health import most_bad, refuse_too_many
@@ -87,7 +87,7 @@ class StreamSet:
         transform = setup.transform_of(self.recipe, tokenizer)
         size = self.recipe.train.batch_size // part.world
         seed = self.recipe.train.seed, part.start, part.rank
-        streams = Streams(self.addresses, self.patience, transform, size, seed, part.pieces)
+        streams = StreamDataset(self.addresses, self.patience, transform, size, seed, part.pieces)
         with closing(batches(streams, self.recipe.data.workers, pin)) as loaded:
             yield from islice(loaded, part.stop - part.start)
 

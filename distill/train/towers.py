@@ -13,9 +13,9 @@ import students
 import teachers
 from distill.config import TEACHER, Recipe
 from distill.errors import UserError, from_leaves
-from distill.explain import explain
-from distill.facts import card_of
-from distill.tables import Tower as TowerTable
+from distill.lookup import card_of
+from distill.tables import TowerTable
+from distill.validation import explain
 
 
 def image_student(recipe: Recipe) -> students.Tower | students.OnTeacher:

@@ -17,14 +17,14 @@ import torch
 from distill.config import Recipe
 from distill.data.audit import audit
 from distill.data.cache import Cache
-from distill.data.embedding import Todo, check_space, embed
+from distill.data.cache_fill import Todo, check_space, embed
 from distill.data.shards import Shards
 from distill.errors import UserError
-from distill.facts import names_of, online, teachers_of
 from distill.files import abandoned, mark, write_text
+from distill.lookup import names_of, online, teachers_of
+from distill.progress import progress_bar
 from distill.recipe import dump
-from distill.train import embedder, setup
-from distill.train.log import Progress
+from distill.train import fill_worker, setup
 from launch import command
 from launch.group import default_device
 
@@ -78,7 +78,7 @@ def fill_and_audit(recipe: Recipe, shards: Shards, job: command.Job) -> dict[str
     return audits
 
 
-def fill(recipe: Recipe, caches: Sequence[Cache], shards: Shards, job: command.Job, live: embedder.Live) -> None:
+def fill(recipe: Recipe, caches: Sequence[Cache], shards: Shards, job: command.Job, live: fill_worker.Live) -> None:
     """Embed what caches lack: in this process, or in those of a job, shard by shard.
 
     Raises:
@@ -89,8 +89,8 @@ def fill(recipe: Recipe, caches: Sequence[Cache], shards: Shards, job: command.J
         return
     print(f"The teacher caches need {check_space(caches, todo)}", file=sys.stderr)
     if job.here:
-        progress = Progress("embedding", len(todo.shards), "images")
-        embed(caches, live, todo, recipe.data.workers, progress.tick)
+        progress = progress_bar("embedding", len(todo.shards), "images")
+        embed(caches, live, todo, recipe.data.workers, progress.update)
         progress.close()
         return
     # In a cache's folder, since that is on a file system which all hosts share, and can be written to.
@@ -101,10 +101,10 @@ def fill(recipe: Recipe, caches: Sequence[Cache], shards: Shards, job: command.J
     base.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".embedding-{mark()}", dir=base))
     try:
-        write_text(scratch / embedder.RECIPE, dump(recipe))
+        write_text(scratch / fill_worker.RECIPE, dump(recipe))
         lacking = [[str(i.path), list(some)] for i, some in zip(todo.shards.indexes, todo.lacking, strict=True)]
-        write_text(scratch / embedder.TODO, json.dumps(lacking))
-        script = Path(embedder.__file__).resolve()
+        write_text(scratch / fill_worker.TODO, json.dumps(lacking))
+        script = Path(fill_worker.__file__).resolve()
         status = command.run(replace(job, script=script, arguments=(str(scratch),), folder=scratch))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -11,8 +11,8 @@ from types import FrameType, TracebackType
 STOP = ".stop"  # a file of this name in the run folder asks all processes to save and end
 
 
-class Wishes:
-    """One process's wishes; the training loop adds up those of all processes, so that all do the same.
+class StopRequests:
+    """One process's requests; the training loop adds up those of all processes, so that all do the same.
 
     A signal reaches one process, or several at different moments; the file reaches those of other hosts.
 
@@ -27,7 +27,7 @@ class Wishes:
         self.stopping, self.saved = False, time.monotonic()
         self.before: signal.Handlers | object = None
 
-    def __enter__(self) -> Wishes:
+    def __enter__(self) -> StopRequests:
         if threading.current_thread() is threading.main_thread():
             self.before = signal.signal(signal.SIGTERM, self._stop)
         return self
@@ -42,7 +42,7 @@ class Wishes:
         self.stopping = True
 
     def now(self) -> dict[str, float]:
-        """This process's wishes before a step, by name: to "stop", and to "save"."""
+        """This process's requests before a step, by name: to "stop", and to "save"."""
         stop = self.stopping or (self.first and self.file.exists())
         due = self.first and self.minutes > 0 and time.monotonic() - self.saved >= 60 * self.minutes
         return {"stop": float(stop), "save": float(due)}

@@ -18,12 +18,12 @@ RECIPE, TODO = "recipe.toml", "todo.json"
 
 
 def main(folder: Path) -> int:
-    from distill.data.embedding import Todo, embed
+    from distill.data.cache_fill import Todo, embed
     from distill.data.shards import Shards, read_index
     from distill.errors import UserError
+    from distill.progress import progress_bar
     from distill.recipe import check
     from distill.train import setup
-    from distill.train.log import Progress
     from launch import group as processes
 
     group = processes.start()
@@ -35,13 +35,13 @@ def main(folder: Path) -> int:
             Shards([read_index(Path(path)) for path, _ in lacking]), tuple(tuple(some) for _, some in lacking)
         ).part(group.rank, group.world)
         label = f"embedding, process {group.rank + 1} of {group.world}"
-        progress = Progress(label, len(todo.shards), "images") if group.first else None
+        progress = progress_bar(label, len(todo.shards), "images") if group.first else None
         embed(
             caches,
             setup.live_teachers(caches, group.device),
             todo,
             recipe.data.workers,
-            progress.tick if progress else unseen,
+            progress.update if progress else unseen,
         )
         if progress:
             progress.close()

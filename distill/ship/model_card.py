@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distill.config import is_remote
-from distill.ship.describe import Config
+from distill.ship.config_file import Config
 
 
 def render(config: Config, name: str) -> str:

@@ -10,10 +10,9 @@ from pydantic import ValidationError
 
 import losses
 import teachers
-from distill.config import Recipe
-from distill.config import Teacher as TeacherTable
+from distill.config import Recipe, TeacherTable
 from distill.errors import UserError, from_leaves
-from distill.explain import explain
+from distill.validation import explain
 from losses.objectives import Facts
 
 if TYPE_CHECKING:
