@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distill.ship.load import ImageText
+    from distill.ship.image_text import ImageText
 
 __version__ = "0.1.0"
 

@@ -10,7 +10,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from distill.errors import UserError
 from distill.tables import TEACHER, Open, Student, Table
+
+CAPTION_KEYS = ("captions", "caption")  # of a sample's JSON, also where there is no recipe
 
 
 def is_remote(spec: str) -> bool:
@@ -46,7 +49,7 @@ class Data(Table):
     image_size: int = Field(default=224, gt=0, le=8192)
     captions: Literal["sample", "first", "joint"] = "sample"
     captions_per_image: int = Field(default=2, ge=2)
-    caption_keys: tuple[str, ...] = ("captions", "caption")
+    caption_keys: tuple[str, ...] = CAPTION_KEYS
     languages: tuple[str, ...] = ()
     first_share: float | None = Field(default=None, ge=0, le=1)
     crop: tuple[float, float] = (1.0, 1.0)
@@ -223,3 +226,25 @@ class Recipe(Table):
     def on_teacher(self) -> bool:
         """Whether the locked teacher is the image tower, or part of it (LiT, FlexiLiT)."""
         return self.student.image.arch == TEACHER
+
+
+def pieces_of(recipe: Recipe, world: int) -> int:
+    """How many micro-batches each process's share of a batch is cut into.
+
+    Raises:
+        UserError: if batch, processes and micro-batch do not divide.
+    """
+    size, micro = recipe.train.batch_size, recipe.train.micro_batch
+    if size % world:
+        raise UserError(
+            f"train.batch_size = {size} does not divide among {world} processes.", f"Choose a multiple of {world}."
+        )
+    share = size // world
+    if not micro or micro >= share:
+        return 1
+    if share % micro:
+        raise UserError(
+            f"train.micro_batch = {micro} does not divide the {share} samples of a process.",
+            f"Choose a divisor of {share}.",
+        )
+    return share // micro

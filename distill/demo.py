@@ -22,13 +22,15 @@ from distill.data.views import decode
 from distill.errors import UserError, from_leaves
 from distill.evals import retrieval
 from distill.files import write_text
+from distill.lookup import resolve
 from distill.recipe import dump, load
 from distill.report.sheet import ImageAnswers, TextAnswers, write_sheet
 from distill.ship.embed import embed_images
 from distill.ship.export import export
-from distill.ship.load import ImageText
+from distill.ship.image_text import ImageText
 from distill.ship.load import load as load_students
-from distill.train import fill_caches, fill_worker, towers
+from distill.train import fill_caches, fill_worker
+from distill.train.setup import Networks, image_student
 from distill.train.start import start
 from launch.command import Job
 
@@ -94,7 +96,10 @@ class Demo:
             self.say(f"  largest difference {difference:.1e}")
         with self.stage("embedding the training pictures with the teacher"):
             three_towers = recipes["three_towers"]
-            fill_caches.fill_and_audit(three_towers, shards, Job(Path(fill_worker.__file__), (), self.out))
+            resolved = resolve(three_towers)
+            fill_caches.fill_and_audit(
+                resolved, Networks(resolved), shards, Job(Path(fill_worker.__file__), (), self.out)
+            )
         for name, recipe in recipes.items():
             with self.stage(f"training {name}"):
                 start(recipe, self.out / "runs" / name)
@@ -113,7 +118,7 @@ class Demo:
             "retrieval": scores,
             "images_per_second": speeds,
             "parameters": {n: sum(p.numel() for p in m.image.parameters()) for n, m in models.items()},
-            "text_parameters": {n: sum(p.numel() for p in m.text.parameters()) for n, m in models.items()},
+            "text_parameters": {n: sum(p.numel() for p in m.text.parameters()) for n, m in models.items() if m.text},
             "mean_r10": {name: mean_r10(score["metrics"]) for name, score in scores.items()}
             | {"chance": mean_r10(scores["three_towers"]["chance"])},
             "seconds": self.seconds,
@@ -125,8 +130,8 @@ class Demo:
         """Refuse overrides that do not hold before any work is done."""
         for name in METHODS:
             recipe = self.resolve(name, [], [])
-            towers.image_student(recipe)
-            towers.text_spec(recipe)
+            with from_leaves():
+                image_student(resolve(recipe))
             if recipe.teacher and recipe.teacher[0].name != TEACHER:
                 raise UserError("The demo is about its own teacher.", "Write a recipe of your own: see the README.")
         if self.limit is not None and recipe.train.batch_size > self.limit:

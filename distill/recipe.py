@@ -28,7 +28,7 @@ def packaged() -> dict[str, Path]:
 
 
 def load(source: str, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe.
+    """Read a recipe; whether its names exist is for :func:`distill.lookup.resolve` to find out.
 
     Args:
         source: a TOML file, or the name of a packaged recipe.
@@ -53,23 +53,19 @@ def load(source: str, overrides: Iterable[str] = ()) -> Recipe:
     for override in overrides:
         apply_override(tree, override)
     anchor(tree, Path.cwd())
-    return check(tree)
+    return parse(tree)
 
 
-def check(tree: dict[str, Any]) -> Recipe:
-    """A recipe from its parsed TOML, the objective's own options included.
+def parse(tree: dict[str, Any]) -> Recipe:
+    """A recipe from its parsed TOML.
 
     Raises:
-        UserError: naming the first thing that is wrong, in itself or together.
+        UserError: naming the first key that does not exist or value that is out of range.
     """
     try:
-        recipe = Recipe.model_validate(tree)
+        return Recipe.model_validate(tree)
     except ValidationError as error:
         raise UserError(*explain(error, Recipe)) from error
-    from distill.lookup import check_objective
-
-    check_objective(recipe)
-    return recipe
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:

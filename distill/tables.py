@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+NO_TOWER = "none"  # student.text.arch of a run without a text student; text = false says the same
 TEACHER = "teacher"  # student.image.arch of a run whose image tower is the frozen teacher itself (LiT)
 
 
@@ -95,7 +96,7 @@ class Student(Table):
     Attributes:
         width: D, the width of the shared embedding.
         image: the image tower.
-        text: the text tower and its options, see ``students/text.py``.
+        text: the text tower and its options, see ``students/texts/``; false trains an image tower alone.
         tokenizer: how captions become tokens.
         temperature: τ at the start; learned from there.
         alpha: evaluate α·h(I) + (1 − α)·f(I), h the first teacher through its adapter, instead of f(I). Needs towers
@@ -108,3 +109,8 @@ class Student(Table):
     tokenizer: TokenizerTable = TokenizerTable()
     temperature: float = Field(default=0.07, ge=0.01, le=1.0)
     alpha: float = Field(default=0.0, ge=0, le=1)
+
+    @field_validator("text", mode="before")
+    @classmethod
+    def no_tower_if_false(cls, value: Any) -> Any:
+        return {"arch": NO_TOWER} if value is False else value

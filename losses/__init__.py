@@ -11,7 +11,8 @@ the batch are tiled (``losses/tiles.py``): their memory grows with N, not with N
 from losses.contrastive import contrastive
 from losses.features import cosine, kl, smooth_l1
 from losses.l2 import l2
-from losses.objectives import Embeddings, Needs, Objective, Teaching, names, objective
+from losses.objective import Embeddings, NamedRows, Needs, Objective, TeacherFacts, TeacherRows
+from losses.objectives import names, objective, objective_class
 from losses.relational import relational
 from losses.rows import NotFinite
 from losses.sigmoid import sigmoid
@@ -19,16 +20,19 @@ from losses.three_towers import three_towers
 
 __all__ = [
     "Embeddings",
+    "NamedRows",
     "Needs",
     "NotFinite",
     "Objective",
-    "Teaching",
+    "TeacherFacts",
+    "TeacherRows",
     "contrastive",
     "cosine",
     "kl",
     "l2",
     "names",
     "objective",
+    "objective_class",
     "relational",
     "sigmoid",
     "smooth_l1",

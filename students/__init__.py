@@ -1,12 +1,29 @@
-"""Students: the two towers that are trained and shipped.
+"""Students: the towers that are trained and shipped.
 
-The image tower is any timm model by name; the text tower is a small Transformer. Nothing in here knows of
-teachers, losses or distribution: a tower maps inputs to [n, D] embeddings that are *not* yet normalised.
+The image tower is any timm model by name; a text tower is a module of ``students/texts/``. Nothing in here knows of
+teachers, losses or distribution: a tower maps its input to outputs by name, of which "embedding" [n, D] is *not* yet
+normalised.
 """
 
-from students.image import ImageSpec, ImageTower, image_tower
+from students.image import ImageSpec, ImageTower, as_tokens, image_tower
 from students.on_teacher import HalfLocked, OnTeacher
-from students.text import TextSpec, text_tower
+from students.sentencepiece_tokenizer import SentencePieceTokenizer
+from students.text_tower import TextOptions, TextTower
+from students.texts import text_tower_class
+from students.tokenizer import Tokenizer
 from students.tower import Tower
 
-__all__ = ["HalfLocked", "ImageSpec", "ImageTower", "OnTeacher", "TextSpec", "Tower", "image_tower", "text_tower"]
+__all__ = [
+    "HalfLocked",
+    "ImageSpec",
+    "ImageTower",
+    "OnTeacher",
+    "SentencePieceTokenizer",
+    "TextOptions",
+    "TextTower",
+    "Tokenizer",
+    "Tower",
+    "as_tokens",
+    "image_tower",
+    "text_tower_class",
+]

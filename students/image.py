@@ -50,18 +50,25 @@ class ImageTower(Tower):
         self.register_buffer("mean", torch.tensor(list(mean)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[n, 3, H, W] uint8 RGB → [n, D]."""
+    def forward(self, inputs: torch.Tensor, outputs: tuple[str, ...] = ("embedding",)) -> dict[str, torch.Tensor]:
+        """[n, 3, H, W] uint8 RGB → "embedding" [n, D], "tokens" [n, T, W]: the last feature map before pooling."""
         # Same arithmetic for training, evaluation and the export, on whatever device the pixels are.
-        embedding: torch.Tensor = self.net((pixels.float() / 255 - self.mean) / self.std)
-        return embedding
+        pixels = (inputs.float() / 255 - self.mean) / self.std
+        if "tokens" not in outputs:
+            return self.chosen({"embedding": self.net(pixels)}, outputs)
+        features = self.net.forward_features(pixels)  # type: ignore[operator]
+        embedding = self.net.forward_head(features)  # type: ignore[operator]
+        return self.chosen({"embedding": embedding, "tokens": as_tokens(features, self.net.num_features)}, outputs)  # type: ignore[arg-type]
+
+    def widths(self) -> dict[str, int]:
+        return {"embedding": int(self.net.num_classes), "tokens": int(self.net.num_features)}  # type: ignore[arg-type]
 
     @torch.no_grad()
     def features(self, image_size: int) -> int:
         """The width of the output, for images of a size."""
         black = torch.zeros(2, 3, image_size, image_size, dtype=torch.uint8, device=self.mean.device)
         training = self.training
-        width = int(self.eval()(black).shape[1])
+        width = int(self.eval()(black)["embedding"].shape[1])
         self.train(training)
         return width
 
@@ -122,7 +129,7 @@ def check_input(tower: ImageTower, spec: ImageSpec, width: int, image_size: int)
     training = tower.training
     try:
         with torch.no_grad():
-            out = tower.eval()(torch.zeros(2, 3, image_size, image_size, dtype=torch.uint8))
+            out = tower.eval()(torch.zeros(2, 3, image_size, image_size, dtype=torch.uint8))["embedding"]
     except Exception as error:  # the forward of an arbitrary network
         raise ValueError(
             f"'{spec.arch}' does not take {image_size}-pixel images: {error}. "
@@ -136,3 +143,18 @@ def check_input(tower: ImageTower, spec: ImageSpec, width: int, image_size: int)
             f"'{spec.arch}' gives {found} for an image instead of one vector of {width or 'D'}. "
             "Choose an architecture with a pooled output, or set student.image.global_pool."
         )
+
+
+def as_tokens(features: torch.Tensor, width: int) -> torch.Tensor:
+    """[n, T, W] from a network's last features: [n, T, W], or a map [n, W, H', W'] or [n, H', W', W].
+
+    Raises:
+        ValueError: if they have another form.
+    """
+    if features.ndim == 3 and features.shape[2] == width:
+        return features
+    if features.ndim == 4 and features.shape[1] == width:
+        return features.flatten(2).transpose(1, 2)
+    if features.ndim == 4 and features.shape[3] == width:
+        return features.flatten(1, 2)
+    raise ValueError(f"Features of the shape {tuple(features.shape)} have no tokens of width {width}.")

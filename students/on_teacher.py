@@ -6,11 +6,12 @@ import torch
 from torch import nn
 
 from students.image import ImageTower
+from students.tower import Tower
 
 EXPANSION = 4
 
 
-class OnTeacher(nn.Module):
+class OnTeacher(Tower):
     """What is learned on top of, and beside, a locked image model; nothing at all in LiT.
 
     ``FlexiLiT-1(I) = MLP(LiT(I))`` and ``FlexiLiT-2(I) = MLP(concat(LiT(I), ViT(I)))``, with an MLP of four layers,
@@ -29,14 +30,19 @@ class OnTeacher(nn.Module):
         self, locked_width: int, width: int, layers: int, beside: ImageTower | None = None, beside_width: int = 0
     ) -> None:
         super().__init__()
-        self.beside = beside
+        self.width, self.beside = width, beside
         self.mlp = mlp(locked_width + beside_width, width, layers)
 
-    def forward(self, locked: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-        """[n, P] embeddings of the locked model and [n, 3, S, S] uint8 (looked at by a network beside) → [n, D]."""
-        both = locked if self.beside is None else torch.cat([locked, self.beside(pixels)], dim=1)
-        embedding: torch.Tensor = self.mlp(both)
-        return embedding
+    def forward(self, locked: torch.Tensor, pixels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """[n, P] embeddings of the locked model, and [n, 3, S, S] uint8 for a network beside → "embedding" [n, D]."""
+        both = locked
+        if self.beside is not None:
+            assert pixels is not None, "a network beside the locked model looks at images too"
+            both = torch.cat([locked, self.beside(pixels)["embedding"]], dim=1)
+        return {"embedding": self.mlp(both)}
+
+    def widths(self) -> dict[str, int]:
+        return {"embedding": self.width}
 
 
 class HalfLocked(nn.Module):
@@ -46,10 +52,10 @@ class HalfLocked(nn.Module):
         super().__init__()
         self.locked, self.top = locked, top
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[n, 3, S, S] uint8 RGB → [n, D]."""
-        embedding: torch.Tensor = self.top(self.locked(pixels).float(), pixels)
-        return embedding
+    def forward(self, inputs: torch.Tensor, outputs: tuple[str, ...] = ("embedding",)) -> dict[str, torch.Tensor]:
+        """[n, 3, S, S] uint8 RGB → "embedding" [n, D]."""
+        embedding = self.top(self.locked(inputs)["embedding"].float(), inputs)
+        return self.top.chosen(embedding, outputs)
 
 
 def mlp(width: int, out: int, layers: int) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""What image and text towers have in common: a projection at the end, parts that can be locked, a start."""
+"""What image and text towers have in common: a projection at the end, parts that can be locked, initial weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Tower(nn.Module):
-    """A network that maps inputs to [n, D] embeddings, with parts that may be locked.
+    """A network that maps inputs to outputs by name, "embedding" [n, D] among them, with parts that may be locked.
 
     Attributes:
         inside: what stands before the names of the network in the tower's own state dict; users do not write it.
@@ -19,6 +19,20 @@ class Tower(nn.Module):
 
     inside: str = ""
     locked: tuple[str, ...] = ()
+
+    def widths(self) -> dict[str, int]:
+        """The width of each of its outputs, by name: D of "embedding"; W of "tokens" where it gives these."""
+        raise TypeError(f"{type(self).__name__} does not say what its outputs are.")
+
+    def chosen(self, found: Mapping[str, torch.Tensor], outputs: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Some outputs of all that were computed.
+
+        Raises:
+            ValueError: at an output that is not among them.
+        """
+        if missing := [name for name in outputs if name not in found]:
+            raise ValueError(f"{type(self).__name__} has no output '{missing[0]}', only {', '.join(found)}.")
+        return {name: found[name] for name in outputs}
 
     def projection(self) -> str:
         """The dotted name of the linear layer that ends in D, which belongs to the embedding, not to the network.

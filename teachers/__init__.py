@@ -7,7 +7,7 @@ group; nothing else has a list to edit.
 
 from teachers.card import Card
 from teachers.frozen import Teacher
-from teachers.loading import load
+from teachers.loading import load, token_shape
 from teachers.local import is_path, with_weights
 from teachers.registry import card, cards
 from teachers.text import TextTeacher
@@ -22,6 +22,7 @@ __all__ = [
     "cards",
     "is_path",
     "load",
+    "token_shape",
     "tokenizer",
     "with_weights",
 ]

@@ -1,8 +1,9 @@
-"""A teacher in memory: frozen, in evaluation mode, deaf to gradients."""
+"""A teacher in memory: frozen, in evaluation mode, without gradients."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -10,21 +11,24 @@ from torch import nn
 
 from teachers.card import Card
 
+EMBEDDING, LOGITS, TOKENS = "embedding", "logits", "tokens"  # the outputs a teacher may have
+
 
 class Teacher(nn.Module):
-    """The frozen third tower's encoder ``p``: pixels in, [n, P] embeddings out; see TextTeacher for texts.
+    """The frozen third tower's encoder ``p``: pixels in, outputs by name out; see TextTeacher for texts.
 
     Attributes:
         card: what it is.
         net: the timm network, without its classifier unless it was loaded for its logits.
+        outputs: what a call gives: "embedding" [n, P], "logits" [n, C], "tokens" [n, T, W].
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, card: Card, net: nn.Module) -> None:
+    def __init__(self, card: Card, net: nn.Module, outputs: Sequence[str] = (EMBEDDING,)) -> None:
         super().__init__()
-        self.card = card
+        self.card, self.outputs = card, tuple(outputs)
         self.net = net.eval().requires_grad_(False)
         self.register_buffer("mean", torch.tensor(card.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(card.std).view(1, 3, 1, 1), persistent=False)
@@ -34,10 +38,18 @@ class Teacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[n, 3, image_size, image_size] uint8 RGB → [n, P] float32, or [n, classes] logits."""
-        embedding: torch.Tensor = self.net((pixels.float() / 255 - self.mean) / self.std)
-        return embedding.float()
+    def forward(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """[n, 3, image_size, image_size] uint8 RGB → its outputs by name, float32."""
+        pixels = (inputs.float() / 255 - self.mean) / self.std
+        if self.outputs in ((EMBEDDING,), (LOGITS,)):
+            return {self.outputs[0]: self.net(pixels).float()}
+        features = self.net.forward_features(pixels)  # type: ignore[operator]
+        compute = {
+            EMBEDDING: lambda: self.net.forward_head(features, pre_logits=True),  # type: ignore[operator]
+            LOGITS: lambda: self.net.forward_head(features),  # type: ignore[operator]
+            TOKENS: lambda: as_tokens(features, int(self.net.num_features)),  # type: ignore[arg-type]
+        }
+        return {name: compute[name]().float() for name in self.outputs}
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights, names and shapes: with architecture and options, what it computes."""
@@ -51,13 +63,13 @@ class Teacher(nn.Module):
 T = TypeVar("T", bound=Teacher)
 
 
-def tried(teacher: T, example: torch.Tensor, width: int, advice: str) -> T:
+def tried(teacher: T, example: torch.Tensor, widths: Mapping[str, int], advice: str) -> T:
     """The teacher, after one image or text has gone through it.
 
     Args:
         teacher: any.
         example: a batch of one.
-        width: of the vector that is to come out.
+        widths: of its outputs, by name; those of unknown width are missing here.
         advice: what to do if the example is refused.
 
     Raises:
@@ -65,12 +77,28 @@ def tried(teacher: T, example: torch.Tensor, width: int, advice: str) -> T:
     """
     what = f"{example.shape[-1]}-pixel images" if teacher.card.modality == "image" else f"{example.shape[-1]} tokens"
     try:
-        out = teacher(example)
+        outputs = teacher(example)
     except Exception as error:  # the forward of an arbitrary network
         raise ValueError(f"The teacher '{teacher.card.name}' does not take {what}: {error}. {advice}") from error
-    if out.shape != (1, width):
-        raise ValueError(
-            f"The teacher '{teacher.card.name}' makes {tuple(out.shape)} of one {teacher.card.modality}, where its "
-            f"card promises (1, {width}). Correct the card."
-        )
+    for name, out in outputs.items():
+        if name in widths and out.shape != (1, widths[name]):
+            raise ValueError(
+                f"The teacher '{teacher.card.name}' makes {tuple(out.shape)} of one {teacher.card.modality}, where "
+                f"its card promises (1, {widths[name]}). Correct the card."
+            )
     return teacher
+
+
+def as_tokens(features: torch.Tensor, width: int) -> torch.Tensor:
+    """[n, T, W] from a network's last features: [n, T, W], or a map [n, W, H', W'] or [n, H', W', W].
+
+    Raises:
+        ValueError: if they have another form.
+    """
+    if features.ndim == 3 and features.shape[2] == width:
+        return features
+    if features.ndim == 4 and features.shape[1] == width:
+        return features.flatten(2).transpose(1, 2)
+    if features.ndim == 4 and features.shape[3] == width:
+        return features.flatten(1, 2)
+    raise ValueError(f"Features of the shape {tuple(features.shape)} have no tokens of width {width}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,38 +11,64 @@ from torch import nn
 from teachers.card import Card
 from teachers.checkpoint import check_hash, classes_of, fit, not_in_file, read_weights
 from teachers.folder import folder_of
-from teachers.frozen import Teacher, tried
+from teachers.frozen import EMBEDDING, LOGITS, Teacher, as_tokens, tried
 from teachers.text import load_folder
 
 
-def load(card: Card, image_size: int = 0, logits: bool = False) -> Teacher:
+def load(card: Card, image_size: int = 0, outputs: Sequence[str] = (EMBEDDING,)) -> Teacher:
     """Load a teacher's weights, strictly. A text card's is a :class:`TextTeacher`.
 
     Args:
         card: which one.
         image_size: side of the images it will be given, in pixels, to be tried out here; 0: the card's.
-        logits: keep an image teacher's classifier: [n, classes] logits instead of [n, P] embeddings.
+        outputs: what it shall give: "embedding" [n, P], of an image teacher with a classifier "logits" [n, C], and of
+            a network that has them "tokens" [n, T, W].
 
     Raises:
         ImportError: if the package that carries the weights is not installed; the message says what to run.
         ConnectionError: if the weights are on the hub and it cannot be reached; the message says what to do instead.
         ValueError: if the weights do not fit the architecture, or the architecture not the image size, or if
-            there are no logits.
+            it does not have such an output.
     """
     if card.modality == "text":
-        if image_size or logits:
-            what = "classifier, so no logits" if logits else "image size: leave out teacher.N.image_size"
+        if image_size or LOGITS in outputs:
+            what = "classifier, so no logits" if LOGITS in outputs else "image size: leave out teacher.N.image_size"
             raise ValueError(f"The teacher '{card.name}' embeds texts; it has no {what}.")
-        return load_folder(card, folder_of(card))
-    if logits and not card.classes:
+        return load_folder(card, folder_of(card), outputs)
+    if LOGITS in outputs and not card.classes:
         raise ValueError(f"The teacher '{card.name}' has no classifier, so no logits. Use its embeddings.")
     side = image_size or card.image_size
     net = network(card, side)
-    if not logits and hasattr(net, "reset_classifier"):
+    if LOGITS not in outputs and hasattr(net, "reset_classifier"):
         net.reset_classifier(0)  # type: ignore[operator]
     black = torch.zeros(1, 3, side, side, dtype=torch.uint8)
     advice = f"Leave out teacher.N.image_size: its own is {card.image_size}."
-    return tried(Teacher(card, net), black, card.classes if logits else card.width, advice)
+    return tried(Teacher(card, net, outputs), black, {EMBEDDING: card.width, LOGITS: card.classes}, advice)
+
+
+def token_shape(card: Card, image_size: int = 0) -> tuple[int, int]:
+    """[T, W], the shape of a teacher's output "tokens" for one sample.
+
+    Args:
+        card: which teacher.
+        image_size: side of its images, in pixels; 0: the card's.
+
+    Raises:
+        ValueError: if its network does not give tokens.
+    """
+    if card.modality == "text":
+        return card.context, card.width
+    import timm
+
+    side = image_size or card.image_size
+    try:
+        with torch.device("meta"):  # shapes only: no weights are made and nothing is computed
+            net = timm.create_model(card.arch, num_classes=0, **card.options_at(side)).eval()
+            features = net.forward_features(torch.zeros(1, 3, side, side))  # type: ignore[operator]
+            tokens = as_tokens(features, int(net.num_features))  # type: ignore[arg-type]
+    except Exception as error:  # the forward of an arbitrary network
+        raise ValueError(f"The teacher '{card.name}' has no tokens: {error}. Choose another objective.") from error
+    return int(tokens.shape[1]), int(tokens.shape[2])
 
 
 def network(card: Card, side: int) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,11 +12,11 @@ from torch import nn
 
 from teachers.card import Card
 from teachers.folder import library, pad_of, pooling_of, settings
-from teachers.frozen import Teacher, tried
+from teachers.frozen import EMBEDDING, TOKENS, Teacher, tried
 
 
 class TextTeacher(Teacher):
-    """A frozen text encoder: tokens in, [n, P] embeddings out, not normalised.
+    """A frozen text encoder: token ids in, "embedding" [n, P], not normalised, and "tokens" [n, context, P] out.
 
     Attributes:
         card: what it is.
@@ -24,25 +25,32 @@ class TextTeacher(Teacher):
         pooling: ``mean`` of the tokens, or the first one, ``cls``.
     """
 
-    def __init__(self, card: Card, net: nn.Module, pad: int, pooling: str) -> None:
-        super().__init__(card, net)
+    def __init__(
+        self, card: Card, net: nn.Module, pad: int, pooling: str, outputs: Sequence[str] = (EMBEDDING,)
+    ) -> None:
+        super().__init__(card, net, outputs)
         self.pad, self.pooling = pad, pooling
 
     @torch.no_grad()
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """[n, context] int64, as the card's tokenizer makes them → [n, P] float32; zeros for a row of padding."""
-        mask = tokens != self.pad
+    def forward(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """[n, context] int64, as the card's tokenizer makes them → its outputs, float32; zeros for padding."""
+        mask = inputs != self.pad
         # Captions fill a fraction of the context: columns that are padding in every text are not computed.
         used = max(1, int((mask.any(0) * torch.arange(1, mask.shape[1] + 1, device=mask.device)).max()))
-        tokens, mask = tokens[:, :used], mask[:, :used]
+        tokens, mask = inputs[:, :used], mask[:, :used]
         hidden: torch.Tensor = self.net(input_ids=tokens, attention_mask=mask.long())[0].float()
         mask = mask[:, :, None]
         if self.pooling == "cls":
-            return hidden[:, 0] * mask[:, 0]
-        return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+            embedding = hidden[:, 0] * mask[:, 0]
+        else:
+            embedding = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+        found = {EMBEDDING: embedding}
+        if TOKENS in self.outputs:
+            found[TOKENS] = nn.functional.pad(hidden * mask, (0, 0, 0, inputs.shape[1] - used))
+        return {name: found[name] for name in self.outputs}
 
 
-def load_folder(card: Card, folder: Path) -> TextTeacher:
+def load_folder(card: Card, folder: Path, outputs: Sequence[str] = (EMBEDDING,)) -> TextTeacher:
     """The text teacher in a folder, see teachers/folder.py; nothing is fetched, and no pickle is read.
 
     Raises:
@@ -67,7 +75,8 @@ def load_folder(card: Card, folder: Path) -> TextTeacher:
         raise ValueError(f"The weights of '{card.name}' are not those of {folder / 'config.json'}: {error}") from error
     word = 1 if pad == 0 else 0  # any token that is one
     example = torch.full((1, card.context), word)
-    return tried(TextTeacher(card, net, pad, pooling), example, card.width, "Give its card a smaller context.")
+    teacher = TextTeacher(card, net, pad, pooling, outputs)
+    return tried(teacher, example, {EMBEDDING: card.width}, "Give its card a smaller context.")
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -175,7 +175,7 @@ def of_text(scratch: Path) -> Targets:
 
     def captions(data: bytes) -> None:
         with suppress(BadSample):
-            for caption in Captions().of(Sample("key", "a.tar", None, data[:20], data)):
+            for caption in Captions().read(Sample("key", "a.tar", None, data[:20], data)):
                 caption.text.encode()
 
     def image(data: bytes) -> None:

@@ -67,7 +67,7 @@ def test_archives(tmp_path: Path, shard: Path, changes: tuple[list[tuple[float, 
         shards = Shards([index])
         for i in range(len(shards)):
             with suppress(BadSample):
-                Captions().of(shards.read(i))
+                Captions().read(shards.read(i))
                 decode(shards.read(i))
         shards.close()
 
@@ -207,7 +207,7 @@ def test_configurations_of_exports(
 @given(text=st.binary(max_size=200), tree=st.binary(max_size=200) | TREE.map(lambda x: json.dumps(x).encode()))
 def test_captions(text: bytes, tree: bytes) -> None:
     with suppress(BadSample):
-        for caption in Captions().of(Sample("key", Path("a.tar"), None, text, tree)):
+        for caption in Captions().read(Sample("key", Path("a.tar"), None, text, tree)):
             caption.text.encode()
 
 

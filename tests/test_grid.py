@@ -156,7 +156,7 @@ def test_every_entry_trains_and_ships_what_it_trained(home: Path, name: str) -> 
     count = len(batch.keys)
     shipped = package.load(folder)
     images = shipped.encode_image([decode(opened.read(i)) for i in range(count)])
-    texts = shipped.encode_text([Captions().of(opened.read(i))[0].text for i in range(count)])
+    texts = shipped.encode_text([Captions().read(opened.read(i))[0].text for i in range(count)])
     # A teacher's cached embeddings are float16.
     close = 2e-3 if recipe.on_teacher else 1e-5
     assert (images - rows["image"][:, 0]).abs().max() <= close

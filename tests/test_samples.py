@@ -118,15 +118,15 @@ def test_captions_of_every_form_are_read_in_order_and_once() -> None:
         "caption": [{"text": "le chien", "language": "fr"}, "a dog"],
         "width": 3,
     }
-    found = Captions().of(raw(b" a dog \n", tree))
+    found = Captions().read(raw(b" a dog \n", tree))
     assert found == [
         Caption("a dog", "en"),
         Caption("a hound", "en"),
         Caption("ein Hund", "de"),
         Caption("le chien", "fr"),
     ]
-    assert Captions(languages=("de",)).of(raw(b"a dog", tree)) == [Caption("ein Hund", "de")]
-    assert Captions(keys=("alt",)).of(raw(None, {"alt": "x", "captions": "y"})) == [Caption("x")]
+    assert Captions(languages=("de",)).read(raw(b"a dog", tree)) == [Caption("ein Hund", "de")]
+    assert Captions(keys=("alt",)).read(raw(None, {"alt": "x", "captions": "y"})) == [Caption("x")]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_captions_of_every_form_are_read_in_order_and_once() -> None:
 )
 def test_a_sample_without_a_caption_is_refused_by_name(sample: Sample, words: str) -> None:
     with pytest.raises(UserError, match=words) as error:
-        Captions().of(sample)
+        Captions().read(sample)
     assert "sample 'key' of shard.tar" in str(error.value)
 
 

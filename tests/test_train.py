@@ -150,7 +150,7 @@ def test_an_exports_embeddings_are_those_of_the_trained_model(home: Path, export
         rows = model.eval()(batch.images, batch.tokens, batch.teachers)
     shipped = package.load(export)
     assert 1 / shipped.config.temperature == pytest.approx(float(rows["scale"]), rel=1e-6)
-    texts = [Captions().of(opened.read(i))[0].text for i in range(0, 64, 2)]
+    texts = [Captions().read(opened.read(i))[0].text for i in range(0, 64, 2)]
     assert (shipped.encode_text(texts) - rows["text"][:, 0]).abs().max() <= 1e-6
     images = [decode(opened.read(i)) for i in range(0, 64, 2)]
     assert (shipped.encode_image(images) - rows["image"][:, 0]).abs().max() <= 1e-6
@@ -160,7 +160,7 @@ def test_an_exports_embeddings_are_those_of_the_trained_model(home: Path, export
 def test_an_exports_embeddings_are_the_runs(home: Path, export: Path, shards: Path) -> None:
     run, shipped = package.load(home / "run"), package.load(export)
     data = Shards.of([str(shards)])
-    texts = [caption.text for i in range(len(data)) for caption in Captions().of(data.read(i))]
+    texts = [caption.text for i in range(len(data)) for caption in Captions().read(data.read(i))]
     assert (embed_images(run, data) - embed_images(shipped, data)).abs().max() <= 1e-6
     assert (run.encode_text(texts) - shipped.encode_text(texts)).abs().max() <= 1e-6
     assert run.config == shipped.config

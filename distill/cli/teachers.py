@@ -114,6 +114,7 @@ def embed(
     """
     from distill.data.shards import Shards
     from distill.errors import UserError, from_leaves
+    from distill.lookup import resolve
     from distill.recipe import load
     from distill.train import fill_caches, fill_worker, setup
     from launch import command
@@ -121,9 +122,10 @@ def embed(
     if out is not None:
         overrides += (f"teacher.0.cache={json.dumps(str(out.absolute()))}",)
     checked = load(recipe, overrides)
+    resolved = resolve(checked)
     if out is not None and len(checked.teacher) != 1:
         raise UserError("--out is for a recipe with one teacher.", "Set teacher.N.cache of each in the recipe.")
-    caches = setup.caches_of(checked)
+    caches = setup.caches_of(resolved)
     if not caches:
         raise UserError("No teacher of this recipe has a cache to be filled.", 'Embed one whose cache is not "none".')
     shards = Shards.of(checked.data.train, strict=False)
@@ -132,7 +134,7 @@ def embed(
     job = command.Job(Path(fill_worker.__file__).resolve(), (), Path.cwd(), nproc, hostfile, master_addr)
     with from_leaves():
         command.check(job)
-    audits = fill_caches.fill_and_audit(checked, shards, job)
+    audits = fill_caches.fill_and_audit(resolved, setup.Networks(resolved), shards, job)
     folders = sorted({str(cache.folder(index.path)) for cache in caches for index in shards.indexes})
     if as_json:
         click.echo(json.dumps({"folders": folders, "audits": audits}, indent=1))

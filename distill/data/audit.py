@@ -1,4 +1,4 @@
-"""Cached embeddings compared with those of the live teacher, before training believes them."""
+"""Cached rows compared with the outputs of the live teacher, before training uses them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEAST = 0.999  # what rounding to bfloat16 and another batch size leave of a cos
 
 
 def audit(cache: Cache, teacher: Teacher, shards: Shards, rows: int) -> dict[str, Any]:
-    """Compare some rows, spread over all shards and views, with what the teacher says now.
+    """Compare some rows, spread over all shards and views, with what the live teacher computes.
 
     Args:
         cache: complete.
@@ -51,8 +51,11 @@ def audit(cache: Cache, teacher: Teacher, shards: Shards, rows: int) -> dict[str
             continue  # it has no embedding
         drawn = cache.views.draw(shards.key(i), view, image.size)
         pixels = drawn.render(image, cache.identity["image_size"], cache.card.interpolation)
-        now = teacher(pixels[None].to(teacher.mean.device))[0].cpu()
-        cosine = float(torch.cosine_similarity(now, cached, dim=0))
+        now = teacher(pixels[None].to(teacher.mean.device))
+        cosine = min(
+            float(torch.cosine_similarity(now[name][0].cpu().flatten(), row.flatten(), dim=0))
+            for name, row in cached.items()
+        )
         if not cosine >= LEAST:
             raise UserError(
                 f"The cached embedding of view {view} of sample '{shards.key(i)}' in "
@@ -65,6 +68,6 @@ def audit(cache: Cache, teacher: Teacher, shards: Shards, rows: int) -> dict[str
 
 
 def draws(samples: int, views: int, most: int) -> list[tuple[int, int]]:
-    """Samples and views of them, each once, in an order of chance that is the same each time."""
+    """Samples and views of them, each once, in a random order that is the same each time."""
     drawn = (uniform(f"audit {n}", 2) for n in range(4 * most))
     return list(dict.fromkeys((int(x * samples), int(y * views)) for x, y in drawn))[:most]

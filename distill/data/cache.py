@@ -1,19 +1,21 @@
-"""The teacher cache: embeddings computed once, row-aligned with the shards, and trusted as far as they are checked.
+"""The teacher cache: outputs computed once, row-aligned with the shards, and verified wherever that is possible.
 
-A cache folder holds ``teacher.json``, which says what the embeddings are of, and one safetensors file a shard with
-``embeddings`` [views, n, P] and ``crc32`` [views, n], a checksum of each row; its bits are inverted where the
-image did not decode, so that no single flip makes an embedding of none. A folder whose ``teacher.json`` says something
-else, a file that was made under another or of a shard that has changed since, and a row whose bytes have changed are
-refused by naming what differs: a wrong embedding is worse than none.
+A cache folder holds ``teacher.json``, which says what the rows are of, and one safetensors file a shard. The first
+output is stored as ``embeddings`` [views, n, …] with ``crc32`` [views, n], a checksum of each row; every further one
+as ``OUTPUT`` and ``OUTPUT.crc32``. A checksum's bits are inverted where the image did not decode, so that no single
+flipped bit turns a missing row into one that counts. A folder whose ``teacher.json`` says something else, a file that
+was made under another or of a shard that has changed since, and a row whose bytes have changed are refused by naming
+what differs: a wrong row is worse than none.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,36 +24,50 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+import teachers
 from distill.config import TeacherTable
 from distill.data.identity import identity
 from distill.data.index import ShardIndex
 from distill.data.shards import OPEN_FILES, Shards
 from distill.data.views import Views
-from distill.errors import BadSample, UserError
+from distill.errors import BadSample, UserError, from_leaves
 from distill.files import read_table, write_whole
 
 if TYPE_CHECKING:
     from teachers import Card
 
-Opened = tuple[torch.Tensor, np.ndarray]
-ABSENT = 0xFFFFFFFF  # what inverts every bit of a checksum
+Opened = dict[str, tuple[torch.Tensor, np.ndarray]]  # by output, the rows and their checksums
+ABSENT = 0xFFFFFFFF  # inverts every bit of a checksum
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+SAFETENSORS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 class Cache:
-    """One teacher's embeddings of some shards.
+    """One teacher's outputs for some shards.
 
     Attributes:
         table: the recipe's ``[[teacher]]``.
-        logits: whether it holds the teacher's logits [n, classes] instead of its embeddings [n, P].
+        shapes: of one sample's outputs, by name: "embedding" (P,), "logits" (C,), "tokens" (T, W).
         identity: what ``teacher.json`` must say.
     """
 
-    def __init__(self, table: TeacherTable, card: Card, views: Views, logits: bool = False) -> None:
-        self.table, self.card, self.views, self.logits = table, card, views, logits
-        self.identity = identity(table, card, views, logits)
-        self.width: int = self.identity["width"]
+    def __init__(self, table: TeacherTable, card: Card, views: Views, outputs: Sequence[str] = ("embedding",)) -> None:
+        self.table, self.card, self.views = table, card, views
+        self.shapes = {name: output_shape(card, table.image_size, name) for name in outputs}
+        self.identity = identity(table, card, views, self.shapes)
+        self.width = sum(math.prod(shape) for shape in self.shapes.values())  # numbers a row, of all outputs
         self._open: OrderedDict[int, Opened] = OrderedDict()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of what it holds; the first one is stored as "embeddings"."""
+        return tuple(self.shapes)
+
+    @property
+    def tensors(self) -> dict[str, tuple[str, str]]:
+        """By output, the names of its rows and of its checksums in a file."""
+        first, *others = self.outputs
+        return {first: ("embeddings", "crc32")} | {name: (name, f"{name}.crc32") for name in others}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -70,7 +86,7 @@ class Cache:
 
     def bytes_of(self, images: int) -> int:
         """What the embeddings of so many images take on disk."""
-        return images * self.table.views * (self.width * self.dtype.itemsize + 4)
+        return images * self.table.views * (self.width * self.dtype.itemsize + 4 * len(self.shapes))
 
     def missing(self, shards: Shards) -> list[ShardIndex]:
         """The shards that still have to be embedded.
@@ -152,11 +168,11 @@ class Cache:
     def _holds(self, index: ShardIndex, path: Path, made: str) -> bool:
         if not path.is_file():
             return False
-        shape = [self.table.views, len(index), self.width]
         try:
             with safe_open(path, framework="pt") as file:
-                rows, sums = file.get_slice("embeddings"), file.get_slice("crc32")
-                shapes = rows.get_shape(), rows.get_dtype(), sums.get_shape(), sums.get_dtype()
+                names = [name for pair in self.tensors.values() for name in pair]
+                slices = {name: file.get_slice(name) for name in names}
+                found = {name: (list(of.get_shape()), of.get_dtype()) for name, of in slices.items()}
                 said = file.metadata() or {}
         except (OSError, SafetensorError) as error:
             raise UserError(f"The cached embeddings {path} are damaged: {error}.", "Remove that file.") from error
@@ -165,12 +181,17 @@ class Cache:
                 f"The cached embeddings {path} were not made with what {path.parent / 'teacher.json'} says.",
                 "Remove that file; or the folder, if it is so with all of them.",
             )
-        if said.get("shard") != index.sha256 or shapes[0] != shape:
+        rows = [self.table.views, len(index)]
+        expected: dict[str, tuple[list[int], str]] = {}
+        for output, (name, sums) in self.tensors.items():
+            expected |= {name: ([*rows, *self.shapes[output]], SAFETENSORS[self.dtype]), sums: (rows, "I32")}
+        same_shapes = all(found[name][0] == expected[name][0] for name, _ in self.tensors.values())
+        if said.get("shard") != index.sha256 or not same_shapes:
             raise UserError(
                 f"The cached embeddings {path} are of another {index.path.name}: its content has changed.",
                 "Remove that file.",
             )
-        if shapes != (shape, SAFETENSORS[self.dtype], shape[:2], "I32"):
+        if found != expected:
             raise UserError(f"The cached embeddings {path} are damaged: its header is not ours.", "Remove that file.")
         return True
 
@@ -194,16 +215,26 @@ class Cache:
             note = json.dumps(self.identity | {"weights": weights}, indent=1) + "\n"
             self._keep(folder / "teacher.json", lambda to: to.write_text(note, encoding="utf-8"))
 
-    def write(self, index: ShardIndex, embeddings: torch.Tensor, weights: str, absent: Sequence[int] = ()) -> None:
-        """Keep a shard's embeddings, [views, n, P]; the rows ``absent`` are none.
+    def write(
+        self, index: ShardIndex, outputs: Mapping[str, torch.Tensor], weights: str, absent: Sequence[int] = ()
+    ) -> None:
+        """Keep a shard's outputs, by name [views, n, …].
+
+        Args:
+            index: of the shard.
+            outputs: all of the cache's.
+            weights: the teacher's fingerprint.
+            absent: the rows that have no output.
 
         Raises:
             UserError: if they cannot be written, such as to a disk that is full; nothing is left of the file then.
         """
-        sums = checksums(embeddings)
-        sums[:, list(absent)] ^= ABSENT
-        # As signed numbers, since safetensors' unsigned types are not torch's.
-        tensors = {"embeddings": embeddings, "crc32": torch.from_numpy(sums.view(np.int32))}
+        tensors: dict[str, torch.Tensor] = {}
+        for output, (name, sums_name) in self.tensors.items():
+            sums = checksums(outputs[output])
+            sums[:, list(absent)] ^= ABSENT
+            # As signed numbers, since safetensors' unsigned types are not torch's.
+            tensors |= {name: outputs[output], sums_name: torch.from_numpy(sums.view(np.int32))}
         metadata, path = {"shard": index.sha256, "made": self.mark(weights)}, self.file(index.path)
         self._keep(path, lambda to: save_file(tensors, to, metadata=metadata))
 
@@ -216,40 +247,44 @@ class Cache:
                 "Make room, or name a folder you may write to, and start again: what is complete is kept.",
             ) from error
 
-    def row(self, shards: Shards, i: int, view: int) -> torch.Tensor:
-        """[P] float32: the cached embedding of one view of sample i.
+    def row(self, shards: Shards, i: int, view: int) -> dict[str, torch.Tensor]:
+        """The cached outputs of one view of sample i, float32, by name: "embedding" [P].
 
         Raises:
             BadSample: if it has none, for its image did not decode.
             UserError: if its bytes are not those that were written.
         """
         shard, row = shards.locate(i)
-        rows, sums = self._opened(shard, self.file(shards.indexes.path(shard)))
-        embedding = rows[view, row]
-        difference = checksum(embedding) ^ int(sums[view, row])
-        if difference == ABSENT:
-            raise BadSample(
-                str(shards.indexes.path(shard)), shards.key(i), "the teacher's cache has no embedding of it"
-            )
-        if difference:
-            raise UserError(
-                f"The cached embeddings {self.file(shards.indexes.path(shard))} are damaged: row {row} of view {view} "
-                "is not what was written.",
-                "Remove that file, and have the disk checked.",
-            )
-        return embedding.float()
+        path = shards.indexes.path(shard)
+        found: dict[str, torch.Tensor] = {}
+        for output, (rows, sums) in self._opened(shard, self.file(path)).items():
+            value = rows[view, row]
+            difference = checksum(value) ^ int(sums[view, row])
+            if difference == ABSENT:
+                raise BadSample(str(path), shards.key(i), "the teacher's cache has no embedding of it")
+            if difference:
+                raise UserError(
+                    f"The cached embeddings {self.file(path)} are damaged: row {row} of view {view} is not what was "
+                    "written.",
+                    "Remove that file, and have the disk checked.",
+                )
+            found[output] = value.float()
+        return found
 
     def _opened(self, shard: int, path: Path) -> Opened:
-        """A file's rows, which stay on disk until they are looked at, and their checksums."""
+        """A file's rows, which stay on disk until they are read, and their checksums."""
         if shard not in self._open:
             try:
                 file = safe_open(path, framework="pt")
-                sums = file.get_tensor("crc32").numpy().view(np.uint32)
-                if len(self._open) >= OPEN_FILES:
-                    self._open.popitem(last=False)
-                self._open[shard] = file.get_tensor("embeddings"), sums
+                opened = {
+                    output: (file.get_tensor(name), file.get_tensor(sums).numpy().view(np.uint32))
+                    for output, (name, sums) in self.tensors.items()
+                }
             except (OSError, SafetensorError) as error:
                 raise UserError(f"The cached embeddings {path} are damaged: {error}.", "Remove that file.") from error
+            if len(self._open) >= OPEN_FILES:
+                self._open.popitem(last=False)
+            self._open[shard] = opened
         self._open.move_to_end(shard)
         return self._open[shard]
 
@@ -258,15 +293,24 @@ class Cache:
         return self.__dict__ | {"_open": OrderedDict()}
 
 
-SAFETENSORS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+def output_shape(card: Card, image_size: int, output: str) -> tuple[int, ...]:
+    """The shape of one sample's output of a teacher.
+
+    Raises:
+        UserError: if the teacher does not have it.
+    """
+    if output == "tokens":
+        with from_leaves():
+            return teachers.token_shape(card, image_size)
+    return ({"embedding": card.width, "logits": card.classes}[output],)
 
 
 def checksum(row: torch.Tensor) -> int:
     """CRC-32 of a row's bytes; any one flipped bit changes it."""
-    return zlib.crc32(row.view(torch.uint8).numpy().data)
+    return zlib.crc32(row.reshape(-1).view(torch.uint8).numpy().data)
 
 
-def checksums(embeddings: torch.Tensor) -> np.ndarray:
-    """[views, n] uint32: the checksum of each row."""
-    sums = [[checksum(row) for row in view] for view in embeddings]
-    return np.array(sums, dtype=np.uint32).reshape(embeddings.shape[:2])
+def checksums(rows: torch.Tensor) -> np.ndarray:
+    """[views, n] uint32: the checksum of each row of [views, n, …]."""
+    sums = [[checksum(row) for row in view] for view in rows]
+    return np.array(sums, dtype=np.uint32).reshape(rows.shape[:2])

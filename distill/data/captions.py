@@ -1,21 +1,15 @@
-"""Captions: which ones a sample has, which one an epoch shows, and how text becomes tokens."""
+"""Captions: which ones a sample has, and which one an epoch shows."""
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-
+from distill.config import CAPTION_KEYS, Data
 from distill.data.keyed_random import uniform
 from distill.data.shards import Sample
-from distill.errors import UserError
-
-CHARACTERS = 64  # more of them a token of context are not read; a piece of SentencePiece's has at most 16
 
 
 @dataclass(frozen=True)
@@ -28,14 +22,26 @@ class Caption:
 
 @dataclass(frozen=True)
 class Captions:
-    """How captions are read from a sample and drawn for an epoch; fields as in the recipe's ``[data]``."""
+    """How captions are read from a sample and drawn for an epoch.
 
-    keys: tuple[str, ...] = ("captions", "caption")
+    Attributes:
+        keys: of ``KEY.json`` that hold captions.
+        languages: that are kept, beside captions without a language; empty keeps all.
+        first_share: how often the first caption is drawn; None draws all alike.
+        first_only: always draw the first one.
+    """
+
+    keys: tuple[str, ...] = CAPTION_KEYS
     languages: tuple[str, ...] = ()
     first_share: float | None = None
     first_only: bool = False
 
-    def of(self, sample: Sample) -> list[Caption]:
+    @classmethod
+    def from_table(cls, data: Data) -> Captions:
+        """As a recipe's ``[data]`` table says."""
+        return cls(data.caption_keys, data.languages, data.first_share, data.captions == "first")
+
+    def read(self, sample: Sample) -> list[Caption]:
         """All captions of a sample, without repetitions: ``KEY.txt`` first, then ``KEY.json`` in its order.
 
         Raises:
@@ -95,88 +101,3 @@ def flatten(value: Any, language: str = "") -> list[Caption]:
     if isinstance(value, dict):
         return [caption for name, item in value.items() for caption in flatten(item, str(name))]
     return []
-
-
-class Tokenizer:
-    """A SentencePiece model that pads and cuts to a fixed number of tokens.
-
-    Attributes:
-        model: the serialised SentencePiece model; what an export ships as ``tokenizer.model``.
-        context: tokens a caption.
-    """
-
-    PAD = 0
-
-    def __init__(self, model: bytes, context: int) -> None:
-        import sentencepiece
-
-        self.model, self.context = model, context
-        self._processor = sentencepiece.SentencePieceProcessor()
-        try:
-            self._processor.LoadFromSerializedProto(model)
-        except RuntimeError as error:
-            raise UserError("The tokenizer file is no SentencePiece model.", "Correct tokenizer.file.") from error
-        if self._processor.pad_id() != self.PAD:
-            raise UserError(
-                f"The SentencePiece model pads with id {self._processor.pad_id()}; the text tower expects {self.PAD}.",
-                "Train it with pad_id=0, or let distill train one: leave tokenizer.file empty.",
-            )
-
-    @classmethod
-    def train(cls, texts: Iterable[str], vocab: int, context: int) -> Tokenizer:
-        """A unigram model of at most ``vocab`` pieces; case-folded, as captions are.
-
-        Raises:
-            UserError: if that many pieces cannot hold the captions' characters.
-        """
-        import sentencepiece
-
-        out = io.BytesIO()
-        try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(texts),
-                model_writer=out,
-                vocab_size=vocab,
-                hard_vocab_limit=False,
-                character_coverage=0.9995,
-                normalization_rule_name="nmt_nfkc_cf",
-                pad_id=cls.PAD,
-                unk_id=1,
-                bos_id=-1,
-                eos_id=-1,
-                num_threads=1,  # the result must not depend on the machine
-                minloglevel=2,
-            )
-        except RuntimeError as error:
-            raise UserError(
-                f"SentencePiece cannot make {vocab} pieces of these captions: {str(error).splitlines()[-1]}",
-                "Raise student.tokenizer.vocab; every character of the captions needs a piece.",
-            ) from error
-        return cls(out.getvalue(), context)
-
-    @classmethod
-    def load(cls, path: Path, context: int) -> Tokenizer:
-        """Read a model file.
-
-        Raises:
-            UserError: if it cannot be read or is none.
-        """
-        try:
-            return cls(path.read_bytes(), context)
-        except OSError as error:
-            raise UserError(f"The tokenizer {path} cannot be read: {error.strerror}.", "Correct its path.") from error
-
-    @property
-    def vocab(self) -> int:
-        """The number of token ids."""
-        return int(self._processor.GetPieceSize())
-
-    def encode(self, texts: Sequence[str]) -> torch.Tensor:
-        """[len(texts), context] int64, padded with ``PAD``."""
-        tokens = torch.full((len(texts), self.context), self.PAD, dtype=torch.int64)
-        # The end of a text a megabyte long cannot matter, and would take a second.
-        within = [text[: CHARACTERS * self.context] for text in texts]
-        for row, ids in enumerate(self._processor.Encode(within)):
-            ids = ids[: self.context]
-            tokens[row, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
-        return tokens

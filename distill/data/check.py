@@ -77,7 +77,7 @@ def look(shards: Shards, captions: Captions, numbers: Sequence[int]) -> Findings
     for i in numbers:
         try:
             sample = shards.read(i, KINDS)
-            own = captions.of(sample)
+            own = captions.read(sample)
             image = decode(sample)
         except BadSample as error:
             found.bad.append(error.bad)

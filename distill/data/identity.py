@@ -1,9 +1,10 @@
-"""What a teacher cache is of, in words that can be compared."""
+"""The identity of a teacher cache: teacher, preprocessing, views and outputs, as values that can be compared."""
 
 from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,18 @@ if TYPE_CHECKING:
     from teachers import Card
 
 
-def identity(table: TeacherTable, card: Card, views: Views, logits: bool) -> dict[str, Any]:
-    """Everything a cached embedding depends on besides the weights and the image."""
-    optional = {"output": "logits"} if logits else {}
+def identity(table: TeacherTable, card: Card, views: Views, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Everything that cached outputs depend on besides the weights and the image.
+
+    Args:
+        table: the recipe's ``[[teacher]]``.
+        card: of the teacher.
+        views: how views are drawn.
+        shapes: of one sample's outputs, by name.
+    """
+    widths = [shape[0] if len(shape) == 1 else list(shape) for shape in shapes.values()]
+    # An embedding alone is not named, as in every cache so far.
+    optional: dict[str, Any] = {} if [*shapes] == ["embedding"] else {"output": "+".join(shapes)}
     if card.file is not None and (table.weights or card.name.startswith("local/")):
         optional |= {"file": file_digest(str(card.file()))}
         if not optional["file"].startswith(table.sha256.lower()):
@@ -40,7 +50,7 @@ def identity(table: TeacherTable, card: Card, views: Views, logits: bool) -> dic
         "crop": list(views.crop) if table.views > 1 else None,
         "flip": views.flip if table.views > 1 else None,
         "dtype": table.dtype,
-        "width": card.classes if logits else card.width,
+        "width": widths[0] if len(widths) == 1 else widths,
     }
 
 

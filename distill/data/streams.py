@@ -21,7 +21,7 @@ from distill.data.openers import Lost
 from distill.data.remote import Patience, Stream
 from distill.data.shard_names import shown
 from distill.data.shards import Sample
-from distill.data.transform import Pair, Transform
+from distill.data.transform import ShownPair, Transform
 from distill.errors import Bad, BadSample, UserError
 
 MIXED, MIXED_BYTES = 1000, 1 << 28  # samples among which the next one is drawn, and the most they may take
@@ -197,7 +197,7 @@ class StreamDataset(IterableDataset[list[Batch | UserError]]):
         except UserError as error:  # raised in the main process: a loader process would wrap it in its traceback
             yield [error]
 
-    def _pieces(self, pairs: list[Pair], bad: list[Bad]) -> list[Batch | UserError]:
+    def _pieces(self, pairs: list[ShownPair], bad: list[Bad]) -> list[Batch | UserError]:
         """A batch in pieces; images are mixed with their neighbours in it, the last with the first."""
         size, found = self.size // self.pieces, list[Batch | UserError]()
         for first in range(0, self.size, size):
@@ -206,9 +206,9 @@ class StreamDataset(IterableDataset[list[Batch | UserError]]):
             found.append(self.transform.collate(pairs[first : first + size] + neighbour, () if first else bad))
         return found
 
-    def _pairs(self, drawn: Iterator[Sample], random: np.random.Generator, bad: list[Bad]) -> list[Pair]:
+    def _pairs(self, drawn: Iterator[Sample], random: np.random.Generator, bad: list[Bad]) -> list[ShownPair]:
         """The next of them, no sample twice: it would be its own negative."""
-        pairs, inside = list[Pair](), set[tuple[str, str]]()
+        pairs, inside = list[ShownPair](), set[tuple[str, str]]()
         for sample in islice(drawn, 2 * self.size + ATTEMPTS):
             if (sample.shard, sample.key) in inside:
                 continue

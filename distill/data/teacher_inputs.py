@@ -1,4 +1,4 @@
-"""Where a teacher's part of a batch comes from: its cache, the pixels of the student's view, or the captions."""
+"""A teacher's part of a batch: rows of its cache, the pixels of the student's view, or the captions in its tokens."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """How a sample is shown.
+class ShownSample:
+    """A sample as an epoch shows it.
 
     Attributes:
         sample: its number.
         number, view: which view of the image, and that view.
-        image: decoded; None where nobody looks at it.
-        captions: those drawn.
+        image: decoded; None where the run does not read images.
+        captions: those drawn; empty where the run does not read captions.
     """
 
     sample: int
@@ -36,55 +36,56 @@ class Shown:
 
 
 class TeacherInput(Protocol):
-    """One teacher's source.
+    """The source of one teacher's part of a batch.
 
     Attributes:
         views: how many views of an image there are; None for any number.
-        of_pixels: whether it looks at the image.
+        reads: the modalities of a sample that it needs.
     """
 
     views: int | None
-    of_pixels: bool
+    reads: tuple[str, ...]
 
-    def take(self, shown: Shown) -> torch.Tensor:
-        """A sample's entry of ``Batch.teachers``."""
+    def take(self, shown: ShownSample) -> dict[str, torch.Tensor]:
+        """One sample's rows of an entry of ``Batch.teachers``."""
 
 
 class FromCache:
-    """Rows of a teacher cache, [1, P] float32."""
+    """Rows of a teacher cache: every cached output, [1, …] float32."""
 
-    of_pixels = False
+    reads: tuple[str, ...] = ()
 
     def __init__(self, cache: Cache, shards: Shards) -> None:
         self.cache, self.shards = cache, shards
         self.views: int | None = cache.table.views
 
-    def take(self, shown: Shown) -> torch.Tensor:
-        return self.cache.row(self.shards, shown.sample, shown.number)[None]
+    def take(self, shown: ShownSample) -> dict[str, torch.Tensor]:
+        rows = self.cache.row(self.shards, shown.sample, shown.number)
+        return {name: row[None] for name, row in rows.items()}
 
 
 class FromPixels:
-    """The student's view at the teacher's own resolution, [1, 3, s, s] uint8."""
+    """The student's view at the teacher's own resolution: "image" [1, 3, s, s] uint8."""
 
-    of_pixels = True
+    reads: tuple[str, ...] = ("image",)
     views: int | None = None
 
     def __init__(self, side: int, interpolation: str) -> None:
         self.side, self.interpolation = side, interpolation
 
-    def take(self, shown: Shown) -> torch.Tensor:
+    def take(self, shown: ShownSample) -> dict[str, torch.Tensor]:
         assert shown.image is not None
-        return shown.view.render(shown.image, self.side, self.interpolation)[None]
+        return {"image": shown.view.render(shown.image, self.side, self.interpolation)[None]}
 
 
 class FromCaptions:
-    """The captions as the teacher's own tokens, [C, context] int64."""
+    """The captions as the teacher's own tokens: "text" [C, context] int64."""
 
-    of_pixels = False
+    reads: tuple[str, ...] = ("text",)
     views: int | None = None
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self.tokenizer = tokenizer
 
-    def take(self, shown: Shown) -> torch.Tensor:
-        return self.tokenizer.encode(shown.captions)
+    def take(self, shown: ShownSample) -> dict[str, torch.Tensor]:
+        return {"text": self.tokenizer.encode(shown.captions)}

@@ -9,7 +9,7 @@ from distill.data.shards import Shards
 from distill.errors import UserError
 from distill.evals import metrics
 from distill.ship.embed import embed_images
-from distill.ship.load import ImageText
+from distill.ship.image_text import ImageText
 
 
 def evaluate(model: ImageText, shards: Shards, captions: Captions, workers: int = 0) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def relevance(shards: Shards, captions: Captions) -> tuple[list[str], list[list[
     images_of_text: list[list[int]] = []
     for i in range(len(shards)):
         own = []
-        for caption in captions.of(shards.read(i, ["txt", "json"])):
+        for caption in captions.read(shards.read(i, ["txt", "json"])):
             text = number.setdefault(caption.text, len(number))
             if text == len(images_of_text):
                 images_of_text.append([])

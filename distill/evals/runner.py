@@ -26,7 +26,7 @@ def tasks() -> list[str]:
 def spoken(shards: Shards, captions: Captions) -> bool:
     """Whether any caption says that it is in one of the languages asked for."""
     samples = (shards.read(i, ["txt", "json"]) for i in range(len(shards)))
-    return any(caption.language in captions.languages for sample in samples for caption in captions.of(sample))
+    return any(caption.language in captions.languages for sample in samples for caption in captions.read(sample))
 
 
 def run(

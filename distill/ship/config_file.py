@@ -1,4 +1,4 @@
-"""What an export's ``config.json`` says: enough to rebuild both towers without the run, timm apart."""
+"""What an export's ``config.json`` says: enough to rebuild the towers without the run, with timm."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from distill.errors import UserError
+import students
+from distill.errors import UserError, from_leaves
 from distill.files import read_table
 
-FORMAT = "distill-export/1"
+CONFIG, FORMAT = "config.json", "distill-export/1"
 
 
 class NetConfig(BaseModel):
@@ -52,12 +53,31 @@ class ImageConfig(NetConfig):
 
 
 class TextConfig(BaseModel):
-    """The text tower: its specification (``students/text.py``) and the size of the vocabulary."""
+    """The text tower.
+
+    Attributes:
+        spec: "arch", its architecture (a module of ``students/texts/``), and the options of that architecture.
+        vocab: the number of token ids.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     spec: dict[str, Any]
     vocab: int
+
+    def tower_class(self) -> type[students.TextTower]:
+        """The class of the tower.
+
+        Raises:
+            UserError: if there is no such architecture here.
+        """
+        with from_leaves():
+            return students.text_tower_class(str(self.spec.get("arch")))
+
+    def options(self) -> students.TextOptions:
+        """The options of the tower; raises ``UserError`` if they do not fit its architecture."""
+        with from_leaves():
+            return self.tower_class().Options(**{key: value for key, value in self.spec.items() if key != "arch"})
 
 
 class Config(BaseModel):
@@ -66,6 +86,7 @@ class Config(BaseModel):
     Attributes:
         width: D, the width of both towers' embeddings.
         temperature: τ as learned; similarities are divided by it.
+        image, text: the towers; text is null where there is no text tower.
         provenance: how the towers came about; loading does without it, evaluations read captions as its recipe says.
     """
 
@@ -75,7 +96,7 @@ class Config(BaseModel):
     width: int
     temperature: float
     image: ImageConfig
-    text: TextConfig
+    text: TextConfig | None
     provenance: dict[str, Any]
 
 
@@ -86,7 +107,7 @@ def read_config(folder: Path) -> Config:
         UserError: if the folder is no export, or one of another version.
     """
     try:
-        config = Config.model_validate(read_table(folder / "config.json", json.loads))
+        config = Config.model_validate(read_table(folder / CONFIG, json.loads))
     except ValueError as error:  # pydantic's are, too
         raise UserError(
             f"{folder} is neither an export nor a run.",

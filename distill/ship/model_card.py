@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from distill.config import is_remote
-from distill.ship.config_file import Config
+from distill.ship.config_file import Config, TextConfig
+
+WITH_TEXT = """texts = model.encode_text(["a red apple"])           # [1, {width}]
+model.zero_shot([picture], ["an apple", "a pear"])   # [1, 2] probabilities
+"""
 
 
 def render(config: Config, name: str) -> str:
     """A model card in Markdown."""
-    p = config.provenance
-    teachers = ", ".join(p["teachers"]) or "none"
+    p, image = config.provenance, config.image
     counts = p["parameters"]
-    image, text = config.image, config.text.spec
-    own_names = "" if image.layers else " (timm's names)"
     drawn = ", drawn from streams" if any(map(is_remote, p["recipe"]["data"]["train"])) else ""
     locked = ", a locked teacher inside" if image.width == 0 else ""
+    what = "image–text model: images and texts" if config.text else "image model: images"
+    calls = WITH_TEXT.format(width=config.width) if config.text else ""
     return f"""# {name}
 
-A small image–text model: images and texts as unit vectors of {config.width} numbers, near when they mean the same.
+A small {what} as unit vectors of {config.width} numbers, near when they mean the same.
 
 | | |
 |---|---|
 | image tower | `{image.arch}`, {image.image_size} px, {counts["image"]:,} parameters{locked} |
-| text tower | {text["depth"]}-layer Transformer, {text["context"]} tokens, {counts["text"]:,} parameters |
+| text tower | {text_tower(config.text, counts)} |
 | objective | {p["objective"]} |
-| teacher | {teachers} |
+| teacher | {", ".join(p["teachers"]) or "none"} |
 | trained on | {p["samples"]:,} images{drawn}, to {p["checkpoint"]} |
 | temperature | {config.temperature:.4f} |
 
@@ -33,15 +36,29 @@ import distill
 
 model = distill.load("{name}")
 images = model.encode_image([picture])               # [1, {config.width}]
-texts = model.encode_text(["a red apple"])           # [1, {config.width}]
-model.zero_shot([picture], ["an apple", "a pear"])   # [1, 2] probabilities
-```
+{calls}```
 
 `config.json` says how the towers are built and how a picture is prepared: its largest central square, resized to
 {image.image_size} px ({image.interpolation}), divided by 255, normalised with mean {list(image.mean)}
-and standard deviation {list(image.std)}. The weights are `image.safetensors`{own_names} and
-`text.safetensors`; `tokenizer.model` is a SentencePiece model.
+and standard deviation {list(image.std)}. The weights are {files(config)}.
 
 Trained with distill {p["versions"]["distill"]}. Limits, biases and licence are those of the training data and of
 the teacher; state them here before you publish.
 """
+
+
+def text_tower(text: TextConfig | None, counts: dict[str, int]) -> str:
+    """What the text tower is, in a few words."""
+    if text is None:
+        return "none: trained on images alone"
+    options = text.options()
+    return f"{text.tower_class().describe(options)}, {options.context} tokens, {counts['text']:,} parameters"
+
+
+def files(config: Config) -> str:
+    """The files with weights, and the tokenizer's."""
+    image = "`image.safetensors`" + ("" if config.image.layers else " (timm's names)")
+    if config.text is None:
+        return image
+    tokenizer = config.text.tower_class().Tokenizer
+    return f"{image} and\n`text.safetensors`; `{tokenizer.FILE}` is a {tokenizer.KIND}"

@@ -23,7 +23,7 @@ from torch import nn
 
 from distill.errors import UserError
 from distill.files import lock, write_text, write_whole
-from distill.train.shipped import on_cpu, student_tensors
+from distill.train.model import on_cpu, student_tensors
 from launch import group as processes
 from launch import zero
 
@@ -49,8 +49,8 @@ class Snapshot:
     buffers: tuple[dict[str, torch.Tensor], ...]
 
     @classmethod
-    def of(cls, engine: Any, step: int, group: processes.Group) -> Snapshot:
-        """Everything that matters of a run. Every process must call this."""
+    def take(cls, engine: Any, step: int, group: processes.Group) -> Snapshot:
+        """A copy of everything that a run goes on from. Every process must call this."""
         model = engine.module
         with zero.whole_parameters(model):
             state = on_cpu(model)
@@ -140,7 +140,7 @@ class Checkpoints:
         What cannot be written (a full disk) is said and costs this checkpoint, not the training; the last good one
         stays, and :meth:`close` raises if nothing later was written.
         """
-        snapshot = Snapshot.of(engine, step, self.group)
+        snapshot = Snapshot.take(engine, step, self.group)
         students = student_tensors(engine.module)
         if not self.group.first:
             return

@@ -1,49 +1,44 @@
-"""One process of several that fill teacher caches: started by path, with the folder that says what to do."""
+"""One process of several that fill teacher caches: started by path, with a folder that says what to compute."""
 
 from __future__ import annotations
 
 import json
 import sys
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from teachers import Teacher
-
-    Live = Callable[[int], Teacher]
-
-RECIPE, TODO = "recipe.toml", "todo.json"
+RECIPE, MISSING = "recipe.toml", "missing.json"
 
 
 def main(folder: Path) -> int:
-    from distill.data.cache_fill import Todo, embed
+    from distill.data.cache_fill import MissingShards, embed
     from distill.data.shards import Shards, read_index
     from distill.errors import UserError
+    from distill.lookup import resolve
     from distill.progress import progress_bar
-    from distill.recipe import check
-    from distill.train import setup
+    from distill.recipe import parse
+    from distill.train.setup import Networks, caches_of
     from launch import group as processes
 
     group = processes.start()
     try:
-        recipe = check(tomllib.loads((folder / RECIPE).read_text(encoding="utf-8")))
-        caches = setup.caches_of(recipe)
-        lacking = json.loads((folder / TODO).read_text(encoding="utf-8"))
-        todo = Todo(
+        resolved = resolve(parse(tomllib.loads((folder / RECIPE).read_text(encoding="utf-8"))))
+        networks, caches = Networks(resolved), caches_of(resolved)
+        numbers = [k for k, teacher in enumerate(resolved.teachers) if not teacher.online]
+        lacking = json.loads((folder / MISSING).read_text(encoding="utf-8"))
+        missing = MissingShards(
             Shards([read_index(Path(path)) for path, _ in lacking]), tuple(tuple(some) for _, some in lacking)
         ).part(group.rank, group.world)
         label = f"embedding, process {group.rank + 1} of {group.world}"
-        progress = progress_bar(label, len(todo.shards), "images") if group.first else None
+        progress = progress_bar(label, len(missing.shards), "images") if group.first else None
         embed(
             caches,
-            setup.live_teachers(caches, group.device),
-            todo,
-            recipe.data.workers,
-            progress.update if progress else unseen,
+            lambda k: networks.teacher(numbers[k], group.device),
+            missing,
+            resolved.recipe.data.workers,
+            progress.update if progress is not None else ignore,
         )
-        if progress:
+        if progress is not None:
             progress.close()
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -52,8 +47,8 @@ def main(folder: Path) -> int:
     return 0
 
 
-def unseen(count: int) -> None:
-    """The progress of all processes but the first."""
+def ignore(count: int) -> None:
+    """The progress of all processes but the first is not shown."""
 
 
 if __name__ == "__main__":

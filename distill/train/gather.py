@@ -1,4 +1,4 @@
-"""From one process's rows to what an objective looks at: the whole batch, gathered in one collective."""
+"""From one process's rows to what an objective reads: what it compares across samples gathered in one collective."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from distill.train.spaces import Rows
 from launch import group as processes
-from losses import Embeddings, Needs, Objective, Teaching
+from losses import Embeddings, NamedRows, Needs, Objective, TeacherRows
+from losses.projections import Rows
 
 NUMBERS = ("scale", "bias")  # parameters of the loss: alike on every process, not rows
-PER_SAMPLE = ("teacher", "logits")  # spaces in which nothing is compared across samples
-STANDS_FOR = {"image_h": "image", "text_h": "text", "teacher_f": "teacher", "teacher_g": "teacher"}
 
 
 class NotFiniteRows(Exception):
@@ -33,57 +31,64 @@ def embeddings(rows: Rows, needs: Needs, weights: Sequence[float], group: proces
 
     Args:
         rows: what a :class:`~distill.train.model.Model` makes of this process's share.
-        needs: of the objective.
-        weights: one a teacher.
+        needs: of the objective; its ``gather`` names the rows that are gathered, all others stay local.
+        weights: one a teacher; none where the objective reads no teacher.
         group: the processes.
 
     Raises:
         NotFiniteRows: where a row or a number is not finite. Which rows travels with them, so every process knows.
     """
-    local = {name for name in rows if "/" in name and needs.space in PER_SAMPLE}
-    n, captions = rows["text"].shape[:2]
-    fine = finite(rows)
-    everyones = {k: v for k, v in rows.items() if k not in local and k not in NUMBERS}
-    whole = processes.gather({**everyones, "finite": torch.stack(list(fine.values())).all(0).float()[:, None]}, group)
-    positions = (whole.pop("finite")[:, 0] == 0).nonzero()[:, 0].tolist()
+    numbers = {name: value for name, value in rows.items() if name in NUMBERS}
+    local = {name: value for name, value in rows.items() if name not in NUMBERS}
+    shared = {name: local.pop(name) for name in list(local) if name.rpartition("/")[2] in needs.gather}
+    n = samples_of(rows)
+    finite = finite_rows(rows, n)
+    flags = torch.stack(list(finite.values())).all(0).float()[:, None]
+    gathered = processes.gather({**shared, "finite": flags}, group)
+    positions = (gathered.pop("finite")[:, 0] == 0).nonzero()[:, 0].tolist()
     if positions:
-        raise NotFiniteRows(positions, [name for name, flags in fine.items() if not flags.all()])
-    mine = slice(group.rank * n, (group.rank + 1) * n)
+        raise NotFiniteRows(positions, [name for name, flags in finite.items() if not flags.all()])
+    captions = max(value.shape[1] for value in (*gathered.values(), *local.values()))
     return [
         Embeddings(
-            image=whole["image"][:, 0],
-            text=whole["text"][:, caption],
-            scale=rows["scale"],
-            bias=rows.get("bias"),
-            teachers=tuple(teaching({**rows, **whole}, k, caption, needs, weight) for k, weight in enumerate(weights))
-            if needs.space != "none"
-            else (),
-            rows=mine,
+            gathered=part(gathered, "", caption),
+            local=part(local, "", caption),
+            scale=numbers["scale"],
+            bias=numbers.get("bias"),
+            teachers=tuple(
+                TeacherRows(part(gathered, f"{k}/", caption), part(local, f"{k}/", caption), weight)
+                for k, weight in enumerate(weights)
+            ),
+            rows=slice(group.rank * n, (group.rank + 1) * n),
         )
         for caption in range(captions)
     ]
 
 
-def finite(rows: Rows) -> dict[str, torch.Tensor]:
+def part(rows: Rows, prefix: str, caption: int) -> NamedRows:
+    """The rows whose names have exactly this prefix, for one of the captions; [n, 1, …] belong to every caption."""
+    return NamedRows(
+        {
+            name.removeprefix(prefix): value[:, min(caption, value.shape[1] - 1)]
+            for name, value in rows.items()
+            if name.startswith(prefix) and "/" not in name.removeprefix(prefix)
+        }
+    )
+
+
+def samples_of(rows: Rows) -> int:
+    """n, how many samples some rows are of."""
+    return next(len(value) for name, value in rows.items() if name not in NUMBERS)
+
+
+def finite_rows(rows: Rows, n: int) -> dict[str, torch.Tensor]:
     """By name, which samples' rows are finite: [n] each."""
-    n = len(rows["text"])
     return {
         name: value.detach().isfinite().all().expand(n)
         if name in NUMBERS
         else value.detach().flatten(1).isfinite().all(1)
         for name, value in rows.items()
     }
-
-
-def teaching(rows: Rows, k: int, caption: int, needs: Needs, weight: float) -> Teaching:
-    """Teacher k's side of the batch, for one of the captions."""
-    own = {name.split("/")[1]: value for name, value in rows.items() if name.startswith(f"{k}/")}
-    if needs.space == "shared":
-        # Where a head is fixed to the identity, the embedding itself takes its place.
-        bare = {"image": rows["image"], "text": rows["text"], **own}
-        own = {name: own.get(name, bare.get(other)) for name, other in STANDS_FOR.items()}  # type: ignore[misc]
-    chosen = {n: v[:, min(caption, v.shape[1] - 1)] for n, v in own.items() if v is not None}
-    return Teaching(**chosen, weight=weight)
 
 
 def terms(objective: Objective, given: Sequence[Embeddings]) -> dict[str, torch.Tensor]:

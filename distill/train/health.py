@@ -19,10 +19,10 @@ from distill.config import Recipe
 from distill.data.batch import Batch
 from distill.errors import Bad, UserError
 from distill.train.log import Journal
+from distill.train.run import BAD_SAMPLES, EVENTS
 from distill.train.step import Outcome
 from launch import group as processes
 
-BAD_SAMPLES, EVENTS = "bad-samples.jsonl", "events.jsonl"
 MEMORY = 50  # losses that a spike is compared with
 ENOUGH = 10  # of them, before anything can be called one
 SPIKE = 8.0  # deviations above the median, the deviation being that of a normal distribution of the same quartiles
@@ -86,7 +86,7 @@ class Health:
             self.known.add((one.shard, one.key))
             self.missing += one.missing
             self.bad.note({"step": step} | one._asdict())
-            refuse_too_many(len(self.known) + self.missing, self.allowed, one, self.bad.path)
+            check_bad_samples(len(self.known) + self.missing, self.allowed, one, self.bad.path)
 
     def take_loss(self, step: int, loss: float, keys: Callable[[], Sequence[str]]) -> None:
         """Note a loss that is far above the ones before; ``keys`` gives those of the batch."""
@@ -131,7 +131,7 @@ def most_bad(recipe: Recipe, samples: int) -> int:
     return int(limit * samples) if limit < 1 else int(limit)
 
 
-def refuse_too_many(count: int, allowed: int, last: Bad, where: Path | str) -> None:
+def check_bad_samples(count: int, allowed: int, last: Bad, where: Path | str) -> None:
     """Raise ``UserError`` if there are more bad samples than are allowed."""
     if count > allowed:
         name = f"sample '{last.key}' of {last.shard}" if last.key else last.shard

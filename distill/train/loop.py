@@ -12,28 +12,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from distill.config import Recipe
+from distill.config import pieces_of
 from distill.data.batch import Batch
-from distill.data.captions import Tokenizer
-from distill.lookup import objective_of, teachers_of
-from distill.train import open_data, setup, towers
+from distill.data.pairs import Part
+from distill.lookup import resolve
 from distill.train.checkpoint import Checkpoints, Snapshot
 from distill.train.health import Health
 from distill.train.log import Log
 from distill.train.optim import Pace, learning_rate, optimizer
-from distill.train.prepare import TOKENIZER, pieces_of, read_recipe
+from distill.train.run import read_recipe
+from distill.train.setup import Networks, load_tokenizer
 from distill.train.step import Step
 from distill.train.stop_requests import StopRequests
-from distill.train.training_set import Part
+from distill.train.training_set import open_data_again
 from launch import group as processes
 from launch import zero
 from launch.settings import deepspeed_settings
 from launch.watch import Watch
 
 
-def train(run: Path) -> bool:
+def train(run: Path, networks: Networks | None = None) -> bool:
     """Train a prepared run from its newest checkpoint, or from the start, to its end.
 
     Every process of a job calls this. All state that matters is a function of the step: data order, views,
@@ -41,23 +39,24 @@ def train(run: Path) -> bool:
 
     Args:
         run: a folder that ``distill.train.prepare`` made.
+        networks: what preparing it in this process has built; otherwise all is built here.
 
     Returns:
-        Whether it has come to its end; if not, it has been asked to stop and has saved what it had.
+        Whether it has come to its end; if not, it was requested to stop and has saved a checkpoint.
 
     Raises:
         UserError: if it cannot go on.
     """
     group = processes.start()
-    recipe = read_recipe(run)
-    data = open_data.of_run(recipe, run)
-    tokenizer = Tokenizer.load(run / TOKENIZER, towers.text_spec(recipe).context)
+    networks = networks or Networks(resolve(read_recipe(run)))
+    resolved, recipe = networks.resolved, networks.resolved.recipe
+    data, tokenizer = open_data_again(resolved, run), load_tokenizer(resolved, run)
     checkpoints = Checkpoints(run, recipe.checkpoint.keep, group)
     snapshot = checkpoints.latest()
-    engine, paces = make_engine(recipe, tokenizer.vocab, snapshot, group)
+    engine, paces = make_engine(networks, tokenizer.vocab if tokenizer is not None else 0, snapshot, group)
     start, total = snapshot.step if snapshot else 0, recipe.train.total_steps(data.samples)
     del snapshot
-    advance = make_step(recipe, engine, group)
+    advance = make_step(networks, engine, group)
     part = Part(group.rank, group.world, pieces_of(recipe, group.world), start, total)
     health = Health(run, recipe, data.samples, start, group)
     log = Log(run, f"training {recipe.objective.name}", start, total, recipe.train.batch_size) if group.first else None
@@ -106,30 +105,32 @@ def seen(share: Sequence[Batch]) -> dict[str, float]:
 
 
 def say(sentence: str) -> None:
-    """A word in the log, from whichever process."""
+    """Write a line to standard error, where the log of every process goes."""
     print(sentence, file=sys.stderr, flush=True)
 
 
-def make_step(recipe: Recipe, engine: Any, group: processes.Group) -> Step:
-    """What takes a recipe's steps."""
-    live = setup.online_teachers(recipe, group.device)
-    teach = [zero.sharded(teacher, group, recipe.zero.stage) if teacher else None for teacher in live]
-    weights = [table.weight for table in teachers_of(recipe)]
-    return Step(engine, objective_of(recipe), teach, weights, group)
+def make_step(networks: Networks, engine: Any, group: processes.Group) -> Step:
+    """What takes the steps of a run."""
+    resolved, stage = networks.resolved, networks.resolved.recipe.zero.stage
+    forwards = [
+        zero.sharded(networks.teacher(k, group.device), group, stage) if teacher.online else None
+        for k, teacher in enumerate(resolved.teachers)
+    ]
+    weights = [teacher.table.weight for teacher in resolved.teachers if resolved.needs.teachers]
+    return Step(engine, resolved.objective, forwards, weights, group)
 
 
 def make_engine(
-    recipe: Recipe, vocab: int, snapshot: Snapshot | None, group: processes.Group
+    networks: Networks, vocab: int, snapshot: Snapshot | None, group: processes.Group
 ) -> tuple[Any, list[Pace]]:
-    """DeepSpeed's engine around a recipe's model, and the pace of its parameter groups.
+    """DeepSpeed's engine around a run's model, and the pace of its parameter groups.
 
-    The weights follow from the seed, or are those of a snapshot. They are put in before DeepSpeed cuts them up, so it
-    does not matter how they were cut up before.
+    The weights follow from the seed, or are those of a snapshot. They are put in before DeepSpeed partitions them, so
+    it does not matter how they were partitioned before.
     """
     import deepspeed
 
-    torch.manual_seed(recipe.train.seed)
-    model = setup.model_of(recipe, vocab)
+    recipe, model = networks.resolved.recipe, networks.model(vocab)
     if snapshot:
         snapshot.into(model, group.rank)
     model = model.to(group.device)

@@ -9,18 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from distill.config import Recipe
 from distill.data.batch import Batch
-from distill.data.captions import Tokenizer
+from distill.data.captions import Captions
 from distill.data.loading import batches
 from distill.data.order import Order
-from distill.data.pairs import Schedule
+from distill.data.pairs import Pairs, Part, Schedule
 from distill.data.shards import Shards
+from distill.data.transform import MEMBERS
 from distill.errors import Bad, BadSample, UserError
-from distill.train import fill_caches, setup
-from distill.train.health import most_bad, refuse_too_many
-from distill.train.training_set import Part
+from distill.lookup import ResolvedRecipe
+from distill.train import fill_caches
+from distill.train.health import check_bad_samples, most_bad
+from distill.train.setup import Networks, caches_of, transform_of
 from launch.command import Job
+from students import Tokenizer
 
 SHARDS = "shards.safetensors"
 TOKENIZER_SAMPLES = 1_000_000  # more of them change a vocabulary of usual size very little
@@ -29,26 +31,30 @@ TOKENIZER_SAMPLES = 1_000_000  # more of them change a vocabulary of usual size 
 class ShardSet:
     """A :class:`~distill.train.training_set.TrainingSet` of local shards."""
 
-    def __init__(self, recipe: Recipe, data: Shards) -> None:
-        self.recipe, self.data = recipe, data
+    def __init__(self, resolved: ResolvedRecipe, data: Shards) -> None:
+        self.resolved, self.recipe, self.data = resolved, resolved.recipe, data
         self.samples, self.shards, self.commands = len(data), len(data.indexes), list[str]()
 
     @classmethod
-    def of(cls, recipe: Recipe) -> ShardSet:
-        return cls(recipe, Shards.of(recipe.data.train, strict=False))
+    def open(cls, resolved: ResolvedRecipe) -> ShardSet:
+        """The shards that a recipe names."""
+        return cls(resolved, Shards.of(resolved.recipe.data.train, strict=False))
 
     @classmethod
-    def load(cls, recipe: Recipe, run: Path) -> ShardSet:
-        return cls(recipe, Shards.load(run / SHARDS))
+    def open_again(cls, resolved: ResolvedRecipe, run: Path) -> ShardSet:
+        """The shards of a run, from the table in its folder."""
+        return cls(resolved, Shards.load(run / SHARDS))
 
-    def check(self) -> list[Bad]:
-        """By the shards' headers."""
+    def preflight(self) -> list[Bad]:
+        """By the shards' headers: samples without a member that this run reads."""
         bad = list(self.data.faults)
-        for what, kinds in {"image": ("image",), "caption": ("txt", "json")}.items():
-            bad += [Bad(str(shard), key, f"there is no {what}") for shard, key in self.data.missing(*kinds)]
+        for modality, members in MEMBERS.items():
+            if modality in self.reads:
+                what = {"image": "image", "text": "caption"}[modality]
+                bad += [Bad(str(shard), key, f"there is no {what}") for shard, key in self.data.missing(*members)]
         if bad:
             count = len({(one.shard, one.key) for one in bad}) + sum(one.missing for one in bad)
-            refuse_too_many(count, self._most_bad(), bad[-1], "before training")
+            check_bad_samples(count, self._most_bad(), bad[-1], "before training")
             print(
                 f"{count} bad samples are passed over; the first: {bad[0].shard} {bad[0].key}: {bad[0].reason}",
                 file=sys.stderr,
@@ -74,23 +80,26 @@ class ShardSet:
 
     def texts(self) -> Iterator[str]:
         """All of a small set, those of evenly spaced samples of a large one."""
-        captions, bad = setup.captions_of(self.recipe), 0
+        captions, bad = Captions.from_table(self.recipe.data), 0
         for i in range(0, self.samples, 1 + self.samples // TOKENIZER_SAMPLES):
             try:
-                yield from [c.text for c in captions.of(self.data.read(i, ["txt", "json"]))]
+                yield from [c.text for c in captions.read(self.data.read(i, ["txt", "json"]))]
             except BadSample as error:
                 bad += 1
-                refuse_too_many(bad, self._most_bad(), error.bad, "before training")
+                check_bad_samples(bad, self._most_bad(), error.bad, "before training")
 
-    def embed(self, job: Job) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
-        audits = fill_caches.fill_and_audit(self.recipe, self.data, job)
-        return {name: cache.weights(self.data) for name, cache in fill_caches.cached(self.recipe).items()}, audits
+    def fill_caches(self, networks: Networks, job: Job) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+        audits = fill_caches.fill_and_audit(self.resolved, networks, self.data, job)
+        caches = zip(self.resolved.cached, caches_of(self.resolved), strict=True)
+        return {teacher.name: cache.weights(self.data) for teacher, cache in caches}, audits
 
     def save(self, run: Path) -> None:
         self.data.save(run / SHARDS)
 
-    def batches(self, tokenizer: Tokenizer, part: Part, pin: bool) -> Generator[list[Batch]]:
-        pairs = setup.pairs_of(self.recipe, self.data, tokenizer)
+    def batches(self, tokenizer: Tokenizer | None, part: Part, pin: bool) -> Generator[list[Batch]]:
+        order = Order(self.data.counts, self.recipe.train.seed)
+        transform = transform_of(self.resolved, tokenizer, self.data)
+        pairs = Pairs(self.data, transform, order, self.recipe.train.batch_size)
         schedule = Schedule(
             pairs.order,
             pairs.batch_size,
@@ -109,6 +118,13 @@ class ShardSet:
 
     def close(self) -> None:
         self.data.close()
+
+    @property
+    def reads(self) -> set[str]:
+        """The modalities of the samples that a run reads: those of its students, and of text teachers."""
+        online = {teacher.card.modality for teacher in self.resolved.teachers if teacher.online}
+        # Also where the image tower is a locked teacher whose embeddings come from a cache.
+        return {*self.resolved.modalities} | online
 
     def _most_bad(self) -> int:
         return most_bad(self.recipe, self.samples)

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from distill.config import Recipe
 from distill.errors import UserError, from_leaves
+from distill.lookup import resolve
 from distill.train import checkpoint, prepare, train_worker
+from distill.train.run import read_about
+from distill.train.setup import Networks
 from distill.train.stop_requests import STOP
 
 
@@ -23,7 +26,7 @@ def start(
     """Prepare a run and train it to its end.
 
     Args:
-        recipe: resolved.
+        recipe: what to train.
         run: the run folder; on a file system all hosts share when there are several.
         resume: continue the run that is there.
         nproc: processes on this machine.
@@ -39,16 +42,17 @@ def start(
     """
     from launch import command
 
-    run = run.absolute()
+    run, networks = run.absolute(), Networks(resolve(recipe))
     job = command.Job(Path(train_worker.__file__).resolve(), (str(run),), run, nproc, hostfile, master_addr)
     with from_leaves():
         command.check(job)
-    prepare.prepare(recipe, run, resume, job, allow_pipe)
+    prepare.prepare(networks.resolved, networks, run, resume, job, allow_pipe)
     if job.here:
         from distill.train.loop import train
 
-        return train(run)
-    # SIGTERM reaches this process alone: through the file all others hear of it, on other hosts too.
+        return train(run, networks)
+    del networks  # its memory is for the processes that train
+    # SIGTERM reaches this process alone: the others, also on other hosts, read it from a file.
     with command.on_termination((run / STOP).touch):
         status = command.run(job)
     if status:
@@ -57,4 +61,4 @@ def start(
             f"Put that right and continue with --resume --out {run}.",
         )
     (run / STOP).unlink(missing_ok=True)
-    return checkpoint.is_complete(run, prepare.read_about(run)["steps"])
+    return checkpoint.is_complete(run, read_about(run)["steps"])

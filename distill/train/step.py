@@ -12,20 +12,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from distill.data.batch import Batch
+from distill.data.batch import Batch, Tensors
 from distill.train.gather import NUMBERS, NotFiniteRows, embeddings, terms
 from distill.train.model import MAX_LOG_SCALE, MAX_SCALE
-from distill.train.spaces import Rows
 from launch import group as processes
 from launch import zero
 from losses import Objective
+from losses.projections import Rows
 
-TeacherForward = Callable[[torch.Tensor], torch.Tensor]
+TeacherForward = Callable[[torch.Tensor], Mapping[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step has come to, the same on every process.
+    """The result of a step, the same on every process.
 
     Attributes:
         numbers: the terms of the whole batch, by name, and the temperatures.
@@ -47,14 +47,14 @@ class Step:
     Attributes:
         engine: DeepSpeed's, around a :class:`~distill.train.model.Model`.
         objective: what is optimised.
-        teach: for every teacher, its frozen forward if it runs online, None if the batch holds its embeddings.
+        teachers: for each, its frozen forward if it runs online, None if the batch holds its outputs.
         weights: one a teacher.
         group: the processes.
     """
 
     engine: Any
     objective: Objective
-    teach: Sequence[TeacherForward | None]
+    teachers: Sequence[TeacherForward | None]
     weights: Sequence[float]
     group: processes.Group
 
@@ -69,7 +69,7 @@ class Step:
             seed: of dropout and the like, for this step and process.
             counts: numbers that are summed over all processes along with the terms.
         """
-        pieces = [taught(piece, self.teach, self.group.device) for piece in share]
+        pieces = [with_teacher_outputs(piece, self.teachers, self.group.device) for piece in share]
         buffers = list(self.engine.module.buffers())
         before = [buffer.clone() for buffer in buffers]
         outcome = self._attempt(pieces, seed, counts)
@@ -119,7 +119,7 @@ class Step:
         """
         values["loss"].backward()
         slopes = {name: row.grad for name, row in rows.items() if row.grad is not None}
-        count, size, applied = len(pieces), len(pieces[0].tokens), True
+        count, size, applied = len(pieces), len(pieces[0]), True
         for number, piece in enumerate(pieces):
             again = embed(self.engine, [piece], seed, first=number)
             mine = slice(number * size, (number + 1) * size)
@@ -157,28 +157,30 @@ def embed(model: nn.Module, pieces: Sequence[Batch], seed: int, first: int = 0) 
 
     Args:
         model: a :class:`~distill.train.model.Model`, or DeepSpeed's engine around one.
-        pieces: with every teacher's part as embeddings.
+        pieces: with every teacher's part as outputs.
         seed: piece i draws its random numbers from (seed, i) alone, so a replay repeats them.
         first: the number of the first of these pieces.
     """
     parts: list[Rows] = []
     for number, piece in enumerate(pieces, first):
         torch.manual_seed(hash((seed, number)) & (2**63 - 1))
-        parts.append(model(piece.images, piece.tokens, piece.teachers, piece.mixed))
+        parts.append(model(piece.inputs, piece.teachers))
     if len(parts) == 1:
         return parts[0]
     return {k: parts[0][k] if k in NUMBERS else torch.cat([part[k] for part in parts]) for k in parts[0]}
 
 
-def taught(batch: Batch, teach: Sequence[TeacherForward | None], device: torch.device) -> Batch:
-    """The batch on the device, every teacher's part turned into embeddings [n, 1 or C, P]."""
+def with_teacher_outputs(batch: Batch, forwards: Sequence[TeacherForward | None], device: torch.device) -> Batch:
+    """The batch on the device, the input of every teacher that runs online replaced by its outputs [n, 1 or C, …]."""
     batch = batch.to(device)
-    outputs = []
-    for part, forward in zip(batch.teachers, teach, strict=True):
-        if forward is not None:
-            part = forward(part.flatten(0, 1)).unflatten(0, part.shape[:2])
-        outputs.append(part)
-    return replace(batch, teachers=tuple(outputs))
+    parts = zip(batch.teachers, forwards, strict=True)
+    return replace(batch, teachers=tuple(own if forward is None else run(forward, own) for own, forward in parts))
+
+
+def run(forward: TeacherForward, inputs: Tensors) -> dict[str, torch.Tensor]:
+    """The outputs of a teacher, [n, 1 or C, …], from its one input [n, 1 or C, …]."""
+    (value,) = inputs.values()
+    return {name: out.unflatten(0, value.shape[:2]) for name, out in forward(value.flatten(0, 1)).items()}
 
 
 @contextmanager

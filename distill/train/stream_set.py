@@ -1,4 +1,4 @@
-"""Training on streams: nothing is known beforehand, and what is shown is a matter of chance."""
+"""Training on streams: which samples they hold is not known beforehand, and their order is random."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from distill.config import Recipe
 from distill.data.batch import Batch
-from distill.data.captions import Tokenizer
+from distill.data.captions import Captions
 from distill.data.loading import batches
+from distill.data.pairs import Part
 from distill.data.remote import Patience
 from distill.data.shard_names import addresses, scheme_of
 from distill.data.streams import StreamDataset, one_by_one
 from distill.errors import Bad, BadSample, UserError
-from distill.train import setup
-from distill.train.health import most_bad, refuse_too_many
-from distill.train.training_set import Part
+from distill.lookup import ResolvedRecipe
+from distill.train.health import check_bad_samples, most_bad
+from distill.train.setup import Networks, transform_of
 from launch.command import Job
+from students import Tokenizer
 
 TOKENIZER_SAMPLES = 20_000  # streams bring images along with the captions
 
@@ -28,22 +29,25 @@ TOKENIZER_SAMPLES = 20_000  # streams bring images along with the captions
 class StreamSet:
     """A :class:`~distill.train.training_set.TrainingSet` of streams."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe, self.addresses = recipe, addresses(recipe.data.train)
+    def __init__(self, resolved: ResolvedRecipe) -> None:
+        recipe = resolved.recipe
+        self.resolved, self.recipe, self.addresses = resolved, recipe, addresses(recipe.data.train)
         self.samples, self.shards = recipe.train.total_steps(0) * recipe.train.batch_size, len(self.addresses)
         self.commands = [address for address in self.addresses if scheme_of(address) == "pipe"]
         self.patience = Patience(recipe.data.timeout, recipe.data.retries)
 
     @classmethod
-    def of(cls, recipe: Recipe) -> StreamSet:
-        return cls(recipe)
+    def open(cls, resolved: ResolvedRecipe) -> StreamSet:
+        """The streams that a recipe names."""
+        return cls(resolved)
 
     @classmethod
-    def load(cls, recipe: Recipe, run: Path) -> StreamSet:
-        return cls(recipe)
+    def open_again(cls, resolved: ResolvedRecipe, run: Path) -> StreamSet:
+        """The streams of a run: the recipe names them."""
+        return cls(resolved)
 
-    def check(self) -> list[Bad]:
-        """Whether the first stream brings anything."""
+    def preflight(self) -> list[Bad]:
+        """Read the first sample, which fails if no stream can be read."""
         bad: list[Bad] = []
         with closing(one_by_one(self.addresses, self.patience, self._counted(bad))) as first:
             next(first)
@@ -55,16 +59,16 @@ class StreamSet:
         return bad
 
     def check_unchanged(self, run: Path) -> None:
-        """Nobody can tell; the addresses stand in the recipe."""
+        """Not known of streams; their addresses are in the recipe, which is compared."""
 
     def texts(self) -> Iterator[str]:
         """Of the first samples that come."""
-        captions, last = setup.captions_of(self.recipe), Bad("", "", "")
+        captions, last = Captions.from_table(self.recipe.data), Bad("", "", "")
         texts = 0
         with closing(one_by_one(self.addresses, self.patience, self._counted([]))) as found:
             for sample in islice(found, TOKENIZER_SAMPLES):
                 try:
-                    own = [caption.text for caption in captions.of(sample)]
+                    own = [caption.text for caption in captions.read(sample)]
                 except BadSample as error:
                     last = error.bad
                     continue
@@ -76,15 +80,15 @@ class StreamSet:
                 "Correct data.train, data.caption_keys or data.languages.",
             )
 
-    def embed(self, job: Job) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
-        """No teacher of streams has a cache."""
+    def fill_caches(self, networks: Networks, job: Job) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+        """Nothing: no teacher of streams has a cache."""
         return {}, {}
 
     def save(self, run: Path) -> None:
-        """The recipe says it all."""
+        """Nothing: the recipe names the streams."""
 
-    def batches(self, tokenizer: Tokenizer, part: Part, pin: bool) -> Generator[list[Batch]]:
-        transform = setup.transform_of(self.recipe, tokenizer)
+    def batches(self, tokenizer: Tokenizer | None, part: Part, pin: bool) -> Generator[list[Batch]]:
+        transform = transform_of(self.resolved, tokenizer)
         size = self.recipe.train.batch_size // part.world
         seed = self.recipe.train.seed, part.start, part.rank
         streams = StreamDataset(self.addresses, self.patience, transform, size, seed, part.pieces)
@@ -102,7 +106,7 @@ class StreamSet:
 
         def note(one: Bad) -> None:
             bad.append(one)
-            refuse_too_many(len(bad), most_bad(self.recipe, self.samples), one, "before training")
+            check_bad_samples(len(bad), most_bad(self.recipe, self.samples), one, "before training")
             print(f"{one.shard} is passed over: {one.reason}", file=sys.stderr)
 
         return note

@@ -1,31 +1,20 @@
-"""What a run is trained on: shards that are addressed, or streams. Nothing else here knows which."""
+"""The training set of a recipe: what every kind of it offers, and which kind a recipe has."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from distill.data.batch import Batch
-from distill.data.captions import Tokenizer
+from distill.data.pairs import Part
 from distill.errors import Bad
+from distill.lookup import ResolvedRecipe
+from distill.train.setup import Networks
+from distill.train.shard_set import ShardSet
+from distill.train.stream_set import StreamSet
 from launch.command import Job
-
-
-class Part(NamedTuple):
-    """One process's part of a training.
-
-    Attributes:
-        rank, world: which process of how many.
-        pieces: in which each of its batches comes.
-        start, stop: the steps.
-    """
-
-    rank: int
-    world: int
-    pieces: int
-    start: int
-    stop: int
+from students import Tokenizer
 
 
 class TrainingSet(Protocol):
@@ -41,8 +30,8 @@ class TrainingSet(Protocol):
     shards: int
     commands: list[str]
 
-    def check(self) -> list[Bad]:
-        """What can be known beforehand of samples that cannot be used.
+    def preflight(self) -> list[Bad]:
+        """Look for samples that cannot be used, as far as that can be known before training.
 
         Raises:
             UserError: if there are more of them than the recipe allows, or nothing can be trained on.
@@ -52,7 +41,7 @@ class TrainingSet(Protocol):
         """Refuse to resume a run that was started on something else.
 
         Raises:
-            UserError: naming what is another.
+            UserError: naming what has changed.
         """
 
     def texts(self) -> Iterator[str]:
@@ -62,11 +51,12 @@ class TrainingSet(Protocol):
             UserError: if more samples cannot be used than the recipe allows.
         """
 
-    def embed(self, job: Job) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    def fill_caches(self, networks: Networks, job: Job) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
         """Complete the teacher caches and compare them with the live teachers.
 
         Args:
-            job: where to embed.
+            networks: loads the teachers.
+            job: where to compute.
 
         Returns:
             By teacher, the fingerprint of its weights, and what the comparison found.
@@ -76,9 +66,9 @@ class TrainingSet(Protocol):
         """
 
     def save(self, run: Path) -> None:
-        """Write into a run's folder what :func:`distill.train.open_data.of_run` needs."""
+        """Write into a run's folder what opening the set again needs."""
 
-    def batches(self, tokenizer: Tokenizer, part: Part, pin: bool) -> Generator[list[Batch]]:
+    def batches(self, tokenizer: Tokenizer | None, part: Part, pin: bool) -> Generator[list[Batch]]:
         """Every step's batch of one process, in pieces, loaded ahead.
 
         Raises:
@@ -86,7 +76,29 @@ class TrainingSet(Protocol):
         """
 
     def keys(self, step: int) -> list[str]:
-        """The keys of all samples of a step, on all processes; empty where nobody knows."""
+        """The keys of all samples of a step, on all processes; empty where they are not known."""
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close open files."""
+
+
+def open_data(resolved: ResolvedRecipe) -> TrainingSet:
+    """The training set of a recipe: local shards, whose headers are read here, or streams.
+
+    Raises:
+        UserError: if it is not there.
+    """
+    return _kind(resolved).open(resolved)
+
+
+def open_data_again(resolved: ResolvedRecipe, run: Path) -> TrainingSet:
+    """The training set of a run that has been prepared.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    return _kind(resolved).open_again(resolved, run)
+
+
+def _kind(resolved: ResolvedRecipe) -> type[ShardSet] | type[StreamSet]:
+    return StreamSet if resolved.recipe.data.streamed else ShardSet

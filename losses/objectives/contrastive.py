@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from losses.objectives.base import Embeddings, Objective
+from losses.objective import Embeddings, Objective
 
 
 class Contrastive(Objective):
@@ -12,7 +12,7 @@ class Contrastive(Objective):
     with ``pair = "sigmoid"``."""
 
     def __call__(self, embeddings: Embeddings) -> dict[str, torch.Tensor]:
-        return {"loss": self.pairing(embeddings.image, embeddings.text, embeddings)}
+        return {"loss": self.pairing(embeddings.gathered["image"], embeddings.gathered["text"], embeddings)}
 
 
 OBJECTIVE = Contrastive

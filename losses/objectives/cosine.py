@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from losses.features import cosine
-from losses.objectives.base import Embeddings
-from losses.objectives.transfer import Transfer
+from losses.objective import Embeddings
+from losses.transfer import Transfer
 
 
 class CosineFeatures(Transfer):

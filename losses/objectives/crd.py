@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from pydantic import Field
+from torch import nn
 
-from losses.objectives.base import Embeddings, Facts, Needs, Objective
+from losses.objective import Embeddings, Needs, Objective, TeacherFacts, Widths
+from losses.projections import TeacherAlone
 from losses.relational import relational
 
 
@@ -29,10 +31,13 @@ class ContrastiveRelational(Objective):
 
     @property
     def needs(self) -> Needs:
-        return Needs(space="raw", bias=self.start_bias)
+        return Needs(teachers=("embedding",), gather=("image", "text", "teacher"), bias=self.start_bias)
 
-    def check(self, teachers: Sequence[Facts]) -> None:
-        super().check(teachers)
+    def projection(self, teacher: TeacherFacts, students: Mapping[str, Widths]) -> nn.Module:
+        return TeacherAlone()
+
+    def check(self, teachers: Sequence[TeacherFacts], students: Collection[str] = ("image", "text")) -> None:
+        super().check(teachers, students)
         if [t.modality for t in teachers] != ["image", "text"] or teachers[0].width != teachers[1].width:
             found = ", ".join(f"{t.name} ({t.modality}, {t.width})" for t in teachers)
             raise ValueError(
@@ -42,11 +47,11 @@ class ContrastiveRelational(Objective):
 
     def __call__(self, embeddings: Embeddings) -> dict[str, torch.Tensor]:
         e = embeddings
-        image_teacher, text_teacher = (t.teacher for t in e.teachers)
-        assert image_teacher is not None and text_teacher is not None
+        image, text = e.gathered["image"], e.gathered["text"]
+        image_teacher, text_teacher = (t.gathered["teacher"] for t in e.teachers)
         fixed = torch.full_like(e.scale, 1 / self.teacher_temperature, dtype=torch.float64)
-        fg = self.pairing(e.image, e.text, e)
-        kl = relational(e.image, e.text, image_teacher, text_teacher, e.scale, fixed, rows=e.rows)
+        fg = self.pairing(image, text, e)
+        kl = relational(image, text, image_teacher, text_teacher, e.scale, fixed, rows=e.rows)
         return {"loss": (fg + self.weight * kl) / 2, "fg": fg.detach(), "kl": kl.detach()}
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from losses.features import kl
-from losses.objectives.base import Embeddings, Facts, Needs, Objective
+from losses.objective import Embeddings, Needs, Objective, TeacherFacts, Widths
+from losses.projections import Classifier
 
 
 class FunctionMatching(Objective):
@@ -34,10 +36,12 @@ class FunctionMatching(Objective):
 
     @property
     def needs(self) -> Needs:
-        return Needs(space="logits", students=("f",), bias=self.start_bias, mixup=self.mixup)
+        return Needs(teachers=("logits",), bias=self.start_bias, mixup=self.mixup)
 
-    def check(self, teachers: Sequence[Facts]) -> None:
-        super().check(teachers)
+    def projection(self, teacher: TeacherFacts, students: Mapping[str, Widths]) -> nn.Module:
+        return Classifier(teacher.classes, students["image"]["embedding"])
+
+    def check(self, teachers: Sequence[TeacherFacts], students: Collection[str] = ("image", "text")) -> None:
         for teacher in teachers:
             if not teacher.classes or teacher.modality != "image":
                 raise ValueError(
@@ -49,13 +53,14 @@ class FunctionMatching(Objective):
                     f"mixes images anew each epoch, which no cache of '{teacher.name}' can hold. "
                     'Set teacher.N.cache = "none", or objective.mixup = 0.'
                 )
+        super().check(teachers, students)
 
     def __call__(self, embeddings: Embeddings) -> dict[str, torch.Tensor]:
-        fg = self.pairing(embeddings.image, embeddings.text, embeddings)
+        fg = self.pairing(embeddings.gathered["image"], embeddings.gathered["text"], embeddings)
         parts = []
         for t in embeddings.teachers:
-            assert t.student_logits is not None and t.teacher_logits is not None
-            parts.append(t.weight * kl(t.student_logits, t.teacher_logits, temperature=self.temperature))
+            student, teacher = t.local["student_logits"], t.local["teacher_logits"]
+            parts.append(t.weight * kl(student, teacher, temperature=self.temperature))
         total = torch.stack(parts).sum()
         loss = (fg + self.weight * total) / (1 + len(parts))
         return {"loss": loss, "fg": fg.detach(), "kl": total.detach()}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from losses.l2 import l2
-from losses.objectives.base import Embeddings
-from losses.objectives.transfer import SharedSpaceTransfer
+from losses.objective import Embeddings
+from losses.transfer import SharedSpaceTransfer
 
 
 class L2Transfer(SharedSpaceTransfer):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from pydantic import Field
+from torch import nn
 
-from losses.objectives.base import Embeddings, Needs, Teaching
-from losses.objectives.transfer import Transfer
+from losses.objective import Embeddings, Needs, TeacherFacts, TeacherRows, Widths
+from losses.projections import TeacherAlone
 from losses.relational import relational
+from losses.transfer import Transfer
 
 
 class Relational(Transfer):
@@ -26,20 +29,17 @@ class Relational(Transfer):
 
     @property
     def needs(self) -> Needs:
-        return replace(super().needs, space="raw")
+        inherited = super().needs
+        return replace(inherited, gather=(*inherited.students, "teacher"))
 
-    def image_term(self, teaching: Teaching, embeddings: Embeddings, term: int) -> torch.Tensor:
-        return self.within(embeddings.image, teaching, embeddings)
+    def projection(self, teacher: TeacherFacts, students: Mapping[str, Widths]) -> nn.Module:
+        return TeacherAlone()
 
-    def text_term(self, teaching: Teaching, embeddings: Embeddings, term: int) -> torch.Tensor:
-        return self.within(embeddings.text, teaching, embeddings)
-
-    def within(self, student: torch.Tensor, teaching: Teaching, embeddings: Embeddings) -> torch.Tensor:
+    def transfer(self, modality: str, teacher: TeacherRows, embeddings: Embeddings, term: int) -> torch.Tensor:
         """The KL divergence of one student's similarities from one teacher's."""
-        teacher, scale = teaching.teacher, embeddings.scale
-        assert teacher is not None
+        student, target, scale = embeddings.gathered[modality], teacher.gathered["teacher"], embeddings.scale
         fixed = torch.full_like(scale, 1 / self.teacher_temperature, dtype=torch.float64)
-        return relational(student, student, teacher, teacher, scale, fixed, without_self=True, rows=embeddings.rows)
+        return relational(student, student, target, target, scale, fixed, without_self=True, rows=embeddings.rows)
 
 
 OBJECTIVE = Relational

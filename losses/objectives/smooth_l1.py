@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 
 from losses.features import smooth_l1
-from losses.objectives.base import Embeddings
-from losses.objectives.transfer import Transfer
+from losses.objective import Embeddings
+from losses.transfer import Transfer
 
 
 class SmoothL1Features(Transfer):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import torch
 
-from losses.objectives.base import Embeddings, Facts, Needs
-from losses.objectives.transfer import SharedSpaceTransfer
+from losses.objective import Embeddings, Needs, TeacherFacts
+from losses.transfer import SharedSpaceTransfer
 
 
 class ThreeTowers(SharedSpaceTransfer):
@@ -26,8 +26,8 @@ class ThreeTowers(SharedSpaceTransfer):
         count = {"shared": lambda teachers: 1, "own": lambda teachers: 1 + 2 * teachers}[self.temperatures]
         return replace(super().needs, temperatures=count)
 
-    def check(self, teachers: Sequence[Facts]) -> None:
-        super().check(teachers)
+    def check(self, teachers: Sequence[TeacherFacts], students: Collection[str] = ("image", "text")) -> None:
+        super().check(teachers, students)
         if self.temperatures == "own" and "fg" not in self.terms:
             raise ValueError(
                 'has temperatures = "own" and drops the term f↔g, whose temperature ships: it would never be learned. '

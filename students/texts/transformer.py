@@ -1,75 +1,89 @@
-"""Text towers: a small pre-norm Transformer with attention pooling."""
+"""The text Transformer: small, pre-norm, with attention pooling, over SentencePiece tokens."""
 
 from __future__ import annotations
 
-import difflib
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
-from students.tower import Tower
+from students.sentencepiece_tokenizer import SentencePieceTokenizer
+from students.text_tower import TextOptions, TextTower
 
-PAD = 0  # the token id that means "no token"; data/captions.py trains its SentencePiece models with it
+PAD = SentencePieceTokenizer.PAD
 
 
-class TextSpec(BaseModel):
-    """What a text tower is. ``context`` is in tokens, ``mlp`` is the MLP's expansion factor."""
+class TransformerOptions(TextOptions):
+    """The sizes of the text Transformer.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Attributes:
+        dim: the width of its tokens.
+        depth: layers.
+        heads: of attention, in each layer and in the pooling.
+        mlp: the width of each layer's MLP, as a multiple of ``dim``.
+        dropout: share of activations that are set to zero while training.
+        pool: "map": attention with one learned query; "mean": the mean over the tokens.
+    """
 
-    arch: str = "transformer"
     dim: int = Field(default=192, gt=0)
     depth: int = Field(default=3, gt=0)
     heads: int = Field(default=3, gt=0)
     mlp: float = Field(default=4.0, gt=0)
-    context: int = Field(default=16, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     pool: Literal["map", "mean"] = "map"
 
     @model_validator(mode="after")
-    def heads_divide_dim(self) -> TextSpec:
+    def heads_divide_dim(self) -> TransformerOptions:
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
         return self
 
 
-class TextTransformer(Tower):
+class TextTransformer(TextTower):
     """Bidirectional Transformer over SentencePiece tokens, pooled by one learned query (MAP) or by the mean.
 
     The text tower of the paper is "a ViT whose patching is replaced by SentencePiece" (arXiv 2305.16999
     §3), pooled by an attention block with one latent query (its appendix F).
     """
 
-    def __init__(self, spec: TextSpec, vocab: int, width: int) -> None:
-        super().__init__()
-        self.tokens = nn.Embedding(vocab, spec.dim)
-        self.positions = nn.Parameter(torch.randn(spec.context, spec.dim) * spec.dim**-0.5)
+    Options = TransformerOptions
+    Tokenizer = SentencePieceTokenizer
+
+    def __init__(self, options: TransformerOptions, vocab: int, width: int) -> None:
+        super().__init__(options, vocab, width)
+        self.tokens = nn.Embedding(vocab, options.dim)
+        self.positions = nn.Parameter(torch.randn(options.context, options.dim) * options.dim**-0.5)
         block = nn.TransformerEncoderLayer(
-            spec.dim,
-            spec.heads,
-            round(spec.mlp * spec.dim),
-            dropout=spec.dropout,
+            options.dim,
+            options.heads,
+            round(options.mlp * options.dim),
+            dropout=options.dropout,
             activation="gelu",
             batch_first=True,
             norm_first=True,
         )
-        self.blocks = nn.TransformerEncoder(block, spec.depth, enable_nested_tensor=False)
-        self.norm = nn.LayerNorm(spec.dim)
-        self.pool = AttentionPool(spec.dim, spec.heads) if spec.pool == "map" else MeanPool()
-        self.head = nn.Linear(spec.dim, width)
+        self.blocks = nn.TransformerEncoder(block, options.depth, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(options.dim)
+        self.pool = AttentionPool(options.dim, options.heads) if options.pool == "map" else MeanPool()
+        self.head = nn.Linear(options.dim, width)
         self.apply(start)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """[n, context] int64 token ids, padded with ``PAD`` → [n, D]."""
-        padding = tokens == PAD
+    @classmethod
+    def describe(cls, options: TransformerOptions) -> str:  # type: ignore[override]
+        return f"{options.depth}-layer Transformer"
+
+    def forward(self, inputs: torch.Tensor, outputs: tuple[str, ...] = ("embedding",)) -> dict[str, torch.Tensor]:
+        """[n, context] int64 token ids, padded with ``PAD`` → "embedding" [n, D], "tokens" [n, context, dim]."""
+        padding = inputs == PAD
         # A row of nothing but padding would make attention divide by zero: let it see its first pad.
         padding[:, 0] = False
-        x = self.tokens(tokens) + self.positions[: tokens.shape[1]]
+        x = self.tokens(inputs) + self.positions[: inputs.shape[1]]
         x = self.norm(self.blocks(x, src_key_padding_mask=padding))
-        embedding: torch.Tensor = self.head(self.pool(x, padding))
-        return embedding
+        return self.chosen({"embedding": self.head(self.pool(x, padding)), "tokens": x}, outputs)
+
+    def widths(self) -> dict[str, int]:
+        return {"embedding": self.head.out_features, "tokens": self.head.in_features}
 
     def projection(self) -> str:
         return "head"
@@ -102,7 +116,7 @@ class AttentionPool(nn.Module):
 
     def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
         """[n, T, dim] and [n, T] (true where padded) → [n, dim]."""
-        query = self.query.expand(len(x), -1, -1)
+        query = self.query.expand(x.shape[0], -1, -1)  # len() would fix it in torch.export
         pooled = self.attention(query, x, x, key_padding_mask=padding, need_weights=False)[0]
         out: torch.Tensor = (pooled + self.mlp(self.norm(pooled)))[:, 0]
         return out
@@ -117,21 +131,4 @@ class MeanPool(nn.Module):
         return (x * keep).sum(dim=1) / keep.sum(dim=1)
 
 
-ARCHITECTURES = {"transformer": TextTransformer}
-
-
-def text_tower(spec: TextSpec, vocab: int, width: int) -> Tower:
-    """Build a text tower with random weights.
-
-    Args:
-        spec: architecture and sizes.
-        vocab: number of token ids.
-        width: D, the embedding width.
-
-    Raises:
-        LookupError: if there is no such architecture; the message names the nearest one.
-    """
-    if spec.arch not in ARCHITECTURES:
-        near = difflib.get_close_matches(spec.arch, ARCHITECTURES, n=1) or list(ARCHITECTURES)
-        raise LookupError(f"There is no text architecture '{spec.arch}'. Did you mean {' or '.join(near)}?")
-    return ARCHITECTURES[spec.arch](spec, vocab, width)
+TEXT_TOWER = TextTransformer

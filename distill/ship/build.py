@@ -1,0 +1,56 @@
+"""From what an export holds to towers with their weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+import students
+from distill.errors import UserError, from_leaves
+from distill.ship.config_file import ImageConfig, NetConfig
+from distill.ship.image_text import ImageText
+from distill.ship.shipped import Shipped
+from launch.group import default_device
+
+
+def build(shipped: Shipped, device: str | None) -> ImageText:
+    """The towers from their configuration and their tensors.
+
+    Raises:
+        UserError: if the tensors do not fit the configuration, or the device is not there.
+    """
+    config, towers = shipped.config, dict[str, nn.Module]()
+    with from_leaves():
+        towers["image"] = image_tower(config.image, config.width)
+        if config.text is not None:
+            towers["text"] = config.text.tower_class()(config.text.options(), config.text.vocab, config.width)
+    for modality, tower in towers.items():
+        inside = tower.net if isinstance(tower, students.ImageTower) else tower
+        try:
+            inside.load_state_dict(shipped.tower(modality), strict=True)
+        except RuntimeError as error:
+            raise UserError(
+                f"The {modality} tower's weights do not fit its configuration: {error}.", "Export the run again."
+            ) from error
+    try:
+        chosen = torch.device(device) if device else default_device()
+        return ImageText(config, towers["image"], towers.get("text"), shipped.tokenizer, chosen)
+    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there
+        raise UserError(f"The device '{device}' cannot be used: {error}.", "Correct --device.") from error
+
+
+def image_tower(config: ImageConfig, width: int) -> nn.Module:
+    """The image tower of a configuration, with random weights; ``width`` is D."""
+    net = network(config, config.width, config.image_size)
+    if not config.layers:
+        return net
+    beside = network(config.beside, 0, config.image_size) if config.beside else None
+    features = beside.features(config.image_size) if beside else 0
+    top = students.OnTeacher(net.features(config.image_size), width, config.layers, beside, features)
+    return students.HalfLocked(net, top)
+
+
+def network(config: NetConfig, width: int, image_size: int) -> students.ImageTower:
+    """A timm network behind its normalisation."""
+    spec = students.ImageSpec(arch=config.arch, **config.options)
+    return students.image_tower(spec, width, image_size, (config.mean, config.std))

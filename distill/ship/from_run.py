@@ -1,0 +1,170 @@
+"""What ships of a run: its students as of the newest checkpoint, a locked teacher inside where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+import students
+import teachers
+from distill.config import Recipe
+from distill.data.shard_names import shown
+from distill.errors import UserError, from_leaves
+from distill.lookup import ResolvedRecipe, resolve
+from distill.ship.config_file import Config, ImageConfig, NetConfig, TextConfig
+from distill.ship.shipped import Shipped
+from distill.train import checkpoint
+from distill.train.run import read_about, read_recipe
+from distill.train.setup import image_student, load_tokenizer
+
+
+def shipped_students(run: Path) -> Shipped:
+    """What a run's export holds.
+
+    Raises:
+        UserError: if the folder is no run or has no checkpoint yet.
+    """
+    resolved = resolve(read_recipe(run))
+    recipe = resolved.recipe
+    folder = checkpoint.newest(run)
+    if folder is None:
+        raise UserError(f"The run {run} has no checkpoint yet.", "Let it train, or continue it with --resume.")
+    tensors = load_file(folder / checkpoint.STUDENTS)
+    temperature = 1 / float(tensors.pop("scale"))
+    tokenizer = load_tokenizer(resolved, run)
+    tensors = {k: v for k, v in tensors.items() if not k.startswith("adapter.")}
+    image = image_config(resolved)
+    if recipe.on_teacher:
+        tensors = {k.replace("image.", "image.top.", 1): v for k, v in tensors.items()} | locked_tensors(resolved, run)
+    # In an export a plain image tower's weights have timm's own names.
+    plain = "image.net." if not recipe.on_teacher else "image.locked.net." if not image.layers else ""
+    if plain:
+        tensors = {k.replace(plain, "image.", 1): v for k, v in tensors.items()}
+    text = None
+    if tokenizer is not None and resolved.text_options is not None:
+        spec = {"arch": recipe.student.text.arch} | resolved.text_options.model_dump()
+        text = TextConfig(spec=spec, vocab=tokenizer.vocab)
+    config = Config(
+        width=recipe.student.width,
+        temperature=temperature,
+        image=image,
+        text=text,
+        provenance=provenance(recipe, run, folder) | {"parameters": numbers_of(tensors)},
+    )
+    return Shipped(config, tensors, tokenizer)
+
+
+def image_config(resolved: ResolvedRecipe) -> ImageConfig:
+    """The configuration of the image tower: the student, or the locked teacher with what was learned on it."""
+    recipe, table = resolved.recipe, resolved.recipe.student.image
+    with from_leaves():
+        tower = image_student(resolved)
+    if isinstance(tower, students.ImageTower):
+        return ImageConfig(
+            arch=table.arch,
+            options=table.options,
+            width=recipe.student.width,
+            image_size=recipe.data.image_size,
+            mean=tuple(tower.mean.flatten().tolist()),
+            std=tuple(tower.std.flatten().tolist()),
+            interpolation="bicubic",
+        )
+    beside = None
+    if isinstance(tower, students.OnTeacher) and tower.beside is not None and table.beside is not None:
+        beside = NetConfig(
+            arch=table.beside["arch"],
+            options={k: v for k, v in table.beside.items() if k != "arch"},
+            mean=tuple(tower.beside.mean.flatten().tolist()),
+            std=tuple(tower.beside.std.flatten().tolist()),
+        )
+    return locked_config(resolved, table.layers, beside)
+
+
+def third_tower(run: Path) -> Shipped:
+    """As :func:`shipped_students`, but the image tower is the first teacher through its adapter, ``h(I)``.
+
+    Raises:
+        UserError: if the run was trained with heads, so that its text tower does not share the adapter's space.
+    """
+    shipped, resolved, folder = shipped_students(run), resolve(read_recipe(run)), checkpoint.newest(run)
+    assert folder is not None
+    adapter = {k: v for k, v in load_file(folder / checkpoint.STUDENTS).items() if k.startswith("adapter.")}
+    if not adapter:
+        raise UserError(f"The run {run} was trained with heads.", 'Train with objective.heads = "none".')
+    # The adapter is the MLP of a FlexiLiT, of one or two layers.
+    linear = "adapter.weight" in adapter
+    renamed = {
+        k.replace("adapter.", "image.top.mlp.0." if linear else "image.top.mlp."): v for k, v in adapter.items()
+    }
+    text = {k: v for k, v in shipped.tensors.items() if k.startswith("text.")}
+    image = locked_config(resolved, layers=1 if linear else 2)
+    config = shipped.config.model_copy(update={"image": image})
+    return Shipped(config, text | renamed | locked_tensors(resolved, run), shipped.tokenizer)
+
+
+def locked_tensors(resolved: ResolvedRecipe, run: Path) -> dict[str, torch.Tensor]:
+    """The first teacher's weights, as a part of an image tower.
+
+    Raises:
+        UserError: if they are not those the run was trained with.
+    """
+    card, first = resolved.first, resolved.teachers[0]
+    assert card is not None
+    with from_leaves():
+        teacher = teachers.load(card, first.table.image_size)
+    trained = read_about(run)["teacher_weights"].get(first.name)
+    if trained and trained != teacher.fingerprint():
+        raise UserError(
+            f"The weights of '{card.name}' are not those that {run} was trained with.", "Restore the ones it had then."
+        )
+    return {f"image.locked.net.{k}": v for k, v in teacher.net.state_dict().items()}
+
+
+def locked_config(resolved: ResolvedRecipe, layers: int, beside: NetConfig | None = None) -> ImageConfig:
+    """The configuration of an image tower that holds the first teacher."""
+    card, side = resolved.first, resolved.teachers[0].image_size
+    assert card is not None
+    return ImageConfig(
+        arch=card.arch,
+        options=card.options_at(side),
+        width=0,
+        image_size=side,
+        mean=card.mean,
+        std=card.std,
+        interpolation=card.interpolation,
+        layers=layers,
+        beside=beside,
+    )
+
+
+def numbers_of(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
+    """How many numbers each tower ships."""
+    return {
+        tower: sum(value.numel() for name, value in tensors.items() if name.startswith(f"{tower}."))
+        for tower in ("image", "text")
+        if any(name.startswith(f"{tower}.") for name in tensors)
+    }
+
+
+def public_recipe(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as an export shows it: without the passwords that addresses of streams may hold."""
+    tree = recipe.model_dump(mode="json", exclude_none=True)
+    tree["data"]["train"] = [shown(spec) for spec in recipe.data.train]
+    return tree
+
+
+def provenance(recipe: Recipe, run: Path, folder: Path) -> dict[str, Any]:
+    """How the towers came about: recipe, steps, data, versions."""
+    about = read_about(run)
+    return {
+        "objective": recipe.objective.name,
+        "checkpoint": folder.name,
+        "teachers": about["teachers"],
+        "samples": about["samples"],
+        "parameters": about["parameters"],
+        "versions": about["versions"],
+        "recipe": public_recipe(recipe),
+    }

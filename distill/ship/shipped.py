@@ -1,0 +1,35 @@
+"""What an export is made of, whatever its format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from distill.ship.config_file import Config
+from students import Tokenizer
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """The students of a run, ready to be written or loaded.
+
+    Attributes:
+        config: how to build the towers, and how they came about.
+        tensors: ``image.*`` and, with a text tower, ``text.*``, on the CPU.
+        tokenizer: of the text tower; None without one.
+    """
+
+    config: Config
+    tensors: dict[str, torch.Tensor]
+    tokenizer: Tokenizer | None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Of its towers."""
+        return ("image", "text") if self.config.text else ("image",)
+
+    def tower(self, modality: str) -> dict[str, torch.Tensor]:
+        """The state dict of one tower."""
+        start = f"{modality}."
+        return {name.removeprefix(start): value for name, value in self.tensors.items() if name.startswith(start)}

@@ -1,0 +1,89 @@
+"""What a run folder is: the files that make it one, read and written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from distill.config import Recipe
+from distill.errors import Bad, UserError
+from distill.files import read_table, write_text, write_whole
+from distill.recipe import dump, parse
+from students import Tokenizer
+
+RECIPE, ABOUT = "recipe.toml", "run.json"
+BAD_SAMPLES, EVENTS = "bad-samples.jsonl", "events.jsonl"
+
+
+def is_run(folder: Path) -> bool:
+    """Whether ``distill train`` has written this folder."""
+    return (folder / RECIPE).is_file() and (folder / ABOUT).is_file()
+
+
+def read_recipe(run: Path) -> Recipe:
+    """The recipe of a run.
+
+    Raises:
+        UserError: if the folder is no run, or its recipe is damaged.
+    """
+    if not is_run(run):
+        raise UserError(f"{run} is not a run.", "Name a folder that 'distill train' wrote.")
+    return parse(_read(run / RECIPE, tomllib.loads))
+
+
+def read_about(run: Path) -> dict[str, Any]:
+    """What a run's ``run.json`` says; raises like :func:`read_recipe`."""
+    return _read(run / ABOUT, json.loads)
+
+
+def _read(path: Path, parse_text: Callable[[str], Any]) -> dict[str, Any]:
+    try:
+        return read_table(path, parse_text)
+    except ValueError as error:
+        raise UserError(
+            f"{path} is missing or damaged: {error}.", "Restore it, or train into another folder."
+        ) from error
+
+
+def write_run(
+    recipe: Recipe,
+    run: Path,
+    tokenizer: Tokenizer | None,
+    about: dict[str, Any],
+    save_data: Callable[[Path], None],
+    bad: list[Bad],
+) -> None:
+    """The run folder with all its files, at once or not at all.
+
+    Args:
+        recipe: resolved.
+        run: the folder.
+        tokenizer: of the text student, if there is one.
+        about: what ``run.json`` says.
+        save_data: writes what opening the training set again needs into the folder.
+        bad: samples that cannot be used, as far as that is known before training.
+
+    Raises:
+        UserError: if another process has made the folder meanwhile.
+    """
+    unfinished = run.with_name(f".{run.name}.unfinished-{os.getpid()}")
+    unfinished.mkdir(parents=True)
+    if tokenizer is not None:
+        model = tokenizer.model
+        write_whole(unfinished / tokenizer.FILE, lambda to: to.write_bytes(model))
+    write_text(unfinished / ABOUT, json.dumps(about, indent=1) + "\n")
+    save_data(unfinished)
+    if bad:
+        lines = [json.dumps({"step": 0} | one._asdict(), ensure_ascii=False) + "\n" for one in bad]
+        write_text(unfinished / BAD_SAMPLES, "".join(lines))
+    write_text(unfinished / RECIPE, dump(recipe))
+    try:
+        unfinished.rename(run)  # fails if another start has been quicker
+    except OSError as error:
+        shutil.rmtree(unfinished)
+        raise UserError(f"{run} has been taken meanwhile: {error.strerror}.", "Choose another --out.") from error

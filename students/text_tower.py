@@ -1,0 +1,52 @@
+"""What every text tower has in common."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from students.tokenizer import Tokenizer
+from students.tower import Tower
+
+
+class TextOptions(BaseModel):
+    """The options that every text tower has; each architecture adds its own.
+
+    Attributes:
+        context: tokens a text.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    context: int = Field(default=16, gt=0)
+
+
+class TextTower(Tower):
+    """A network from token ids to embeddings. A subclass is built as ``Tower(options, vocab, width)``.
+
+    Attributes:
+        Options: the class of its options, which are the further keys of the recipe's ``student.text``.
+        Tokenizer: the class of its tokenizer.
+    """
+
+    Options: ClassVar[type[TextOptions]]
+    Tokenizer: ClassVar[type[Tokenizer]]
+
+    def __init__(self, options: TextOptions, vocab: int, width: int) -> None:
+        """A tower with random weights, for ``vocab`` token ids and embeddings of ``width`` numbers."""
+        super().__init__()
+
+    @classmethod
+    def describe(cls, options: TextOptions) -> str:
+        """What a tower of these options is, in a few words for the model card."""
+        return cls.__name__
+
+    def forward(self, inputs: torch.Tensor, outputs: tuple[str, ...] = ("embedding",)) -> dict[str, torch.Tensor]:
+        """[n, context] int64 token ids → outputs by name: "embedding" [n, D]; "tokens" [n, context, W] if it has it.
+
+        Raises:
+            ValueError: at an output that it does not have.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how it is computed.")

@@ -1,0 +1,42 @@
+"""Text towers: one architecture a module, with its options and its tokenizer, and nothing else in this folder.
+
+A module defines ``TEXT_TOWER``, a class that derives from :class:`students.TextTower`. Adding the file is all it
+takes to add the architecture; another installed package adds one through an entry point of the group
+``distill.text_towers``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import pkgutil
+from importlib.metadata import EntryPoint, entry_points
+
+from students.text_tower import TextTower
+
+GROUP = "distill.text_towers"
+
+
+def found() -> dict[str, EntryPoint]:
+    """Every text architecture by name, not imported yet."""
+    modules = [info.name for info in pkgutil.iter_modules(__path__)]
+    own = [EntryPoint(name, f"{__name__}.{name}:TEXT_TOWER", GROUP) for name in modules]
+    by_name: dict[str, EntryPoint] = {}
+    for point in (*own, *entry_points(group=GROUP)):
+        other = by_name.setdefault(point.name, point)
+        if other.value != point.value:
+            raise LookupError(f"There are two text architectures '{point.name}': {other.value}, {point.value}.")
+    return by_name
+
+
+def text_tower_class(arch: str) -> type[TextTower]:
+    """The class of a text tower.
+
+    Raises:
+        LookupError: if there is no such architecture; the message names the nearest one.
+    """
+    known = found()
+    if arch not in known:
+        near = difflib.get_close_matches(arch, known, n=1) or sorted(known)
+        raise LookupError(f"There is no text architecture '{arch}'. Did you mean {' or '.join(near)}?")
+    loaded: type[TextTower] = known[arch].load()
+    return loaded
