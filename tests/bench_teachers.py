@@ -89,27 +89,27 @@ def pace(work: Callable[[Tick], object]) -> float:
 def embedding(card: Any, shards: Path, folder: Path, rounds: int) -> dict[str, Any]:
     """Images a second, through everything and through the forward alone, and the ratio."""
     import teachers
-    from distill.config import Teacher
+    from distill.config import TeacherTable
     from distill.data.cache import Cache
-    from distill.data.cache_fill import BATCH, Todo, ViewPixels, Wanted, embed
+    from distill.data.cache_fill import BATCH, MissingShards, PixelFormat, ViewPixels, embed
     from distill.data.shards import Shards
     from distill.data.views import Views
     from launch.group import default_device
 
     teacher, data = teachers.load(card).to(default_device()), Shards.of([str(shards)])
-    places = [range(i, min(i + BATCH, len(data))) for i in range(0, len(data), BATCH)]
-    wanted = [Wanted(1, card.image_size, card.interpolation)]
-    pixels = [batch[:, 0] for (batch,), _ in ViewPixels(data, Views(), wanted).batches(places, 0)]
+    samples = [range(i, min(i + BATCH, len(data))) for i in range(0, len(data), BATCH)]
+    formats = [PixelFormat(1, card.image_size, card.interpolation)]
+    pixels = [batch[:, 0] for (batch,), _ in ViewPixels(data, Views(), formats).batches(samples, 0)]
 
     def bare(tick: Tick) -> None:
         for batch in pixels:
-            teacher(batch.to(teacher.mean.device)).cpu()
+            teacher(batch.to(teacher.mean.device))["embedding"].cpu()
             tick(len(batch))
 
     def whole(tick: Tick, number: int) -> None:
-        table = Teacher(name=card.name, cache=str(folder / f"{card.name.replace('/', '-')}-{number}"))
+        table = TeacherTable(name=card.name, cache=str(folder / f"{card.name.replace('/', '-')}-{number}"))
         cache = Cache(table, card, Views())
-        embed([cache], lambda k: teacher, Todo.of([cache], data), 1, tick)
+        embed([cache], lambda k: teacher, MissingShards.find([cache], data), 1, tick)
 
     rates: dict[str, list[float]] = {"forward": [], "embed": []}
     for number in range(rounds):
@@ -129,16 +129,21 @@ def timed(work: Callable[[], object]) -> float:
 
 def stepper(recipe: Any) -> Callable[[], float]:
     """A training whose steps are taken one by one: each loads its batch in this process, and says how long it took."""
-    from distill.train import fill_worker, loop, open_data, prepare
-    from distill.train.training_set import Part
+    from distill.data.pairs import Part
+    from distill.lookup import resolve
+    from distill.train import fill_worker, loop, prepare
+    from distill.train.setup import Networks
+    from distill.train.training_set import open_data
     from launch import group as processes
     from launch.command import Job
 
-    group, data = processes.start(), open_data.of(recipe)
-    data.embed(Job(Path(fill_worker.__file__), (), Path.cwd()))
-    tokenizer = prepare.make_tokenizer(recipe, data)
-    engine, _ = loop.make_engine(recipe, tokenizer.vocab, None, group)
-    advance = loop.make_step(recipe, engine, group)
+    networks, group = Networks(resolve(recipe)), processes.start()
+    data = open_data(networks.resolved)
+    data.fill_caches(networks, Job(Path(fill_worker.__file__), (), Path.cwd()))
+    tokenizer = prepare.train_tokenizer(networks.resolved, data)
+    assert tokenizer is not None
+    engine, _ = loop.make_engine(networks, tokenizer.vocab, None, group)
+    advance = loop.make_step(networks, engine, group)
     loaded = data.batches(tokenizer, Part(0, 1, 1, 0, 10**6), pin=False)
     return lambda: timed(lambda: advance(next(loaded), 0))
 

@@ -115,7 +115,7 @@ def of_caches_and_exports(scratch: Path, shard: Path) -> Targets:
     from safetensors.torch import save
 
     import teachers
-    from distill.config import Teacher
+    from distill.config import TeacherTable
     from distill.data.cache import Cache
     from distill.data.shards import Shards
     from distill.data.views import Views
@@ -124,9 +124,9 @@ def of_caches_and_exports(scratch: Path, shard: Path) -> Targets:
     from distill.ship.load import read_tower
 
     card, shards = teachers.card("packaged/efficientnet_lite0"), Shards.of([str(shard)])
-    cache = Cache(Teacher(name=card.name, cache=str(scratch / "cache")), card, Views())
+    cache = Cache(TeacherTable(name=card.name, cache=str(scratch / "cache")), card, Views())
     cache.claim(shards.indexes[0], "weights")
-    cache.write(shards.indexes[0], torch.zeros(1, 3, card.width, dtype=cache.dtype), "weights", [1])
+    cache.write(shards.indexes[0], {"embedding": torch.zeros(1, 3, card.width, dtype=cache.dtype)}, "weights", [1])
     embeddings, export = cache.file(shard).read_bytes(), scratch / "export"
     export.mkdir()
 
@@ -135,7 +135,7 @@ def of_caches_and_exports(scratch: Path, shard: Path) -> Targets:
         with suppress(UserError):
             again = Cache(cache.table, card, Views())
             if not again.missing(shards):
-                assert again.row(shards, 2, 0).shape == (card.width,)
+                assert again.row(shards, 2, 0)["embedding"].shape == (card.width,)
 
     def config(data: bytes) -> None:
         (export / "config.json").write_bytes(data)
@@ -165,13 +165,15 @@ def of_text(scratch: Path) -> Targets:
     from distill.data.views import decode
     from distill.errors import BadSample, UserError
     from distill.files import read_table
-    from distill.recipe import check, dump
+    from distill.lookup import resolve
+    from distill.recipe import dump, parse
 
     def recipe(data: bytes) -> None:
         (scratch / "recipe").write_bytes(data)
         with suppress(UserError, ValueError):
-            found = check(read_table(scratch / "recipe", tomllib.loads))
-            assert check(tomllib.loads(dump(found))) == found
+            found = parse(read_table(scratch / "recipe", tomllib.loads))
+            assert parse(tomllib.loads(dump(found))) == found
+            resolve(found)
 
     def captions(data: bytes) -> None:
         with suppress(BadSample):

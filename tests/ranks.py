@@ -80,13 +80,16 @@ def train_together(home: Path, runs: Mapping[Path, Sequence[str]], nproc: int, r
 
 def prepare_all(home: Path, runs: Mapping[Path, Sequence[str]], nproc: int, resume: bool = False) -> None:
     """Make the folders of some runs of ``home``'s recipe ready."""
+    from distill.lookup import resolve
     from distill.recipe import load
     from distill.train import prepare
+    from distill.train.setup import Networks
     from launch.command import Job
 
     for run, overrides in runs.items():
         job = Job(home / "train_worker.py", (str(run),), home, nproc=nproc)
-        prepare.prepare(load(str(home / "recipe.toml"), overrides), run, resume, job)
+        resolved = resolve(load(str(home / "recipe.toml"), overrides))
+        prepare.prepare(resolved, Networks(resolved), run, resume, job)
 
 
 def train_all(runs: Sequence[Path]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -22,11 +22,12 @@ import losses
 import students
 from distill.data.batch import Batch
 from distill.train.model import Model
-from distill.train.step import Step, embed, taught
+from distill.train.step import Step, embed, with_teacher_outputs
 from launch import group as processes
 from launch import zero
 from launch.settings import deepspeed_settings
-from losses.objectives import Facts
+from losses import TeacherFacts
+from students.texts.transformer import PAD
 
 SAMPLES, WIDTH, SIDE, VOCAB, CONTEXT = 16, 12, 32, 40, 6
 PIECES = {1: 4, 2: 2, 4: 2}  # of a process's share, by the number of processes
@@ -35,9 +36,9 @@ DROPOUT = 0.3
 COLLECTIVES = ("all_gather", "all_gather_into_tensor", "all_reduce", "reduce_scatter", "reduce_scatter_tensor")
 
 
-def teacher(width: int, modality: str = "image", classes: int = 0) -> Facts:
+def teacher(width: int, modality: str = "image", classes: int = 0) -> TeacherFacts:
     """A teacher that is cached, or online where it looks at texts or answers with classes."""
-    return Facts("synthetic", modality, width, classes, online=modality == "text" or classes > 0)
+    return TeacherFacts("synthetic", modality, width, classes, online=modality == "text" or classes > 0)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Variant:
 
     objective: str
     options: dict[str, Any] = field(default_factory=dict)
-    teachers: tuple[tuple[Facts, float], ...] = ((teacher(10), 0.7),)
+    teachers: tuple[tuple[TeacherFacts, float], ...] = ((teacher(10), 0.7),)
     captions: int = 1
     image: str = "vit"
     locked: tuple[tuple[str, ...] | bool, tuple[str, ...] | bool] = ((), ())
@@ -150,13 +151,13 @@ def plan(world: int) -> list[Run]:
     return list(dict.fromkeys(runs))
 
 
-def model_of(variant: Variant, needs: losses.Needs, dropout: bool) -> Model:
+def model_of(variant: Variant, objective: losses.Objective, dropout: bool) -> Model:
     """A tiny model, the same on every process."""
     torch.manual_seed(0)
     random = DROPOUT if dropout else 0.0
     vit = students.ImageSpec(img_size=SIDE, depth=1, embed_dim=24, num_heads=2, proj_drop_rate=random)
     resnet = students.ImageSpec(arch="resnet10t", stem_width=8, channels=(8, 8, 16, 16), drop_rate=random)
-    image: students.Tower | students.OnTeacher
+    image: students.Tower
     if variant.image == "lit":
         image = students.OnTeacher(WIDTH, WIDTH, 0)
     elif variant.image == "flexilit":
@@ -164,32 +165,36 @@ def model_of(variant: Variant, needs: losses.Needs, dropout: bool) -> Model:
         image = students.OnTeacher(variant.teachers[0][0].width, WIDTH, 2, beside, beside.features(SIDE))
     else:
         image = students.image_tower({"vit": vit, "resnet": resnet}[variant.image], WIDTH, SIDE)
-    spec = students.TextSpec(dim=24, depth=1, heads=2, context=CONTEXT, dropout=random)
-    text = students.text_tower(spec, VOCAB, WIDTH)
+    transformer = students.text_tower_class("transformer")
+    options = transformer.Options(dim=24, depth=1, heads=2, context=CONTEXT, dropout=random)
+    text = transformer(options, VOCAB, WIDTH)
     for tower, parts in zip((image, text), variant.locked, strict=True):
-        if isinstance(tower, students.Tower):
-            tower.lock(parts)
-    return Model(image, text, WIDTH, tuple(facts for facts, _ in variant.teachers), needs, temperature=0.2)
+        tower.lock(parts)
+    towers = {"image": image, "text": text}
+    widths = {modality: tower.widths() for modality, tower in towers.items()}
+    read = [facts for facts, _ in variant.teachers] if objective.needs.teachers else []
+    return Model(
+        towers, [objective.projection(facts, widths) for facts in read], objective.needs, WIDTH, temperature=0.2
+    )
 
 
 def batch_of(variant: Variant, needs: losses.Needs, seed: int, group: processes.Group) -> Batch:
     """This process's share of a random batch, the same batch whatever the number of processes."""
     torch.manual_seed(seed)
     pixels = [torch.randint(256, (SAMPLES, 3, SIDE, SIDE), dtype=torch.uint8) for _ in range(2)]
-    if variant.image == "lit":
-        pixels = [torch.empty(SAMPLES, 0, dtype=torch.uint8)] * 2
     tokens = torch.randint(1, VOCAB, (SAMPLES, variant.captions, CONTEXT))
-    tokens[::3, :, 3:] = students.text.PAD
+    tokens[::3, :, 3:] = PAD
     parts = []
     for facts, _ in variant.teachers:
         if facts.modality == "text":
-            parts.append(torch.randint(VOCAB, (SAMPLES, variant.captions, CONTEXT)))
+            parts.append({"text": torch.randint(VOCAB, (SAMPLES, variant.captions, CONTEXT))})
         elif facts.online:
-            parts.append(torch.randint(256, (SAMPLES, 1, 3, 8, 8), dtype=torch.uint8))
+            parts.append({"image": torch.randint(256, (SAMPLES, 1, 3, 8, 8), dtype=torch.uint8)})
         else:
-            parts.append(torch.randn(SAMPLES, 1, facts.width))
-    keys, mixed = tuple(map(str, range(SAMPLES))), pixels[1] if needs.mixup else None
-    return cut(Batch(pixels[0], tokens, tuple(parts), keys, mixed), group.world)[group.rank]
+            parts.append({"embedding": torch.randn(SAMPLES, 1, facts.width)})
+    inputs = {"text": tokens} if variant.image == "lit" else {"image": pixels[0], "text": tokens}
+    inputs |= {"mixed": pixels[1]} if needs.mixup else {}
+    return cut(Batch(inputs, tuple(parts), tuple(map(str, range(SAMPLES)))), group.world)[group.rank]
 
 
 def cut(batch: Batch, parts: int) -> list[Batch]:
@@ -197,22 +202,19 @@ def cut(batch: Batch, parts: int) -> list[Batch]:
     size = len(batch.keys) // parts
 
     def part(own: slice) -> Batch:
-        mixed = None if batch.mixed is None else batch.mixed[own]
-        return Batch(
-            batch.images[own], batch.tokens[own], tuple(t[own] for t in batch.teachers), batch.keys[own], mixed
-        )
+        return replace(batch.map(lambda x: x[own]), keys=batch.keys[own])
 
     return [part(slice(i * size, (i + 1) * size)) for i in range(parts)]
 
 
-def teach(facts: Facts, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor] | None:
+def teach(facts: TeacherFacts, device: torch.device) -> Callable[[torch.Tensor], dict[str, torch.Tensor]] | None:
     """The forward of a teacher that runs online; None of one that does not."""
     generator = torch.Generator().manual_seed(facts.width)
     if facts.modality == "text":
         table = torch.randn(VOCAB, facts.width, generator=generator).to(device)
-        return lambda tokens: table[tokens].mean(dim=1)
+        return lambda tokens: {"embedding": table[tokens].mean(dim=1)}
     matrix = torch.randn(3 * 8 * 8, facts.classes, generator=generator).to(device)
-    return (lambda pixels: pixels.flatten(1).float() / 255 @ matrix) if facts.online else None
+    return (lambda pixels: {"logits": pixels.flatten(1).float() / 255 @ matrix}) if facts.online else None
 
 
 def step_of(run: Run, group: processes.Group) -> Step:
@@ -221,10 +223,11 @@ def step_of(run: Run, group: processes.Group) -> Step:
     objective = losses.objective(variant.objective, **variant.options)
     objective.check([facts for facts, _ in variant.teachers])
     forwards = [teach(facts, group.device) for facts, _ in variant.teachers]
-    engine: Any = model_of(variant, objective.needs, run.dropout).to(group.device)
+    engine: Any = model_of(variant, objective, run.dropout).to(group.device)
     if run.mode != "torch":
         engine = engine_around(engine, run, PIECES[group.world] if run.mode == "cached" else 1, group)
-    return Step(engine, objective, forwards, [weight for _, weight in variant.teachers], group)
+    weights = [weight for _, weight in variant.teachers if objective.needs.teachers]
+    return Step(engine, objective, forwards, weights, group)
 
 
 def engine_around(model: Model, run: Run, pieces: int, group: processes.Group) -> Any:
@@ -249,7 +252,7 @@ def advance(step: Step, run: Run, number: int) -> dict[str, float]:
     share = cut(batch, PIECES[group.world] if run.mode in ("cached", "graph") else 1)
     if run.mode in ("plain", "cached"):
         return step(share, seed).numbers
-    rows = embed(step.engine, [taught(part, step.teach, group.device) for part in share], seed)
+    rows = embed(step.engine, [with_teacher_outputs(part, step.teachers, group.device) for part in share], seed)
     values = step.terms_of(rows)
     if run.mode == "torch":
         values["loss"].backward()

@@ -17,25 +17,25 @@ from conftest import distill, write_shards
 from safetensors.torch import load_file
 
 import teachers
-from distill.config import Teacher
+from distill.config import TeacherTable
 from distill.data.audit import audit
 from distill.data.cache import Cache
-from distill.data.cache_fill import Todo, check_space, embed
-from distill.data.captions import Tokenizer
-from distill.data.pairs import Place
+from distill.data.cache_fill import MissingShards, check_space, describe_space, embed
+from distill.data.pairs import Slot
 from distill.data.shards import Shards
 from distill.data.views import Views, decode
 from distill.errors import BadSample, UserError
-from distill.lookup import names_of
+from distill.lookup import resolve
 from distill.recipe import load
-from distill.train import fill_caches, setup
+from distill.train import setup
+from students import SentencePieceTokenizer
 
 VIEWS = Views((0.5, 0.9), True)
 CARD = teachers.card("packaged/efficientnet_lite0")
 
 
-def table(folder: Path, **changes: object) -> Teacher:
-    return Teacher.model_validate(
+def table(folder: Path, **changes: object) -> TeacherTable:
+    return TeacherTable.model_validate(
         {"name": CARD.name, "cache": str(folder), "views": 3, "image_size": 64, "dtype": "fp32"} | changes
     )
 
@@ -48,7 +48,7 @@ def make(
     tick: Callable[[int], object] = lambda n: n,
 ) -> None:
     """Embed what one cache lacks."""
-    embed([cache], lambda k: teacher, Todo.of([cache], data), workers, tick)
+    embed([cache], lambda k: teacher, MissingShards.find([cache], data), workers, tick)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,9 @@ def test_every_row_and_view_is_what_the_live_teacher_gives(
         image = decode(data.read(i))
         for view in range(3):
             pixels = VIEWS.draw(data.key(i), view, image.size).render(image, 64, "bicubic")
-            assert torch.allclose(cache.row(data, i, view), teacher(pixels[None])[0], rtol=1e-4, atol=1e-4)
+            assert torch.allclose(
+                cache.row(data, i, view)["embedding"], teacher(pixels[None])["embedding"][0], rtol=1e-4, atol=1e-4
+            )
     data.close()
 
 
@@ -86,7 +88,7 @@ def test_smaller_dtypes_stay_close(
     small = Cache(table(tmp_path / "small", views=1, dtype=dtype), CARD, VIEWS)
     for cache in (exact, small):
         make(cache, teacher, data)
-    a, b = (torch.stack([c.row(data, i, 0) for i in range(9)]) for c in (exact, small))
+    a, b = (torch.stack([c.row(data, i, 0)["embedding"] for i in range(9)]) for c in (exact, small))
     assert (a - b).norm() / a.norm() < error
     assert (torch.nn.functional.cosine_similarity(a, b) >= 0.999).all()
     file = small.file(data.indexes[0].path)
@@ -192,12 +194,12 @@ def test_a_flipped_bit_is_an_error_wherever_it_is(tmp_path: Path, data: Shards, 
     path = cache.file(data.indexes[0].path)
     present = load_file(path)["embeddings"]
     present[:, 3] = 0
-    cache.write(data.indexes[0], present, teacher.fingerprint(), absent=[3])
+    cache.write(data.indexes[0], {"embedding": present}, teacher.fingerprint(), absent=[3])
     cache = Cache(table(tmp_path / "cache", views=1, dtype="bf16"), CARD, VIEWS)
 
     def read(cache: Cache, i: int) -> torch.Tensor | None:
         try:
-            return cache.row(data, i, 0)
+            return cache.row(data, i, 0)["embedding"]
         except BadSample:
             return None
 
@@ -238,8 +240,9 @@ def test_a_live_teacher_that_says_something_else_is_noticed(
         audit(cache, other, data, rows=1)
     # Rows of other images, in a file that is whole: its checksums hold.
     index = data.indexes[0]
-    rows = torch.stack([torch.stack([cache.row(data, i, view) for i in (1, 2, 3, 4, 0)]) for view in range(3)])
-    cache.write(index, rows.bfloat16(), teacher.fingerprint())
+    order = (1, 2, 3, 4, 0)
+    rows = torch.stack([torch.stack([cache.row(data, i, view)["embedding"] for i in order]) for view in range(3)])
+    cache.write(index, {"embedding": rows.bfloat16()}, teacher.fingerprint())
     with pytest.raises(UserError, match="is not what 'packaged/efficientnet_lite0' gives: cosine 0"):
         audit(Cache(table(tmp_path / "cache", dtype="bf16"), CARD, VIEWS), teacher, data, rows=12)
     data.close()
@@ -256,24 +259,25 @@ def test_a_mirrored_crop_never_meets_the_embedding_of_another(
     online = f'[[teacher]]\nname = "{CARD.name}"\ncache = "none"\nimage_size = 96\n\n[student]'
     recipe.write_text(recipe.read_text().replace("[student]", online, 1))
     checked = load(str(recipe), [*settings, f"teacher.0.cache={tmp_path / 'cache'}", "teacher.0.image_size=96"])
-    data, (cache,) = Shards.of(checked.data.train), setup.caches_of(checked)
+    resolved, data = resolve(checked), Shards.of(checked.data.train)
+    (cache,) = setup.caches_of(resolved)
     make(cache, teacher, data)
-    tokenizer = Tokenizer.train(["a red circle", "ein Kreis, rot"] * 50, 40, 8)
-    pairs = setup.pairs_of(checked, data, tokenizer)
+    tokenizer = SentencePieceTokenizer.train(["a red circle", "ein Kreis, rot"] * 50, 40, 8)
+    pairs = setup.pairs_of(resolved, data, tokenizer)
     mirrored = 0
     for epoch in range(3):
-        batch = pairs.__getitems__([Place(epoch, i, i) for i in range(0, 64, 3)])
+        batch = pairs.__getitems__([Slot(epoch, i, i) for i in range(0, 64, 3)])
         assert not isinstance(batch, UserError)
         for n, i in enumerate(range(0, 64, 3)):
             image = decode(data.read(i))
             view = cache.views.draw(data.key(i), pairs.transform.view_number(epoch, i), image.size)
-            assert torch.equal(batch.images[n], view.render(image, 32))
+            assert torch.equal(batch.inputs["image"][n], view.render(image, 32))
             wrong = dataclasses.replace(view, mirrored=not view.mirrored)
-            own, other = (teacher(v.render(image, 96)[None])[0] for v in (view, wrong))
-            cached = batch.teachers[0][n, 0]
+            own, other = (teacher(v.render(image, 96)[None])["embedding"][0] for v in (view, wrong))
+            cached = batch.teachers[0]["embedding"][n, 0]
             assert torch.cosine_similarity(own, cached, dim=0) > 0.9999
             # And a teacher that runs online is shown the very pixels that were embedded.
-            assert torch.equal(teacher(batch.teachers[1][n])[0], own)
+            assert torch.equal(teacher(batch.teachers[1]["image"][n])["embedding"][0], own)
             assert torch.equal(own, other) or (cached - own).norm() < 0.1 * (cached - other).norm()
             mirrored += view.mirrored
     assert 10 < mirrored < 56
@@ -285,18 +289,18 @@ def test_two_teachers_that_name_one_folder_are_refused(recipe: Path, tmp_path: P
     recipe.write_text(recipe.read_text().replace("[student]", second, 1))
     shared = [f"teacher.{k}.cache={tmp_path / 'cache'}" for k in (0, 1)]
     with pytest.raises(UserError, match="Two teachers name the same cache folder, .*cache"):
-        load(str(recipe), shared)
-    load(str(recipe), shared[:1])
+        resolve(load(str(recipe), shared))
+    resolve(load(str(recipe), shared[:1]))
 
 
 def test_a_folder_that_another_command_has_taken_meanwhile_is_refused(
     tmp_path: Path, data: Shards, teacher: teachers.Teacher
 ) -> None:
     cache = Cache(table(tmp_path / "cache"), CARD, VIEWS)
-    todo = Todo.of([cache], data)
+    missing = MissingShards.find([cache], data)
     make(Cache(table(tmp_path / "cache", image_size=96), CARD, VIEWS), teacher, data)
     with pytest.raises(UserError, match="image_size 96 instead of 64"):
-        embed([cache], lambda k: teacher, todo, 0, id)
+        embed([cache], lambda k: teacher, missing, 0, id)
 
 
 def test_options_of_the_network_tell_caches_apart(tmp_path: Path, data: Shards, teacher: teachers.Teacher) -> None:
@@ -340,7 +344,7 @@ def test_images_that_do_not_decode_are_not_counted_as_compared(
     make(cache, teacher, data)
     for index, absent in zip(data.indexes, ([0, 1, 2, 3, 4], [0, 2]), strict=True):
         rows = load_file(cache.file(index.path))["embeddings"]
-        cache.write(index, rows, teacher.fingerprint(), absent)
+        cache.write(index, {"embedding": rows}, teacher.fingerprint(), absent)
     cache = Cache(table(tmp_path / "cache"), CARD, VIEWS)
     assert audit(cache, teacher, data, rows=5)["rows"] == 5, "others are taken in their place"
     assert audit(cache, teacher, data, rows=50)["rows"] == 6, "two samples, three views"
@@ -363,14 +367,14 @@ def test_teachers_of_two_families_share_one_pass(tmp_path: Path, data: Shards, t
     live = [teacher, teachers.load(second)]
     together = [Cache(table(tmp_path / "a0"), CARD, VIEWS), Cache(of(second, tmp_path / "a1"), second, VIEWS)]
     alone = [Cache(table(tmp_path / "b0"), CARD, VIEWS), Cache(of(second, tmp_path / "b1"), second, VIEWS)]
-    embed(together, live.__getitem__, Todo.of(together, data), 0, id)
+    embed(together, live.__getitem__, MissingShards.find(together, data), 0, id)
     make(alone[0], live[0], data)
-    embed(alone[1:], lambda k: live[1], Todo.of(alone[1:], data).part(1, 2), 0, id)
+    embed(alone[1:], lambda k: live[1], MissingShards.find(alone[1:], data).part(1, 2), 0, id)
     stamp = alone[1].file(data.indexes[1].path).stat().st_mtime_ns
-    todo = Todo.of(alone, data)
-    assert todo.lacking == ((1,),) and todo.images(0) == 0 and todo.images(1) == 5
-    assert "packaged/efficientnet_lite1 76.9 kB (5 images, 3 views, 1280 × fp32)" in check_space(alone, todo)
-    embed(alone, live.__getitem__, todo, 1, id)
+    missing = MissingShards.find(alone, data)
+    assert missing.lacking == ((1,),) and missing.images(0) == 0 and missing.images(1) == 5
+    assert "packaged/efficientnet_lite1 76.9 kB (5 images, 3 views, 1280 × fp32)" in describe_space(alone, missing)
+    embed(alone, live.__getitem__, missing, 1, id)
     assert alone[1].file(data.indexes[1].path).stat().st_mtime_ns == stamp, "what was there is not touched"
     for a, b in zip(together, alone, strict=True):
         for index in data.indexes:
@@ -379,7 +383,7 @@ def test_teachers_of_two_families_share_one_pass(tmp_path: Path, data: Shards, t
     data.close()
 
 
-def of(card: teachers.Card, folder: Path) -> Teacher:
+def of(card: teachers.Card, folder: Path) -> TeacherTable:
     return table(folder, name=card.name)
 
 
@@ -388,7 +392,7 @@ def test_a_full_disk_is_noticed_before_and_leaves_nothing_torn(
 ) -> None:
     huge = Cache(table(tmp_path / "cache", views=10**12), CARD, VIEWS)
     with pytest.raises(UserError, match=r"takes .* TB, and .* has .* left. Name another folder as teacher.N.cache"):
-        check_space([huge], Todo.of([huge], data))
+        check_space([huge], MissingShards.find([huge], data))
     cache = Cache(table(tmp_path / "real"), CARD, VIEWS)
     make(cache, teacher, data)
     path = cache.file(data.indexes[0].path)
@@ -416,5 +420,6 @@ def test_teachers_that_share_a_name_are_told_apart(tmp_path: Path, recipe: Path)
     twice = recipe.read_text().replace("[student]", f'[[teacher]]\nname = "{CARD.name}"\nviews = 2\n\n[student]', 1)
     recipe.write_text(twice)
     checked = load(str(recipe))
-    assert names_of(checked) == [CARD.name, f"{CARD.name} (2)"]
-    assert list(fill_caches.cached(checked)) == names_of(checked)
+    resolved = resolve(checked)
+    assert [teacher.name for teacher in resolved.teachers] == [CARD.name, f"{CARD.name} (2)"]
+    assert [teacher.name for teacher in resolved.cached] == [CARD.name, f"{CARD.name} (2)"]

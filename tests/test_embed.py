@@ -21,10 +21,11 @@ from safetensors.torch import load_file
 
 import teachers
 from distill.data.cache import Cache
-from distill.data.cache_fill import Todo, embed
+from distill.data.cache_fill import MissingShards, embed
 from distill.data.shards import Shards
 from distill.data.views import Views
 from distill.errors import BadSample
+from distill.lookup import resolve
 from distill.recipe import load
 from distill.train import setup
 from distill.train.checkpoint import Snapshot
@@ -129,8 +130,8 @@ def test_processes_without_a_shard_have_nothing_to_do(home: Path, tmp_path: Path
     (shard,) = write_shards(tmp_path / "one", (12,))
     table = load(str(home / "recipe.toml"), [f"teacher.0.cache={tmp_path / 'cache'}", "teacher.0.views=1"]).teacher[0]
     cache = Cache(table, teachers.card(table.name), Views())
-    todo = Todo.of([cache], Shards.of([str(shard)]))
-    parts = [todo.part(rank, 3) for rank in range(3)]
+    missing = MissingShards.find([cache], Shards.of([str(shard)]))
+    parts = [missing.part(rank, 3) for rank in range(3)]
     assert [len(part.shards) for part in parts] == [12, 0, 0]
     for part in reversed(parts):
         embed([cache], lambda k: teachers.load(cache.card, 160), part, 0, id)
@@ -159,10 +160,10 @@ def test_an_image_that_does_not_decode_has_no_embedding(tmp_path: Path, home: Pa
     (file,) = files(tmp_path / "cache").values()
     assert not file["embeddings"][:, 1].any()
     checked = load(str(home / "recipe.toml"), [f"data.train={shard}", f"teacher.0.cache={tmp_path / 'cache'}"])
-    (cache,), shards = setup.caches_of(checked), Shards.of([str(shard)])
+    (cache,), shards = setup.caches_of(resolve(checked)), Shards.of([str(shard)])
     with pytest.raises(BadSample, match="no embedding of it"):
         cache.row(shards, 1, 0)
-    assert cache.row(shards, 2, 0).any()
+    assert cache.row(shards, 2, 0)["embedding"].any()
     assert (file["embeddings"].abs().sum(-1) > 0).sum() == 39 * len(file["embeddings"])
     lit = ["--set", "objective.name=contrastive", "--set", 'student.image={arch="teacher"}']
     cached = ["--set", "student.width=1280", "--set", f"teacher.0.cache={tmp_path / 'cache'}"]
@@ -213,8 +214,8 @@ def split(out: Path) -> None:
     parts = zero.sharded(teachers.load(whole.card, 64), group, stage=3)
     parameters: Any = parts.module.net.parameters()  # type: ignore[attr-defined]
     held = sum(p.ds_tensor.numel() if hasattr(p, "ds_tensor") else p.numel() for p in parameters)
-    answer = parts(x)
-    torch.save([answer, whole(x), held, answer.requires_grad], out / f"out-{group.rank}.pt")
+    answer = parts(x)["embedding"]
+    torch.save([answer, whole(x)["embedding"], held, answer.requires_grad], out / f"out-{group.rank}.pt")
     processes.stop()
 
 

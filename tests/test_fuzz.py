@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import teachers
-from distill.config import Teacher
+from distill.config import TeacherTable
 from distill.data.cache import Cache
 from distill.data.captions import Captions
 from distill.data.index import build_index, inside, load_index, places, read_index, stamp_of
@@ -26,7 +26,7 @@ from distill.data.shards import Sample, Shards
 from distill.data.views import Views, decode
 from distill.errors import BadSample, UserError
 from distill.files import read_table
-from distill.recipe import check, dump, load
+from distill.recipe import dump, load, parse
 from distill.ship.config_file import Config, read_config
 from distill.ship.load import read_tower
 from distill.train import checkpoint
@@ -138,20 +138,20 @@ def test_cached_embeddings(tmp_path: Path, shard: Path, changes: tuple[list[tupl
     """A row is the one that was written, or is refused."""
     shards = Shards.of([str(shard)])
     cache, rows = cache_in(tmp_path), torch.arange(4 * 1280.0).view(1, 4, 1280)
-    cache.write(shards.indexes[0], rows, "weights", absent=[2])
+    cache.write(shards.indexes[0], {"embedding": rows}, "weights", absent=[2])
     file = cache.file(shard)
     file.write_bytes(changed(file.read_bytes(), changes))
     with suppress(UserError):
         if not cache.missing(shards):
             for i in (0, 1, 3):
-                assert torch.equal(cache.row(shards, i, 0), rows[0, i])
+                assert torch.equal(cache.row(shards, i, 0)["embedding"], rows[0, i])
             with pytest.raises(BadSample):
                 cache.row(shards, 2, 0)
 
 
 def cache_in(folder: Path) -> Cache:
     """The cache of a teacher of 1,280 numbers, in this folder."""
-    table = Teacher(name="packaged/efficientnet_lite0", cache=str(folder / "cache"), dtype="fp32")
+    table = TeacherTable(name="packaged/efficientnet_lite0", cache=str(folder / "cache"), dtype="fp32")
     cache = Cache(table, teachers.card(table.name), Views())
     (folder / "cache").mkdir(exist_ok=True)
     (folder / "cache" / "teacher.json").write_text(json.dumps(cache.identity | {"weights": "weights"}))
@@ -177,8 +177,8 @@ def test_recipes(section: str, key: str, value: object, whole: bool) -> None:
         table = tree.setdefault(section, {})
         (table[0] if isinstance(table, list) else table)[key] = value
     with suppress(UserError):
-        recipe = check(tree)
-        assert check(tomllib.loads(dump(recipe))) == recipe
+        recipe = parse(tree)
+        assert parse(tomllib.loads(dump(recipe))) == recipe
 
 
 @EXAMPLES

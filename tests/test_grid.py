@@ -13,15 +13,17 @@ from safetensors.torch import load_file
 import distill as package
 import teachers
 from distill.data.batch import Batch
-from distill.data.captions import Captions, Tokenizer
-from distill.data.pairs import Place
+from distill.data.captions import Captions
+from distill.data.pairs import Slot
 from distill.data.shards import Shards
 from distill.data.views import decode
+from distill.lookup import resolve
 from distill.recipe import load
 from distill.ship.embed import embed_images
 from distill.train import setup
 from distill.train.checkpoint import Snapshot
 from distill.train.optim import Pace, learning_rate
+from distill.train.step import with_teacher_outputs
 
 RECIPE = """
 [data]
@@ -139,20 +141,20 @@ def test_every_entry_trains_and_ships_what_it_trained(home: Path, name: str) -> 
     assert all(torch.tensor(list(line.values())).isfinite().all() for line in lines)
 
     recipe = load(str(folder / "recipe.toml"))
-    tokenizer = Tokenizer.load(folder / "tokenizer.model", 8)
-    model = setup.model_of(recipe, tokenizer.vocab)
+    networks = setup.Networks(resolve(recipe))
+    tokenizer = setup.load_tokenizer(networks.resolved, folder)
+    assert tokenizer is not None
+    model = networks.model(tokenizer.vocab)
     model.load_state_dict(Snapshot.read(folder / "checkpoints/step-00000002").model)
     opened = Shards.of(recipe.data.train)
-    places = [Place(0, i, i) for i in range(9)]
-    batch = setup.pairs_of(recipe, opened, tokenizer).__getitems__(places)
+    slots = [Slot(0, i, i) for i in range(9)]
+    batch = setup.pairs_of(networks.resolved, opened, tokenizer).__getitems__(slots)
     assert isinstance(batch, Batch)
-    teach = setup.online_teachers(recipe, torch.device("cpu"))
-    given = [
-        part if forward is None else forward(part.flatten(0, 1)).unflatten(0, part.shape[:2])
-        for part, forward in zip(batch.teachers, teach, strict=True)
-    ]
+    live = enumerate(networks.resolved.teachers)
+    forwards = [networks.teacher(k) if teacher.online else None for k, teacher in live]
+    batch = with_teacher_outputs(batch, forwards, torch.device("cpu"))
     with torch.no_grad():
-        rows = model.eval()(batch.images, batch.tokens, given, batch.mixed)
+        rows = model.eval()(batch.inputs, batch.teachers)
     count = len(batch.keys)
     shipped = package.load(folder)
     images = shipped.encode_image([decode(opened.read(i)) for i in range(count)])
@@ -237,13 +239,13 @@ def test_the_third_tower_joins_at_test_time_where_no_head_stands_between(home: P
         between = torch.nn.functional.normalize(0.3 * rows[1.0] + 0.7 * rows[0.0], dim=1)
         assert torch.allclose(rows[0.3], between, atol=1e-6)
         recipe = load(str(folder / "recipe.toml"))
-        model = setup.model_of(recipe, 100)
+        model = setup.Networks(resolve(recipe)).model(100)
         state = Snapshot.read(folder / "checkpoints/step-00000002").model
         adapter = {k.removeprefix("spaces.0."): v for k, v in state.items() if k.startswith("spaces.0.")}
         model.spaces[0].load_state_dict(adapter)
         teacher = teachers.load(teachers.card(recipe.teacher[0].name), 32)
         pixels = torch.stack([package.load(folder).pixels(decode(data.read(i))) for i in range(8)])
-        h = model.spaces[0].adapter(teacher(pixels))
+        h = model.spaces[0].adapter(teacher(pixels)["embedding"])
         assert torch.allclose(rows[1.0][:8], torch.nn.functional.normalize(h, dim=1), atol=1e-5)
     pictures = [decode(data.read(i)) for i in range(3)]
     assert torch.allclose(package.load(folder, alpha=0.3).encode_image(pictures), rows[0.3][:3], atol=1e-5)

@@ -43,7 +43,7 @@ def poisoned(run: Path) -> bool:
 
     from distill.train import loop, model
 
-    embed, calls = model.Model.embed_image, 0
+    embed, calls = model.Model.image_outputs, 0
 
     class Poison(torch.autograd.Function):
         @staticmethod
@@ -54,19 +54,19 @@ def poisoned(run: Path) -> bool:
         def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
             return grads[0] * float("inf")
 
-    def poisoned(self: Any, images: torch.Tensor, teachers: Any) -> torch.Tensor:
+    def poisoned(self: Any, images: torch.Tensor, teachers: Any) -> dict[str, torch.Tensor]:
         nonlocal calls
-        rows, calls = embed(self, images, teachers), calls + 1
+        rows, calls = embed(self, images, teachers)["embedding"], calls + 1
         if calls == 3 and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
             rows = rows.clone()
             rows[1:3] = float("nan")
-        return Poison.apply(rows) if calls == 4 else rows
+        return {"embedding": Poison.apply(rows) if calls == 4 else rows}
 
-    model.Model.embed_image = poisoned  # type: ignore[method-assign]
+    model.Model.image_outputs = poisoned  # type: ignore[method-assign]
     try:
         return loop.train(run)
     finally:
-        model.Model.embed_image = embed  # type: ignore[method-assign]
+        model.Model.image_outputs = embed  # type: ignore[method-assign]
 
 
 def poisoned_all(runs: list[Path]) -> None:

@@ -20,9 +20,8 @@ from pydantic import ValidationError
 from reference import unit_rows
 
 import losses
-from losses import objectives
-from losses.objectives import Facts
-from losses.objectives.transfer import Transfer
+from losses import NamedRows, TeacherFacts, objectives
+from losses.transfer import Transfer
 
 N, D, P, CLASSES = 4, 3, 5, 6
 KEPT = [terms for k in (1, 2, 3) for terms in itertools.combinations(("fg", "fh", "gh"), k) if terms != ("fg",)]
@@ -40,7 +39,8 @@ OPTIONS: dict[str, list[list[dict[str, Any]]]] = {
     "crd": [PAIRS, WEIGHTS, [{"teacher_temperature": 0.07}, {"teacher_temperature": 0.5}]],
     "function_matching": [PAIRS, WEIGHTS, [{"temperature": 1.0}, {"temperature": 2.5}, {"mixup": 0.2}]],
 }
-SPACE = {name: losses.objective(name).needs.space for name in OPTIONS}
+SPACE = {"contrastive": "none", "three_towers": "shared", "l2": "shared", "cosine": "teacher", "smooth_l1": "teacher"}
+SPACE |= {"relational": "raw", "crd": "raw", "function_matching": "logits"}
 FIELDS = {
     "none": (),
     "shared": ("image_h", "teacher_f", "text_h", "teacher_g"),
@@ -78,12 +78,16 @@ def embeddings(
 ) -> losses.Embeddings:
     """As the model hands them over: rows that only this process needs are this process's alone."""
     mine = rows if SPACE[name] in ("teacher", "logits") else slice(None)
+    kind = "local" if SPACE[name] in ("teacher", "logits") else "gathered"
     teachers = tuple(
-        losses.Teaching(**{field: batch[f"{field}.{k}"][mine] for field in FIELDS[SPACE[name]]}, weight=weight)
+        losses.TeacherRows(
+            **{kind: NamedRows({field: batch[f"{field}.{k}"][mine] for field in FIELDS[SPACE[name]]})}, weight=weight
+        )
         for k, weight in enumerate(weights)
     )
     bias = batch["bias"] if pair == "sigmoid" else None
-    return losses.Embeddings(batch["image"], batch["text"], batch["scale"], teachers, rows, bias)
+    students = NamedRows(image=batch["image"], text=batch["text"])
+    return losses.Embeddings(students, batch["scale"], teachers, rows, bias)
 
 
 def weightings(name: str) -> list[tuple[float, ...]]:
@@ -177,11 +181,14 @@ def test_a_dropped_term_is_not_computed(name: str, kept: str, other: str) -> Non
     whole = losses.objective(name)(embeddings(name, batch, (1.0,)))
     given = embeddings(name, batch, (1.0,)).teachers[0]
     unneeded = ("text_h", "teacher_g") if kept == "fh" else ("image_h", "teacher_f")
-    without = losses.Teaching(**{k: v for k, v in vars(given).items() if k not in unneeded})
-    terms = objective(losses.Embeddings(batch["image"], batch["text"], batch["scale"], (without,)))
+    kept_rows = [
+        NamedRows({k: v for k, v in rows.items() if k not in unneeded}) for rows in (given.gathered, given.local)
+    ]
+    students = NamedRows(image=batch["image"], text=batch["text"])
+    terms = objective(losses.Embeddings(students, batch["scale"], (losses.TeacherRows(*kept_rows),)))
     assert set(terms) == {"loss", kept} and torch.equal(terms["loss"], terms[kept])
     assert torch.equal(terms[kept], whole[kept])
-    assert objective.needs.students == (kept[0],)
+    assert list(objective.needs.students) == [{"f": "image", "g": "text"}[kept[0]]]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -203,8 +210,10 @@ def test_an_objective_says_what_it_needs() -> None:
         assert losses.objective(name).needs.bias is None
         assert losses.objective(name, pair="sigmoid", bias=-7.0).needs.bias == -7.0
         assert losses.objective(name).needs.temperatures(3) == 1
-    own = losses.objective("three_towers", temperatures="own", heads="main", adapter="mlp").needs
-    assert (own.temperatures(1), own.temperatures(3), own.heads, own.adapter) == (3, 7, "main", "mlp")
+    own = losses.objective("three_towers", temperatures="own", heads="main", adapter="mlp")
+    learned = own.projection(IMAGE, {"image": {"embedding": D}, "text": {"embedding": D}})
+    assert (own.needs.temperatures(1), own.needs.temperatures(3)) == (3, 7)
+    assert sorted(learned.heads) == ["f_h", "g_h"] and len(learned.adapter) == 3
     assert losses.objective("function_matching", mixup=0.2).needs.mixup == 0.2
 
 
@@ -213,7 +222,6 @@ def test_every_module_with_an_objective_is_found(tmp_path: Path, monkeypatch: py
     known = sorted(name for name, text in files.items() if "\nOBJECTIVE = " in text)
     assert losses.names() == known
     (tmp_path / "added.py").write_text("from losses.objectives.l2 import L2Transfer\nOBJECTIVE = L2Transfer\n")
-    (tmp_path / "helper.py").write_text("")
     monkeypatch.setattr(objectives, "__path__", [*objectives.__path__, str(tmp_path)])
     assert losses.names() == sorted(["added", *known])
     assert losses.objective("added", weight=2.0) == losses.objective("l2", weight=2.0)
@@ -226,7 +234,7 @@ def test_refusals_of_objectives_say_what_is_wrong() -> None:
         losses.objective("zzz")
     for unfinished in (losses.Objective(), Transfer()):
         with pytest.raises(TypeError, match=f"{type(unfinished).__name__} does not say"):
-            unfinished(embeddings("l2", leaves(arrays("l2", (1.0,))), (1.0,)))
+            unfinished(embeddings("cosine", leaves(arrays("cosine", (1.0,))), (1.0,)))
 
 
 @pytest.mark.parametrize(
@@ -255,8 +263,8 @@ def test_a_wrong_option_is_named(name: str, options: dict[str, Any], said: str) 
         losses.objective(name, **options)
 
 
-IMAGE, ONLINE = Facts("eye", "image", 8, 10, False), Facts("eye", "image", 8, 10, True)
-TEXT, BLIND = Facts("ear", "text", 8, 0, False), Facts("eye", "image", 8, 0, False)
+IMAGE, ONLINE = TeacherFacts("eye", "image", 8, 10, False), TeacherFacts("eye", "image", 8, 10, True)
+TEXT, BLIND = TeacherFacts("ear", "text", 8, 0, False), TeacherFacts("eye", "image", 8, 0, False)
 PAIR = "needs an image teacher and then a text teacher of one width"
 
 
@@ -272,7 +280,7 @@ PAIR = "needs an image teacher and then a text teacher of one width"
         ("crd", {}, [TEXT, IMAGE], f"{PAIR}, and is given ear (text, 8), eye (image, 8)."),
         ("crd", {}, [IMAGE, IMAGE], PAIR),
         ("crd", {}, [IMAGE, TEXT, TEXT], PAIR),
-        ("crd", {}, [IMAGE, Facts("ear", "text", 9, 0, False)], 'set objective.name = "relational"'),
+        ("crd", {}, [IMAGE, TeacherFacts("ear", "text", 9, 0, False)], 'set objective.name = "relational"'),
         ("function_matching", {}, [BLIND], "the teacher 'eye' has none. Choose an image teacher with classes"),
         ("function_matching", {}, [IMAGE, TEXT], "the teacher 'ear' has none"),
         ("function_matching", {"mixup": 0.2}, [IMAGE], 'Set teacher.N.cache = "none", or objective.mixup = 0.'),
@@ -280,7 +288,9 @@ PAIR = "needs an image teacher and then a text teacher of one width"
         ("l2", {"heads": "independent", "terms": ("fh",)}, [IMAGE], 'Keep "fg" in objective.terms'),
     ],
 )
-def test_teachers_that_make_no_sense_are_refused(name: str, options: dict, teachers: list[Facts], said: str) -> None:
+def test_teachers_that_make_no_sense_are_refused(
+    name: str, options: dict, teachers: list[TeacherFacts], said: str
+) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         losses.objective(name, **options).check(teachers)
 

@@ -44,7 +44,7 @@ def test_a_file_in_any_usual_wrapping_gives_the_same_teacher(tmp_path: Path) -> 
     card = teachers.card("timm/resnet18")
     expected = None
     for file in sorted(tmp_path.iterdir()):
-        out = teachers.load(teachers.with_weights(card, str(file)), 96)(x)
+        out = teachers.load(teachers.with_weights(card, str(file)), 96)(x)["embedding"]
         expected = out if expected is None else expected
         assert_close(out, expected, rtol=0, atol=0, msg=file.name)
     digest = hashlib.sha256((tmp_path / "a.safetensors").read_bytes()).hexdigest()
@@ -62,8 +62,10 @@ def test_a_folder_that_timm_has_saved_is_a_teacher(tmp_path: Path) -> None:
     assert (card.width, card.classes, card.image_size, card.mean[0]) == (192, 365, 96, 0.4)
     with torch.no_grad():
         normal = (noise(2, 96).float() / 255 - 0.4) / 0.2
-        assert_close(teachers.load(card, logits=True)(noise(2, 96)), net.eval()(normal), rtol=1e-4, atol=1e-4)
-    assert teachers.load(card, 128)(noise(1, 128)).shape == (1, 192)
+        assert_close(
+            teachers.load(card, outputs=("logits",))(noise(2, 96))["logits"], net.eval()(normal), rtol=1e-4, atol=1e-4
+        )
+    assert teachers.load(card, 128)(noise(1, 128))["embedding"].shape == (1, 192)
     # Settings of another network than the weights'.
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_args": {"img_size": 96, "depth": 3}}))
@@ -193,7 +195,7 @@ def test_an_original_clip_file_is_translated_and_one_of_other_patches_refused(tm
     net.load_state_dict(random_state(net))
     x = (noise(1, 224).float() / 255 - loaded.mean) / loaded.std
     with torch.no_grad():
-        assert_close(loaded(noise(1, 224)), net.forward_head(net.forward_features(x), pre_logits=True))
+        assert_close(loaded(noise(1, 224))["embedding"], net.forward_head(net.forward_features(x), pre_logits=True))
     with pytest.raises(ValueError, match="do not fit: pos_embed is not in the file"):
         teachers.load(teachers.with_weights(small, str(tmp_path / "16.pth")))
 

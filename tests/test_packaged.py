@@ -44,7 +44,7 @@ def test_the_larger_lites_are_the_packages_own_networks(size: int) -> None:
     own = EfficientNet.from_pretrained(f"efficientnet-lite{size}", weights_path=str(card.file())).eval()
     x = noise(2, card.image_size)
     with torch.no_grad():
-        assert_close(teachers.load(card, logits=True)(x), own(x / 127.5 - 1), rtol=0, atol=1e-4)
+        assert_close(teachers.load(card, outputs=("logits",))(x)["logits"], own(x / 127.5 - 1), rtol=0, atol=1e-4)
 
 
 def test_mobilenet_is_the_packages_own_network() -> None:
@@ -60,7 +60,7 @@ def test_mobilenet_is_the_packages_own_network() -> None:
         3, 1, 1
     )
     with torch.no_grad():
-        assert_close(teachers.load(card)(noise(2, 224)), own.eval()(normal), rtol=0, atol=1e-5)
+        assert_close(teachers.load(card)(noise(2, 224))["embedding"], own.eval()(normal), rtol=0, atol=1e-5)
 
 
 def graph_output(path: Path, tap: str, name: str, value: torch.Tensor) -> torch.Tensor:
@@ -88,8 +88,10 @@ def test_the_thin_resnet_is_the_packages_own_graph() -> None:
     x = noise(1, 224)
     bgr = x.float().flip(1) - torch.tensor([104.0, 117.0, 123.0]).view(3, 1, 1)
     card, nhwc = teachers.card("packaged/resnet50_thin"), bgr.permute(0, 2, 3, 1).contiguous()
-    assert_close(teachers.load(card)(x), graph_output(file, "pool/AvgPool__437:0", "input:0", nhwc).view(1, -1))
-    logits = teachers.load(card, logits=True)(x)
+    assert_close(
+        teachers.load(card)(x)["embedding"], graph_output(file, "pool/AvgPool__437:0", "input:0", nhwc).view(1, -1)
+    )
+    logits = teachers.load(card, outputs=("logits",))(x)["logits"]
     assert_close(logits, graph_output(file, "fc_nsfw/BiasAdd:0", "input:0", nhwc).view(1, -1), rtol=1e-4, atol=1e-4)
     assert thin_resnet().num_features == card.width
 

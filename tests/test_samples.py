@@ -13,7 +13,7 @@ from PIL import Image
 
 import teachers
 from distill.data.batch import Batch
-from distill.data.captions import Caption, Captions, Tokenizer
+from distill.data.captions import Caption, Captions
 from distill.data.loading import batches
 from distill.data.order import Order
 from distill.data.pairs import Pairs, Schedule
@@ -22,6 +22,7 @@ from distill.data.teacher_inputs import FromCaptions, FromPixels
 from distill.data.transform import Drawing, Transform
 from distill.data.views import Views, decode
 from distill.errors import BadSample, UserError
+from students import SentencePieceTokenizer
 
 HERE = Path("shard.tar")
 
@@ -157,19 +158,19 @@ def test_captions_are_drawn_by_epoch_and_share() -> None:
 
 def test_the_tokenizer_pads_cuts_folds_case_and_is_the_same_each_time() -> None:
     texts = [f"a {colour} {shape}" for colour in ("red", "green", "blue") for shape in ("circle", "square")]
-    tokenizer = Tokenizer.train(texts, 60, 6)
-    assert Tokenizer.train(texts, 60, 6).model == tokenizer.model
+    tokenizer = SentencePieceTokenizer.train(texts, 60, 6)
+    assert SentencePieceTokenizer.train(texts, 60, 6).model == tokenizer.model
     tokens = tokenizer.encode(["a red circle", "A RED CIRCLE", "", "a green square " * 9])
     assert tokens.shape == (4, 6) and tokens.dtype == torch.int64
     assert torch.equal(tokens[0], tokens[1])
-    assert (tokens[2] == Tokenizer.PAD).all() and (tokens[3] != Tokenizer.PAD).all()
+    assert (tokens[2] == SentencePieceTokenizer.PAD).all() and (tokens[3] != SentencePieceTokenizer.PAD).all()
     assert int(tokens.max()) < tokenizer.vocab
-    with pytest.raises(UserError, match="no SentencePiece model"):
-        Tokenizer(b"nonsense", 6)
+    with pytest.raises(ValueError, match="no SentencePiece model"):
+        SentencePieceTokenizer(b"nonsense", 6)
 
 
 def pairs_of(shards: Shards) -> Pairs:
-    tokenizer = Tokenizer.train(["a red circle", "ein Kreis, rot", "a blue square"], 50, 8)
+    tokenizer = SentencePieceTokenizer.train(["a red circle", "ein Kreis, rot", "a blue square"], 50, 8)
     drawing = Drawing(Captions(), Views((0.5, 1.0), True), side=16, seed=1)
     return Pairs(shards, Transform(tokenizer, [], drawing), Order(shards.counts, seed=1), 12)
 
@@ -183,8 +184,7 @@ def stream(shards: Shards, world: int, workers: int, start: int = 0) -> list[Bat
     ]
     return [
         Batch(
-            torch.cat([part.images for part in step]),
-            torch.cat([part.tokens for part in step]),
+            {name: torch.cat([part.inputs[name] for part in step]) for name in ("image", "text")},
             (),
             tuple(key for part in step for key in part.keys),
             bad=tuple(one for part in step for one in part.bad),
@@ -203,7 +203,7 @@ def test_the_stream_is_the_same_for_any_number_of_processes_and_loaders(shards: 
         assert len(found) == 9 - start
         for a, b in zip(expected[start:], found, strict=True):
             assert a.keys == b.keys
-            assert torch.equal(a.images, b.images) and torch.equal(a.tokens, b.tokens)
+            assert all(torch.equal(a.inputs[name], b.inputs[name]) for name in ("image", "text"))
     opened.close()
 
 
@@ -229,7 +229,7 @@ def test_another_sample_stands_in_for_a_bad_one_always_the_same(tmp_path: Path) 
         assert {one.key for one in after.bad} >= bad & set(before.keys)
     for world, workers, start in ((2, 0, 0), (4, 1, 0), (1, 1, 5)):
         for a, b in zip(found[start:], stream(opened, world, workers, start), strict=True):
-            assert a.keys == b.keys and torch.equal(a.images, b.images) and a.sum == b.sum
+            assert a.keys == b.keys and torch.equal(a.inputs["image"], b.inputs["image"]) and a.sum == b.sum
             assert set(a.bad) == set(b.bad)
     named = {one.key: one for batch in found for one in batch.bad}
     assert named.keys() == bad and "is of no format" in named["7"].reason and "no caption" in named["3"].reason
@@ -255,7 +255,7 @@ def test_joint_captions_come_in_turn() -> None:
 
 def jointly(shards: Shards, rank: int, world: int, mixup: float = 1.0, pieces: int = 1) -> list[list[Batch]]:
     """Three batches of 12: two captions an image, mixed images, an image teacher's pixels, a text teacher's tokens."""
-    tokenizer = Tokenizer.train(["a red circle", "ein Kreis, rot", "a blue square"], 50, 8)
+    tokenizer = SentencePieceTokenizer.train(["a red circle", "ein Kreis, rot", "a blue square"], 50, 8)
     drawing = Drawing(Captions(), Views((0.5, 1.0), True), side=16, seed=1, count=2, mixup=mixup)
     inputs = [FromPixels(24, "bicubic"), FromCaptions(teachers.tokenizer(teachers.card("packaged/all_minilm_l6_v2")))]
     order = Order(shards.counts, seed=1)
@@ -272,13 +272,15 @@ def test_mixed_images_do_not_depend_on_processes_or_pieces(shards: Path, world: 
     for (one,), *shares in zip(jointly(opened, 0, 1), *ranks, strict=True):
         assert [len(share) for share in shares] == [pieces] * world
         parts = [piece for share in shares for piece in share]
-        assert one.mixed is not None and one.tokens.shape == (12, 2, 8)
-        assert [t.shape[:2] for t in one.teachers] == [(12, 1), (12, 2)]
+        assert set(one.inputs) == {"image", "text", "mixed"} and one.inputs["text"].shape == (12, 2, 8)
+        shapes = [{name: value.shape[:2] for name, value in own.items()} for own in one.teachers]
+        assert shapes == [{"image": (12, 1)}, {"text": (12, 2)}]
         assert sum((part.keys for part in parts), ()) == one.keys
-        for name in ("images", "tokens", "mixed"):
-            assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(one, name)), name
+        for name in ("image", "text", "mixed"):
+            assert torch.equal(torch.cat([part.inputs[name] for part in parts]), one.inputs[name]), name
         for k, teacher in enumerate(one.teachers):
-            assert torch.equal(torch.cat([part.teachers[k] for part in parts]), teacher)
+            for name, value in teacher.items():
+                assert torch.equal(torch.cat([part.teachers[k][name] for part in parts]), value)
     opened.close()
 
 
@@ -287,8 +289,9 @@ def test_an_image_is_mixed_with_its_neighbour_in_one_share_for_student_and_teach
     plain, mixed = jointly(opened, 0, 1, mixup=0.0), jointly(opened, 0, 1, mixup=0.6)
     shares = []
     for (before,), (after,) in zip(plain, mixed, strict=True):
-        assert before.mixed is None and torch.equal(before.images, after.images) and after.mixed is not None
-        for seen, own in ((after.mixed, before.images), (after.teachers[0][:, 0], before.teachers[0][:, 0])):
+        assert "mixed" not in before.inputs and torch.equal(before.inputs["image"], after.inputs["image"])
+        pixels = [batch.teachers[0]["image"][:, 0] for batch in (after, before)]
+        for seen, own in ((after.inputs["mixed"], before.inputs["image"]), pixels):
             a, b, c = seen.double(), own.double(), own.roll(-1, 0).double()
             # Least squares for the share s in a = (1 - s) b + s c, and what it leaves unexplained: rounding.
             share = ((a - b) * (c - b)).flatten(1).sum(1) / (c - b).square().flatten(1).sum(1)

@@ -19,7 +19,7 @@ from conftest import (
 from faulty_server import FILES, PATIENCE, Server, stalled, stalling
 
 from distill.data.batch import Batch
-from distill.data.captions import Captions, Tokenizer
+from distill.data.captions import Captions
 from distill.data.loading import batches
 from distill.data.remote import Patience
 from distill.data.shard_names import addresses
@@ -28,6 +28,7 @@ from distill.data.streams import StreamDataset, samples
 from distill.data.transform import Drawing, Transform
 from distill.data.views import Views
 from distill.errors import BadSample, UserError
+from students import SentencePieceTokenizer
 
 
 def test_a_streams_samples_are_those_of_the_addressed_shard(server: Server, folder: Path) -> None:
@@ -78,7 +79,7 @@ def test_an_archive_that_is_damaged_is_a_bad_shard(tmp_path: Path) -> None:
 
 
 def streams(places: list[str], size: int = 8, seed: tuple[int, ...] = (0, 0, 0), pieces: int = 1) -> StreamDataset:
-    tokenizer = Tokenizer.train(["a red circle", "ein Kreis, rot", "a blue square"], 50, 8)
+    tokenizer = SentencePieceTokenizer.train(["a red circle", "ein Kreis, rot", "a blue square"], 50, 8)
     transform = Transform(tokenizer, [], Drawing(Captions(), Views((0.5, 1.0), True), side=16, seed=1))
     return StreamDataset(places, PATIENCE, transform, size, seed, pieces)
 

@@ -68,7 +68,7 @@ def change(path: Path, **values: Any) -> None:
 
 
 def embed(card: teachers.Card, texts: list[str]) -> torch.Tensor:
-    return teachers.load(card)(teachers.tokenizer(card).encode(texts))
+    return teachers.load(card)(teachers.tokenizer(card).encode(texts))["embedding"]
 
 
 def reference(folder: Path, context: int) -> SentenceTransformer:
@@ -90,7 +90,7 @@ def test_the_packaged_teacher_is_the_published_network(context: int) -> None:
 
 def test_its_directions_are_those_of_the_whole_published_pipeline(teacher: teachers.TextTeacher) -> None:
     whole = SentenceTransformer(str(CARD.file()), device="cpu", local_files_only=True)
-    ours = nn.functional.normalize(teacher(teachers.tokenizer(CARD).encode(TEXTS[:-1])))
+    ours = nn.functional.normalize(teacher(teachers.tokenizer(CARD).encode(TEXTS[:-1]))["embedding"])
     assert_close(ours, torch.tensor(whole.encode(TEXTS[:-1])), rtol=0, atol=1e-6)
 
 
@@ -98,7 +98,7 @@ def test_a_folder_as_todays_sentence_transformers_saves_it(tmp_path: Path, teach
     SentenceTransformer(str(CARD.file()), device="cpu").save_pretrained(str(tmp_path / "saved"))
     card = of(tmp_path / "saved")
     assert "pooling_mode_mean_tokens" not in (tmp_path / "saved" / "1_Pooling" / "config.json").read_text()
-    assert_close(embed(card, TEXTS), teacher(teachers.tokenizer(CARD).encode(TEXTS)))
+    assert_close(embed(card, TEXTS), teacher(teachers.tokenizer(CARD).encode(TEXTS))["embedding"])
     assert teachers.load(card).fingerprint() == teacher.fingerprint()
 
 
@@ -116,10 +116,10 @@ def test_a_text_is_embedded_alike_in_any_company(teacher: teachers.TextTeacher) 
     tokens = teachers.tokenizer(CARD).encode(TEXTS)
     tokens = torch.cat([tokens, torch.full_like(tokens[:1], PAD)])
     order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))
-    whole = teacher(tokens)
+    whole = teacher(tokens)["embedding"]
     assert whole.isfinite().all() and not whole[-1].any()
-    assert_close(teacher(tokens[order]), whole[order], rtol=0, atol=1e-5)
-    assert_close(torch.cat([teacher(row[None]) for row in tokens]), whole, rtol=0, atol=1e-5)
+    assert_close(teacher(tokens[order])["embedding"], whole[order], rtol=0, atol=1e-5)
+    assert_close(torch.cat([teacher(row[None])["embedding"] for row in tokens]), whole, rtol=0, atol=1e-5)
 
 
 def test_tokens_are_padded_and_cut_off(teacher: teachers.TextTeacher) -> None:
@@ -138,8 +138,8 @@ def test_a_text_teacher_is_frozen_and_as_its_card_says(teacher: teachers.TextTea
     frozen = copy.deepcopy(teacher).train()
     assert not any(m.training for m in frozen.modules()) and not any(p.requires_grad for p in frozen.parameters())
     tokens, before = teachers.tokenizer(CARD).encode(TEXTS), frozen.fingerprint()
-    out = frozen(tokens)
-    assert not out.requires_grad and torch.equal(out, frozen(tokens)), "dropout"
+    out = frozen(tokens)["embedding"]
+    assert not out.requires_grad and torch.equal(out, frozen(tokens)["embedding"]), "dropout"
     assert frozen.fingerprint() == before == teachers.load(pickle.loads(pickle.dumps(CARD))).fingerprint()
     assert sum(p.numel() for p in frozen.parameters()) == CARD.parameters
     frozen.net.encoder.layer[5].output.dense.bias[0] += 1e-3
@@ -255,7 +255,7 @@ def test_cards_that_promise_too_much_are_refused(folder: Path) -> None:
 
 def test_what_only_the_other_kind_of_teacher_has_is_refused() -> None:
     with pytest.raises(ValueError, match=f"'{MINILM}' embeds texts; it has no classifier"):
-        teachers.load(CARD, logits=True)
+        teachers.load(CARD, outputs=("logits",))
     with pytest.raises(ValueError, match="embeds texts; it has no image size: leave out teacher.N.image_size"):
         teachers.load(CARD, 224)
     with pytest.raises(ValueError, match=f"'{LITE0}' embeds images; only a text teacher has a tokenizer"):
@@ -267,16 +267,17 @@ def test_what_only_the_other_kind_of_teacher_has_is_refused() -> None:
 def test_logits_are_what_the_classifier_makes_of_the_embedding() -> None:
     card = teachers.card(LITE0)
     assert card.file and card.read
-    embedder, classifier, weights = teachers.load(card), teachers.load(card, 64, logits=True), card.read(card.file())
+    embedder, classifier = teachers.load(card), teachers.load(card, 64, outputs=("logits",))
+    weights = card.read(card.file())
     pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    logits, pooled = classifier.train()(pixels), embedder(pixels)
+    logits, pooled = classifier.train()(pixels)["logits"], embedder(pixels)["embedding"]
     assert logits.shape == (3, card.classes) and logits.dtype == torch.float32 and not logits.requires_grad
     assert_close(logits, nn.functional.linear(pooled, weights["classifier.weight"], weights["classifier.bias"]))
     assert_close(logits, classifier.net.classifier(pooled))
     assert classifier.fingerprint() != embedder.fingerprint()
     assert sum(p.numel() for p in classifier.parameters()) == card.parameters + (card.width + 1) * card.classes
     with pytest.raises(ValueError, match=r"makes \(1, 1000\) of one image, where its card promises \(1, 5\)"):
-        teachers.load(dataclasses.replace(card, classes=5), logits=True)
+        teachers.load(dataclasses.replace(card, classes=5), outputs=("logits",))
 
 
 def test_teachers_without_a_classifier_have_no_logits() -> None:
@@ -284,4 +285,4 @@ def test_teachers_without_a_classifier_have_no_logits() -> None:
     without = teachers.card("timm/vit_base_patch16_224.mae")
     assert without.classes == 0
     with pytest.raises(ValueError, match=f"'{without.name}' has no classifier, so no logits"):
-        teachers.load(without, logits=True)
+        teachers.load(without, outputs=("logits",))

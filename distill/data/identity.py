@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import teachers
 from distill.config import TeacherTable
 from distill.data.views import Views
-from distill.errors import UserError
+from distill.errors import UserError, from_leaves
 from distill.files import digest
 
 if TYPE_CHECKING:
@@ -65,3 +66,15 @@ def file_digest(path: str) -> str:
         return digest(Path(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.", "Correct teacher.N.weights.") from error
+
+
+def output_shape(card: Card, image_size: int, output: str) -> tuple[int, ...]:
+    """The shape of one sample's output of a teacher.
+
+    Raises:
+        UserError: if the teacher does not have it.
+    """
+    if output == "tokens":
+        with from_leaves():
+            return teachers.token_shape(card, image_size)
+    return ({"embedding": card.width, "logits": card.classes}[output],)

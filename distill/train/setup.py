@@ -12,6 +12,8 @@ import students
 import teachers
 from distill.data.cache import Cache
 from distill.data.captions import Captions
+from distill.data.order import Order
+from distill.data.pairs import Pairs
 from distill.data.shards import Shards
 from distill.data.teacher_inputs import FromCache, FromCaptions, FromPixels, TeacherInput
 from distill.data.transform import Drawing, Transform
@@ -63,6 +65,12 @@ def transform_of(
         mixup=resolved.needs.mixup,
     )
     return Transform(tokenizer, [input_of(resolved, teacher, shards) for teacher in resolved.teachers], drawing)
+
+
+def pairs_of(resolved: ResolvedRecipe, shards: Shards, tokenizer: students.Tokenizer | None) -> Pairs:
+    """The training pairs of a run on shards."""
+    order = Order(shards.counts, resolved.recipe.train.seed)
+    return Pairs(shards, transform_of(resolved, tokenizer, shards), order, resolved.recipe.train.batch_size)
 
 
 def input_of(resolved: ResolvedRecipe, teacher: ResolvedTeacher, shards: Shards | None) -> TeacherInput:

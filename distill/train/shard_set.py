@@ -13,14 +13,14 @@ from distill.data.batch import Batch
 from distill.data.captions import Captions
 from distill.data.loading import batches
 from distill.data.order import Order
-from distill.data.pairs import Pairs, Part, Schedule
+from distill.data.pairs import Part, Schedule
 from distill.data.shards import Shards
 from distill.data.transform import MEMBERS
 from distill.errors import Bad, BadSample, UserError
 from distill.lookup import ResolvedRecipe
 from distill.train import fill_caches
 from distill.train.health import check_bad_samples, most_bad
-from distill.train.setup import Networks, caches_of, transform_of
+from distill.train.setup import Networks, caches_of, pairs_of
 from launch.command import Job
 from students import Tokenizer
 
@@ -97,9 +97,7 @@ class ShardSet:
         self.data.save(run / SHARDS)
 
     def batches(self, tokenizer: Tokenizer | None, part: Part, pin: bool) -> Generator[list[Batch]]:
-        order = Order(self.data.counts, self.recipe.train.seed)
-        transform = transform_of(self.resolved, tokenizer, self.data)
-        pairs = Pairs(self.data, transform, order, self.recipe.train.batch_size)
+        pairs = pairs_of(self.resolved, self.data, tokenizer)
         schedule = Schedule(
             pairs.order,
             pairs.batch_size,
