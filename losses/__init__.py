@@ -11,7 +11,7 @@ the batch are tiled (``losses/tiles.py``): their memory grows with N, not with N
 from losses.contrastive import contrastive
 from losses.features import cosine, kl, smooth_l1
 from losses.l2 import l2
-from losses.objective import Embeddings, NamedRows, Needs, Objective, TeacherFacts, TeacherRows
+from losses.objective import Embeddings, NamedRows, Needs, Objective, TeacherFacts, TeacherRows, Widths
 from losses.objectives import names, objective, objective_class
 from losses.relational import relational
 from losses.rows import NotFinite
@@ -26,6 +26,7 @@ __all__ = [
     "Objective",
     "TeacherFacts",
     "TeacherRows",
+    "Widths",
     "contrastive",
     "cosine",
     "kl",
