@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from losses.contrastive import contrastive
-from losses.rows import WHOLE
+from losses.rows import ALL_ROWS
 from losses.sigmoid import sigmoid
 
 
@@ -53,7 +53,7 @@ class Embeddings:
     text: torch.Tensor
     scale: torch.Tensor
     teachers: tuple[Teaching, ...] = ()
-    rows: slice = field(default_factory=lambda: WHOLE)
+    rows: slice = field(default_factory=lambda: ALL_ROWS)
     bias: torch.Tensor | None = None
 
 
@@ -153,7 +153,7 @@ class Objective(BaseModel):
 
         Terms are numbered as :class:`Embeddings` orders temperatures: 0 is f↔g, then two a teacher.
         """
-        which = slice(term, term + 1) if len(embeddings.scale) > 1 else WHOLE
+        which = slice(term, term + 1) if len(embeddings.scale) > 1 else ALL_ROWS
         numbers = [x[which] for x in (embeddings.scale, embeddings.bias) if x is not None]
         return PAIRS[self.pair](a, b, *numbers, rows=embeddings.rows)
 
