@@ -72,7 +72,8 @@ class _TiledCrossEntropy(torch.autograd.Function):
         clamped_scale = tiles.clamp_scale(scale, a.dtype)
         bound = tiles.logit_bound(a, b, clamped_scale)
         log_sum_exp: LogSumExp = UnshiftedLogSumExp() if bound <= MAX_UNSHIFTED_LOGIT else ShiftedLogSumExp()
-        row_sums, column_sums = log_sum_exp.empty(clamped_scale, len(a)), log_sum_exp.empty(clamped_scale, len(b))
+        row_sums = log_sum_exp.initial_sums(clamped_scale, len(a))
+        column_sums = log_sum_exp.initial_sums(clamped_scale, len(b))
         positive_logits = torch.empty_like(row_sums)
         with tiles.autocast_disabled(a.device):
             for tile in tiles.logit_tiles(a, b, clamped_scale, first_row, shape, bound):
@@ -107,7 +108,7 @@ class _TiledCrossEntropy(torch.autograd.Function):
 class LogSumExp(Protocol):
     """A way to compute the log-sum-exp of every row and, where wanted, of every column, one tile after the other."""
 
-    def empty(self, like: torch.Tensor, length: int) -> torch.Tensor:
+    def initial_sums(self, like: torch.Tensor, length: int) -> torch.Tensor:
         """[length] sums before the first tile, in the dtype and on the device of ``like``."""
 
     def add(self, tile: tiles.Tile, row_sums: torch.Tensor, column_sums: torch.Tensor | None) -> None:
@@ -133,7 +134,7 @@ class UnshiftedLogSumExp:
     Nothing overflows, so nothing is subtracted from the logits, and one exponential serves the row and the column.
     """
 
-    def empty(self, like: torch.Tensor, length: int) -> torch.Tensor:
+    def initial_sums(self, like: torch.Tensor, length: int) -> torch.Tensor:
         return like.new_zeros(length)
 
     def add(self, tile: tiles.Tile, row_sums: torch.Tensor, column_sums: torch.Tensor | None) -> None:
@@ -155,7 +156,7 @@ class UnshiftedLogSumExp:
 class ShiftedLogSumExp:
     """For logits of any size: the sums are kept as logarithms, and each is shifted by its largest term."""
 
-    def empty(self, like: torch.Tensor, length: int) -> torch.Tensor:
+    def initial_sums(self, like: torch.Tensor, length: int) -> torch.Tensor:
         return like.new_full((length,), -torch.inf)
 
     def add(self, tile: tiles.Tile, row_sums: torch.Tensor, column_sums: torch.Tensor | None) -> None:
