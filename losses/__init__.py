@@ -1,7 +1,7 @@
 """Losses: pure functions of embeddings, and the objectives made of them.
 
 A loss takes tensors that already hold the global batch and returns a scalar; it knows nothing of ranks,
-processes or models. ``rows`` says which rows of that batch this process answers for, so that k processes
+processes or models. ``rows`` names the rows of that batch over which this process takes the mean, so that k processes
 share the work of one (``losses/rows.py`` explains why the gradients still add up). Losses over all pairs of
 the batch are tiled (``losses/tiles.py``): their memory grows with N, not with N².
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from losses.rows import WHOLE, check_pair, share
-from losses.tiles import accumulated
+from losses.rows import ALL_ROWS, check_pair, row_range
+from losses.tiles import to_accumulation_dtype
 
 
-def l2(a: torch.Tensor, b: torch.Tensor, *, rows: slice = WHOLE) -> torch.Tensor:
+def l2(a: torch.Tensor, b: torch.Tensor, *, rows: slice = ALL_ROWS) -> torch.Tensor:
     """Mean squared distance between matching rows, ``1/N Σ_i ‖a_i − b_i‖²``.
 
     Args:
         a: [N, D] unit rows, the student's embeddings.
         b: [N, D] unit rows, the teacher's; row i matches row i of ``a``.
-        rows: the rows of the batch this process answers for; default all.
+        rows: the rows of the global batch over which this process takes the mean; default all.
 
     Returns:
         Scalar float32 (float64 for float64 inputs): the mean over ``rows``, in [0, 4] for unit rows.
@@ -26,6 +26,6 @@ def l2(a: torch.Tensor, b: torch.Tensor, *, rows: slice = WHOLE) -> torch.Tensor
         Kossen et al., Three Towers, arXiv 2305.16999, Eq. 5.
     """
     check_pair(a, b)
-    mine = share(rows, len(a))
-    a, b = accumulated(a, b)
-    return (a[mine] - b[mine]).square().sum(dim=1).mean()
+    rows = row_range(rows, len(a))
+    a, b = to_accumulation_dtype(a, b)
+    return (a[rows] - b[rows]).square().sum(dim=1).mean()

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from losses.contrastive import contrastive
-from losses.rows import WHOLE
+from losses.rows import ALL_ROWS
 from losses.sigmoid import sigmoid
 
 Modality = Literal["image", "text"]
@@ -114,7 +114,7 @@ class Embeddings:
     gathered: Mapping[str, torch.Tensor]
     scale: torch.Tensor
     teachers: tuple[TeacherRows, ...] = ()
-    rows: slice = field(default_factory=lambda: WHOLE)
+    rows: slice = field(default_factory=lambda: ALL_ROWS)
     bias: torch.Tensor | None = None
     local: Mapping[str, torch.Tensor] = field(default_factory=NamedRows)
 
@@ -190,7 +190,7 @@ class Objective(BaseModel):
 
         Terms are numbered as :class:`Embeddings` orders temperatures: 0 is f↔g, then two a teacher.
         """
-        which = slice(term, term + 1) if len(embeddings.scale) > 1 else WHOLE
+        which = slice(term, term + 1) if len(embeddings.scale) > 1 else slice(None)
         numbers = [x[which] for x in (embeddings.scale, embeddings.bias) if x is not None]
         return PAIRS[self.pair](a, b, *numbers, rows=embeddings.rows)
 

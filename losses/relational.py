@@ -1,15 +1,15 @@
-"""Relational distillation: the student's similarities between samples follow the teacher's."""
+"""Relational distillation: the student learns the teacher's distribution of similarities between samples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from losses import tiles
-from losses.rows import WHOLE, check_number, check_pair, check_rows, share
+from losses.rows import ALL_ROWS, check_number, check_pair, check_rows, row_range
 
 
 def relational(
@@ -21,22 +21,22 @@ def relational(
     teacher_scale: torch.Tensor,
     *,
     without_self: bool = False,
-    rows: slice = WHOLE,
+    rows: slice = ALL_ROWS,
     tile: int | None = None,
 ) -> torch.Tensor:
-    """KL divergence from the student's similarity distributions to the teacher's, both ways averaged.
+    """KL divergence from the student's similarity distributions to the teacher's, averaged over both directions.
 
     ``½ (K(S, T) + K(Sᵀ, Tᵀ))`` with ``K(S, T) = 1/N Σ_i KL(softmax_j T_ij ‖ softmax_j S_ij)``,
-    ``S = scale · a bᵀ`` and ``T = teacher_scale · t_a t_bᵀ``. Tiled: neither matrix ever exists at once.
+    ``S = scale · a bᵀ`` and ``T = teacher_scale · t_a t_bᵀ``. Tiled: neither matrix is ever in memory as a whole.
 
     Args:
-        a, b: [N, D] unit rows, the students' embeddings (both the same tower's to compare within one).
-        teacher_a, teacher_b: [N, P] unit rows, the teachers'; they get no gradient.
+        a, b: [N, D] unit rows, the students' embeddings; the same tensor twice for similarities within one tower.
+        teacher_a, teacher_b: [N, P] unit rows, the teachers' embeddings; they get no gradient.
         scale: [1], the student's 1/τ.
         teacher_scale: [1], the teacher's 1/τ; no gradient.
-        without_self: leave out i = j, where within one tower the similarity is always 1 and tells nothing.
-        rows: the rows of the batch this process answers for; default all.
-        tile: side of a tile; default one that suits the device.
+        without_self: leave out i = j; within one tower that similarity is always 1 and carries no information.
+        rows: the rows of the global batch over which this process takes the mean; default all.
+        tile: side of a tile; default one that is fast on the device.
 
     Returns:
         Scalar float32 (float64 for float64 inputs), ≥ 0: the mean over ``rows``.
@@ -52,35 +52,47 @@ def relational(
     check_rows(a, teacher_a)
     check_number("scale", scale)
     check_number("teacher_scale", teacher_scale)
-    mine, shape = share(rows, len(a)), tiles.shape(tile, a.device)
+    rows, shape = row_range(rows, len(a)), tiles.tile_shape(tile, a.device)
     symmetric = a is b and teacher_a is teacher_b
-    a, b, teacher_a, teacher_b = tiles.accumulated(a, b, teacher_a, teacher_b)
-    settings = scale.to(a.dtype), teacher_scale.to(a.dtype), mine.start, without_self, shape
+    a, b, teacher_a, teacher_b = tiles.to_accumulation_dtype(a, b, teacher_a, teacher_b)
+    settings = scale.to(a.dtype), teacher_scale.to(a.dtype), rows.start, without_self, shape
     loss: torch.Tensor
-    if symmetric:  # so are both matrices, and the way back is the way out
-        loss = _Following.apply(a[mine], a, teacher_a[mine], teacher_a, *settings)
+    if symmetric:  # S = Sᵀ and T = Tᵀ, so the two directions are equal
+        loss = _TiledKL.apply(a[rows], a, teacher_a[rows], teacher_a, *settings)
         return loss
-    way_out = _Following.apply(a[mine], b, teacher_a[mine], teacher_b, *settings)
-    way_back = _Following.apply(b[mine], a, teacher_b[mine], teacher_a, *settings)
-    loss = (way_out + way_back) / 2
+    a_to_b = _TiledKL.apply(a[rows], b, teacher_a[rows], teacher_b, *settings)
+    b_to_a = _TiledKL.apply(b[rows], a, teacher_b[rows], teacher_a, *settings)
+    loss = (a_to_b + b_to_a) / 2
     return loss
 
 
-Matrix = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # a, b and the factor of factor · a bᵀ
+class Similarities(NamedTuple):
+    """The matrix ``scale · a bᵀ`` [n, N] by its factors: a [n, D], b [N, D] and a clamped scale [1]."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    scale: torch.Tensor
 
 
-def both(
-    student: Matrix, teacher: Matrix, start: int, without_self: bool, shape: tuple[int, int]
+def paired_tiles(
+    student: Similarities, teacher: Similarities, first_row: int, without_self: bool, shape: tuple[int, int]
 ) -> Iterator[tuple[tiles.Tile, Iterator[tuple[tiles.Tile, torch.Tensor]]]]:
-    """Every tile of the student's matrix; and its bands, with the teacher's logits at the same place."""
-    for mine, theirs in zip(tiles.tiles(*student, start, shape), tiles.tiles(*teacher, start, shape), strict=True):
+    """Every tile of the student's matrix, with its bands, each beside the teacher's logits at the same place.
+
+    With ``without_self``, the positive pairs of both matrices get so small a logit that their softmax is 0, unless
+    there are no other pairs.
+    """
+    for student_tile, teacher_tile in zip(
+        tiles.logit_tiles(*student, first_row, shape), tiles.logit_tiles(*teacher, first_row, shape), strict=True
+    ):
         if without_self:
-            for one in (mine, theirs):
-                one.matching()[1].fill_(-tiles.largest(one.logits.dtype))
-        yield mine, ((band, other.logits) for band, other in zip(mine.bands(), theirs.bands(), strict=True))
+            for tile in (student_tile, teacher_tile):
+                tile.positive_pairs()[1].fill_(-tiles.clamp_limit(tile.logits.dtype))
+        bands = zip(student_tile.bands(), teacher_tile.bands(), strict=True)
+        yield student_tile, ((band, teacher_band.logits) for band, teacher_band in bands)
 
 
-class _Following(torch.autograd.Function):
+class _TiledKL(torch.autograd.Function):
     """``1/n Σ_i Σ_j p_ij (log p_ij − log q_ij)`` with ``p_i = softmax_j T_ij`` and ``q_i = softmax_j S_ij``."""
 
     @staticmethod
@@ -92,39 +104,44 @@ class _Following(torch.autograd.Function):
         teacher_b: torch.Tensor,
         scale: torch.Tensor,
         teacher_scale: torch.Tensor,
-        start: int,
+        first_row: int,
         without_self: bool,
         shape: tuple[int, int],
     ) -> torch.Tensor:
-        student = a, b, tiles.factor(scale, a.dtype)
-        teacher = teacher_a, teacher_b, tiles.factor(teacher_scale, a.dtype)
-        settings = start, without_self, shape
-        of_student, of_teacher = (student[2].new_full((len(a),), -torch.inf) for _ in range(2))
-        apart = torch.zeros_like(of_student)
-        with tiles.full_precision(a.device):
-            for band, target in (pair for _, bands in both(student, teacher, *settings) for pair in bands):
-                of_student[band.rows] = torch.logaddexp(of_student[band.rows], band.logits.logsumexp(dim=1))
-                of_teacher[band.rows] = torch.logaddexp(of_teacher[band.rows], target.logsumexp(dim=1))
-            for band, target in (pair for _, bands in both(student, teacher, *settings) for pair in bands):
-                theirs = target.sub_(of_teacher[band.rows, None])
-                apart[band.rows] += (theirs.exp() * (theirs - band.logits + of_student[band.rows, None])).sum(dim=1)
-        ctx.save_for_backward(a, b, teacher_a, teacher_b, scale, teacher[2], of_student, of_teacher)
+        student = Similarities(a, b, tiles.clamp_scale(scale, a.dtype))
+        teacher = Similarities(teacher_a, teacher_b, tiles.clamp_scale(teacher_scale, a.dtype))
+        settings = first_row, without_self, shape
+        student_lse, teacher_lse = (student.scale.new_full((len(a),), -torch.inf) for _ in range(2))
+        divergences = torch.zeros_like(student_lse)
+        with tiles.autocast_disabled(a.device):
+            for _, bands in paired_tiles(student, teacher, *settings):
+                for band, teacher_logits in bands:
+                    student_lse[band.rows] = torch.logaddexp(student_lse[band.rows], band.logits.logsumexp(dim=1))
+                    teacher_lse[band.rows] = torch.logaddexp(teacher_lse[band.rows], teacher_logits.logsumexp(dim=1))
+            # The logarithms of p and q are known once the sums are complete: a second pass through the tiles.
+            for _, bands in paired_tiles(student, teacher, *settings):
+                for band, teacher_logits in bands:
+                    rows = band.rows
+                    log_p = teacher_logits.sub_(teacher_lse[rows, None])
+                    divergences[rows] += (log_p.exp() * (log_p - band.logits + student_lse[rows, None])).sum(dim=1)
+        ctx.save_for_backward(a, b, teacher_a, teacher_b, scale, teacher.scale, student_lse, teacher_lse)
         ctx.settings = settings
-        return apart.mean()
+        return divergences.mean()
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        a, b, teacher_a, teacher_b, scale, teacher_factor, of_student, of_teacher = ctx.saved_tensors
-        wanted = *ctx.needs_input_grad[:2], ctx.needs_input_grad[4]
-        gradients = tiles.Gradients(a, b, scale, wanted)
-        student, teacher = (a, b, gradients.factor), (teacher_a, teacher_b, teacher_factor)
-        with tiles.full_precision(a.device):
-            for tile, bands in both(student, teacher, *ctx.settings):
-                for band, target in bands:
-                    # A cross-entropy's gradient by its logits, with soft targets: softmax minus softmax.
-                    band.logits.sub_(of_student[band.rows, None]).exp_()
-                    band.logits.sub_(target.sub_(of_teacher[band.rows, None]).exp_())
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        a, b, teacher_a, teacher_b, scale, clamped_teacher_scale, student_lse, teacher_lse = ctx.saved_tensors
+        needed = *ctx.needs_input_grad[:2], ctx.needs_input_grad[4]
+        gradients = tiles.Gradients(a, b, scale, needed)
+        student = Similarities(a, b, gradients.clamped_scale)
+        teacher = Similarities(teacher_a, teacher_b, clamped_teacher_scale)
+        with tiles.autocast_disabled(a.device):
+            for tile, bands in paired_tiles(student, teacher, *ctx.settings):
+                for band, teacher_logits in bands:
+                    # The gradient of KL(p ‖ q) by the student's logits is q − p.
+                    band.logits.sub_(student_lse[band.rows, None]).exp_()
+                    band.logits.sub_(teacher_logits.sub_(teacher_lse[band.rows, None]).exp_())
                 gradients.add(tile)
-        by_a, by_b, by_scale = gradients.of(grad / len(a))
-        return by_a, by_b, None, None, by_scale, None, None, None, None
+        grad_a, grad_b, grad_scale = gradients.scaled(grad_output / len(a))
+        return grad_a, grad_b, None, None, grad_scale, None, None, None, None

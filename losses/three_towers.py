@@ -1,4 +1,4 @@
-"""The loss of Three Towers as one function."""
+"""The loss of the Three Towers paper as one function."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from losses.contrastive import contrastive
-from losses.rows import WHOLE
+from losses.rows import ALL_ROWS
 from losses.sigmoid import sigmoid
 
 TERMS = ("fg", "fh", "gh")
@@ -25,7 +25,7 @@ def three_towers(
     bias: torch.Tensor | None = None,
     weight: float = 1.0,
     terms: Sequence[str] = TERMS,
-    rows: slice = WHOLE,
+    rows: slice = ALL_ROWS,
     tile: int | None = None,
 ) -> torch.Tensor:
     """Mean of three contrastive losses, ``⅓ (L_{f↔g} + w (L_{f_h↔h_f} + L_{g_h↔h_g}))``.
@@ -37,12 +37,12 @@ def three_towers(
         teacher_f: [N, D] unit rows, ``h_f(I)``, the teacher through its head for the image tower.
         text_h: [N, D] unit rows, ``g_h(T)``, the text tower through its head.
         teacher_g: [N, D] unit rows, ``h_g(I)``, the teacher through its head for the text tower.
-        scale: [1], the one inverse temperature 1/τ that all terms share; or [3], one each.
+        scale: [1], the inverse temperature 1/τ of all terms; or [3], one each, in the order of :data:`TERMS`.
         bias: [1] or [3]: compute the terms with the sigmoid loss and this bias, instead of the softmax loss.
         weight: w, the weight of the two transfer terms; 1 in the paper.
-        terms: which of "fg", "fh" and "gh" are kept; the mean is over those.
-        rows: the rows of the batch this process answers for; default all.
-        tile: side of a tile; default one that suits the device.
+        terms: which of "fg", "fh" and "gh" are computed; the mean is over these.
+        rows: the rows of the global batch over which this process takes the mean; default all.
+        tile: side of a tile; default one that is fast on the device.
 
     Returns:
         Scalar: the mean over ``rows``.
@@ -58,17 +58,17 @@ def three_towers(
         raise ValueError(f"The terms are {', '.join(TERMS)}; got {found}. Name some of them, none twice.")
     pairs = {"fg": (image, text), "fh": (image_h, teacher_f), "gh": (text_h, teacher_g)}
     weights = {"fg": 1.0, "fh": weight, "gh": weight}
-    scales = one_a_term("scale", scale)
+    scales = per_term("scale", scale)
     if bias is None:
         values = [weights[t] * contrastive(*pairs[t], scales[t], rows=rows, tile=tile) for t in terms]
     else:
-        biases = one_a_term("bias", bias)
+        biases = per_term("bias", bias)
         values = [weights[t] * sigmoid(*pairs[t], scales[t], biases[t], rows=rows, tile=tile) for t in terms]
     return torch.stack(values).sum() / len(values)
 
 
-def one_a_term(name: str, numbers: torch.Tensor) -> dict[str, torch.Tensor]:
-    """[1] for every term, from one for all or one a term."""
+def per_term(name: str, numbers: torch.Tensor) -> dict[str, torch.Tensor]:
+    """One [1] tensor for every term; from [1], the same for all."""
     if numbers.shape not in ((1,), (len(TERMS),)):
         raise ValueError(f"{name} must have shape (1,); got {tuple(numbers.shape)}. Or give three, one a term.")
     return dict(zip(TERMS, numbers.expand(len(TERMS)).split(1), strict=True))

@@ -1,9 +1,10 @@
-"""The N × N matrix of similarities, a tile at a time, so that it never exists as a whole.
+"""The N × N matrix of logits, one tile at a time, so that the whole matrix is never in memory.
 
-A loss over all pairs runs through the tiles once in its forward, keeping sums of length N, and once more in its
-backward, where each tile of logits is computed anew, turned into its slope, and spent on the gradients of the
-embeddings. That is four matrix products instead of the six of two whole matrices under autograd, and memory that
-grows with N, not with N².
+The forward of a loss over all pairs keeps only sums of length N. Its backward computes each tile of logits again,
+replaces the logits by the gradient of the loss by them, and adds the tile's part to the gradients of the embeddings.
+With one pass through the tiles in the forward, as the contrastive and the sigmoid loss have, this takes four matrix
+products (the logits twice, and one for the gradient of each side), where autograd takes six on two whole matrices, the
+logits and their transpose. The memory grows with N, not with N².
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from dataclasses import dataclass
 
 import torch
 
-# Rows and columns of a tile, large enough for matrix products at full speed. On a CPU a wide one is faster than a
-# square one of as many numbers.
-SHAPE = {"cpu": (1024, 4096)}
-ELSEWHERE = (4096, 4096)
-# What is done number by number is done in bands of so many numbers: they stay in a CPU's cache, and what they need
-# beside the logits is small.
-BAND = {"cpu": 1 << 18}
-BAND_ELSEWHERE = 1 << 22
+# Rows and columns of a tile by device type, large enough for matrix products at full speed. On a CPU a wide tile is
+# faster than a square one with as many elements.
+TILE_SHAPES = {"cpu": (1024, 4096)}
+DEFAULT_TILE_SHAPE = (4096, 4096)
+# Element-wise operations go through a tile in bands of at most this many elements, by device type: a band stays in a
+# CPU's cache, and the temporary tensors that the operations allocate are no larger than a band.
+BAND_ELEMENTS = {"cpu": 1 << 18}
+DEFAULT_BAND_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,10 @@ class Tile:
     """One tile of the matrix ``scale · a bᵀ``.
 
     Attributes:
-        rows, columns: where it lies; rows count from the first row of ``a``.
-        logits: [rows, columns], free to be overwritten; gone with the next tile.
-        offset: of the tile's share of the matching pairs, a diagonal in the sense of ``torch.diagonal``.
+        rows, columns: its position in the matrix; row 0 is the first row of ``a``, column 0 the first row of ``b``.
+        logits: [rows, columns]; may be overwritten, and is only valid until the next tile is computed.
+        offset: the diagonal of the tile on which the positive pairs lie, counted as in ``torch.diagonal``; if it is
+            outside the tile, the tile has none of them.
     """
 
     rows: slice
@@ -39,8 +41,8 @@ class Tile:
     logits: torch.Tensor
     offset: int
 
-    def matching(self) -> tuple[slice, torch.Tensor]:
-        """The matching pairs in this tile: which rows of ``a``, and a writable view of their entries."""
+    def positive_pairs(self) -> tuple[slice, torch.Tensor]:
+        """The positive pairs in this tile: their rows of ``a``, and a writable [pairs] view of their logits."""
         if not -self.logits.shape[0] < self.offset < self.logits.shape[1]:
             return slice(0, 0), self.logits[:0, 0]
         diagonal = self.logits.diagonal(self.offset)
@@ -48,122 +50,127 @@ class Tile:
         return slice(first, first + len(diagonal)), diagonal
 
     def bands(self) -> Iterator[Tile]:
-        """The tile cut across its rows, for work that goes number by number."""
-        most = BAND.get(self.logits.device.type, BAND_ELSEWHERE)
-        height = max(1, most // self.logits.shape[1])
+        """The tile cut into bands of full rows, for element-wise operations; their logits are views of the tile's."""
+        max_elements = BAND_ELEMENTS.get(self.logits.device.type, DEFAULT_BAND_ELEMENTS)
+        height = max(1, max_elements // self.logits.shape[1])
         for first in range(0, len(self.logits), height):
             logits, start = self.logits[first : first + height], self.rows.start + first
             yield Tile(slice(start, start + len(logits)), self.columns, logits, self.offset + first)
 
 
-def tiles(
+def logit_tiles(
     a: torch.Tensor,
     b: torch.Tensor,
-    factor: torch.Tensor,
-    start: int,
+    scale: torch.Tensor,
+    first_row: int,
     shape: tuple[int, int],
-    reach: float = torch.inf,
+    bound: float = torch.inf,
 ) -> Iterator[Tile]:
-    """Every tile of ``factor · a bᵀ``, column by column, in the dtype of ``factor``.
+    """Every tile of ``scale · a bᵀ``, all tiles of the first columns before those of the next.
 
     Args:
-        a: [n, D], rows ``start`` to ``start + n`` of the batch, in the dtype of ``factor``.
-        b: [N, D], as ``a``.
-        factor: [1], see :func:`factor`.
-        start: row i of ``a`` matches row ``start + i`` of ``b``.
-        shape: rows and columns of a tile; those at the edges may have fewer.
-        reach: see :func:`reach`.
+        a: [n, D], the rows ``first_row`` to ``first_row + n`` of the batch.
+        b: [N, D], in the dtype of ``a``.
+        scale: [1], from :func:`clamp_scale`, in the dtype of ``a``.
+        first_row: row i of ``a`` and row ``first_row + i`` of ``b`` are a positive pair.
+        shape: rows and columns of a tile; the last tiles may have fewer.
+        bound: no logit is larger in absolute value, from :func:`logit_bound`; infinity or NaN if unknown.
     """
-    most, (height, width) = largest(factor.dtype), shape
-    buffer = factor.new_empty(min(height, len(a)) * min(width, len(b)))
-    for c in range(0, len(b), width):
-        others = b[c : c + width] * factor
-        for r in range(0, len(a), height):
-            some = a[r : r + height]
-            logits = buffer[: len(some) * len(others)].view(len(some), len(others))
-            torch.mm(some, others.T, out=logits)
-            if not reach <= most:
+    limit, (height, width) = clamp_limit(scale.dtype), shape
+    buffer = scale.new_empty(min(height, len(a)) * min(width, len(b)))
+    for column in range(0, len(b), width):
+        scaled_b = b[column : column + width] * scale
+        for row in range(0, len(a), height):
+            a_rows = a[row : row + height]
+            logits = buffer[: len(a_rows) * len(scaled_b)].view(len(a_rows), len(scaled_b))
+            torch.mm(a_rows, scaled_b.T, out=logits)
+            if not bound <= limit:  # also where the bound is NaN
                 # An infinite logit would make the loss ∞ − ∞.
-                logits.clamp_(-most, most)
-            rows, columns = slice(r, r + logits.shape[0]), slice(c, c + logits.shape[1])
-            yield Tile(rows, columns, logits, start + r - c)
+                logits.clamp_(-limit, limit)
+            rows, columns = slice(row, row + logits.shape[0]), slice(column, column + logits.shape[1])
+            yield Tile(rows, columns, logits, first_row + row - column)
 
 
 class Gradients:
-    """What the slopes of all tiles add up to: the gradients of ``a``, ``b`` and the scale.
+    """The gradients of ``a``, ``b`` and the scale, summed up over the tiles.
 
     Args:
-        a, b: as in :func:`tiles`.
-        scale: [1].
-        wanted: whether the gradients of a, b and scale are asked for.
+        a, b: [n, D] and [N, D], as in :func:`logit_tiles`.
+        scale: [1], as the caller gave it: its gradient has its dtype.
+        needed: for a, b and scale, whether its gradient is needed.
     """
 
-    def __init__(self, a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, wanted: Sequence[bool]) -> None:
-        self.a, self.b, self.scale, self.wanted = a, b, scale, wanted[:3]
-        self.factor = factor(scale, a.dtype)
-        # The scale's gradient Σ slope_ij · a_i·b_j = Σ a_i · (slope b)_i comes out of a's for nothing.
-        self.by_a = torch.zeros_like(a) if wanted[0] or wanted[2] else None
-        self.by_b = torch.zeros_like(b) if wanted[1] else None
+    def __init__(self, a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, needed: Sequence[bool]) -> None:
+        self.a, self.b, self.scale, self.needed = a, b, scale, needed[:3]
+        self.clamped_scale = clamp_scale(scale, a.dtype)
+        # With g the gradient of the logits, that of ``a`` is scale · g b, and that of the scale is
+        # Σ_ij g_ij a_i·b_j = Σ_i a_i · (g b)_i: both come from the one product g b.
+        self.grad_a = torch.zeros_like(a) if needed[0] or needed[2] else None
+        self.grad_b = torch.zeros_like(b) if needed[1] else None
 
     def add(self, tile: Tile) -> None:
-        """Spend one tile, whose logits have become the loss's slopes by them."""
-        if self.by_a is not None:
-            self.by_a[tile.rows].addmm_(tile.logits, self.b[tile.columns])
-        if self.by_b is not None:
-            self.by_b[tile.columns].addmm_(tile.logits.T, self.a[tile.rows])
+        """Add the part of one tile, in which the gradient of the logits has replaced the logits."""
+        if self.grad_a is not None:
+            self.grad_a[tile.rows].addmm_(tile.logits, self.b[tile.columns])
+        if self.grad_b is not None:
+            self.grad_b[tile.columns].addmm_(tile.logits.T, self.a[tile.rows])
 
-    def of(self, weight: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """The gradients by a, b and scale, times a scalar."""
-        by_scale = None
-        if self.wanted[2] and self.by_a is not None:
+    def scaled(self, weight: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """The gradients of a, b and scale, multiplied by a scalar; None where not needed. To be called once."""
+        grad_scale = None
+        if self.needed[2] and self.grad_a is not None:
             total = torch.stack(
-                [(x * y).sum() for x, y in zip(self.by_a.split(4096), self.a.split(4096), strict=True)]
+                [(x * y).sum() for x, y in zip(self.grad_a.split(4096), self.a.split(4096), strict=True)]
             )
-            by_scale = (weight * total.sum()).view(1).to(self.scale.dtype)
-        times = self.factor * weight
-        by_a = self.by_a.mul_(times) if self.wanted[0] and self.by_a is not None else None
-        by_b = self.by_b.mul_(times) if self.by_b is not None else None
-        return by_a, by_b, by_scale
+            grad_scale = (weight * total.sum()).view(1).to(self.scale.dtype)
+        multiplier = self.clamped_scale * weight
+        grad_a = self.grad_a.mul_(multiplier) if self.needed[0] and self.grad_a is not None else None
+        grad_b = self.grad_b.mul_(multiplier) if self.grad_b is not None else None
+        return grad_a, grad_b, grad_scale
 
 
-def accumulated(*rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Rows in what a loss is computed in: float32, or float64 where any of them is.
+def to_accumulation_dtype(*embeddings: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """All tensors in the dtype in which losses are computed: float32, or float64 if one of them is float64.
 
-    Autograd then rounds a gradient to a half precision once, after everything has been added up.
+    The conversion is part of the autograd graph, so a gradient in half precision is rounded only once, when it is
+    complete.
     """
     dtype = torch.float32
-    for x in rows:
+    for x in embeddings:
         dtype = torch.promote_types(dtype, x.dtype)
-    return tuple(x.to(dtype) for x in rows)
+    return tuple(x.to(dtype) for x in embeddings)
 
 
-def factor(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The scale as tiles use it: finite, in the dtype of the rows."""
-    return scale.detach().to(dtype).clamp(-largest(dtype), largest(dtype))
+def clamp_scale(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The scale [1], detached, in the dtype of the embeddings, clamped to ± :func:`clamp_limit`."""
+    return scale.detach().to(dtype).clamp(-clamp_limit(dtype), clamp_limit(dtype))
 
 
-def reach(a: torch.Tensor, b: torch.Tensor, factor: torch.Tensor) -> float:
-    """No logit is larger in absolute value, by Cauchy and Schwarz; infinity or NaN where that overflows."""
-    longest = [x.detach().norm(dim=1).max() for x in (a, b)]
-    return 1.001 * float(factor.abs() * longest[0] * longest[1])  # a thousandth for rounding
+def logit_bound(a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor) -> float:
+    """An upper bound on the absolute value of every logit ``scale · a_i·b_j``, by the Cauchy–Schwarz inequality.
+
+    Infinity or NaN where the bound itself overflows.
+    """
+    largest_norms = [x.detach().norm(dim=1).max() for x in (a, b)]
+    return 1.001 * float(scale.abs() * largest_norms[0] * largest_norms[1])  # 0.1 % more, for rounding errors
 
 
-def largest(dtype: torch.dtype) -> float:
-    """A bound on logits that leaves room to add and subtract a few of them."""
+def clamp_limit(dtype: torch.dtype) -> float:
+    """Scales and logits are clamped to ± this limit: sums and differences of a few such logits are still finite."""
     return torch.finfo(dtype).max / 8
 
 
-def shape(asked: int | None, device: torch.device) -> tuple[int, int]:
-    """Rows and columns of a tile: a square of the side asked for, or what suits the device.
+def tile_shape(side: int | None, device: torch.device) -> tuple[int, int]:
+    """Rows and columns of a tile: a square of the given side, or by default the shape that is fast on the device.
 
     Raises:
-        ValueError: if it is not positive.
+        ValueError: if the side is not positive.
     """
-    if asked is not None and asked < 1:
-        raise ValueError(f"A tile has at least one row; got tile = {asked}.")
-    return (asked, asked) if asked else SHAPE.get(device.type, ELSEWHERE)
+    if side is not None and side < 1:
+        raise ValueError(f"A tile has at least one row; got tile = {side}.")
+    return (side, side) if side else TILE_SHAPES.get(device.type, DEFAULT_TILE_SHAPE)
 
 
-def full_precision(device: torch.device) -> AbstractContextManager[None]:
-    """Inside, autocast leaves matrix products alone: in bfloat16 a logit near 100 would be wrong by 0.25."""
+def autocast_disabled(device: torch.device) -> AbstractContextManager[None]:
+    """A context without autocast, which would compute logits in bfloat16: one near 100 would be wrong by 0.25."""
     return torch.autocast(device.type, enabled=False)

@@ -281,9 +281,9 @@ def test_an_infinite_logit_is_bounded(name: str) -> None:
 
 
 def test_the_side_of_a_tile_suits_the_device() -> None:
-    assert tiles.shape(None, torch.device("cpu")) == (1024, 4096)
-    assert tiles.shape(None, torch.device("cuda")) == (4096, 4096)
-    assert tiles.shape(7, torch.device("cuda")) == (7, 7)
+    assert tiles.tile_shape(None, torch.device("cpu")) == (1024, 4096)
+    assert tiles.tile_shape(None, torch.device("cuda")) == (4096, 4096)
+    assert tiles.tile_shape(7, torch.device("cuda")) == (7, 7)
     for side in (0, -1):
         with pytest.raises(ValueError, match=f"A tile has at least one row; got tile = {side}"):
-            tiles.shape(side, torch.device("cpu"))
+            tiles.tile_shape(side, torch.device("cpu"))
