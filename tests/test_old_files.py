@@ -1,0 +1,87 @@
+"""What earlier versions wrote is read back: a run, teacher caches, shard indexes and an export of version 0.1.0.
+
+``tests/written_by_0.1.0`` was written by that version with its files under /tmp/distill-0.1.0: a recipe of 6 steps, of
+which the checkpoint of step 3 was kept, and metrics.jsonl of all 6. Never write these files anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import distill, losses_of
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import distill as package
+from distill.data.index import load_index, stamp_of
+from distill.data.shards import Shards
+from distill.lookup import resolve
+from distill.recipe import load, parse
+from distill.train.setup import caches_of
+
+WRITTEN, HOME = Path(__file__).parent / "written_by_0.1.0", Path("/tmp/distill-0.1.0")
+IMAGES = [Image.new("RGB", (20, 30), colour) for colour in ("red", "green", "blue")]
+
+
+@pytest.fixture(scope="module")
+def old() -> Iterator[Path]:
+    """The files, at the place whose absolute paths are in them."""
+    shutil.rmtree(HOME, ignore_errors=True)
+    shutil.copytree(WRITTEN, HOME)
+    for shard in (HOME / "shards").glob("*.tar"):
+        with safe_open(f"{shard}.index", framework="numpy") as file:
+            size, modified = json.loads(file.metadata()["stamp"])
+        assert shard.stat().st_size == size
+        os.utime(shard, ns=(modified, modified))  # git keeps no times, and an index is of a file of one time
+    yield HOME
+    shutil.rmtree(HOME)
+
+
+def test_its_indexes_are_read(old: Path) -> None:
+    for shard, count in (("train-000000.tar", 10), ("train-000001.tar", 6)):
+        path = old / "shards" / shard
+        index = load_index(path.with_name(f"{shard}.index"), path, stamp_of(path))
+        assert index is not None and len(index) == count and not index.faults
+
+
+def test_its_teacher_caches_are_complete(old: Path) -> None:
+    recipe = load(str(old / "recipe.toml"))
+    logits = {"data": {"train": [str(old / "shards")]}, "objective": {"name": "function_matching"}}
+    teacher = {"name": "packaged/efficientnet_lite0", "image_size": 32, "cache": str(old / "logits-cache")}
+    data = Shards.of(recipe.data.train)
+    for resolved, output, width in (
+        (resolve(recipe), "embedding", 1280),
+        (resolve(parse(logits | {"teacher": [teacher]})), "logits", 1000),
+    ):
+        (cache,) = caches_of(resolved)
+        assert cache.missing(data) == [] and cache.row(data, 3, 0)[output].shape == (width,)
+    data.close()
+
+
+def test_its_run_goes_on_as_it_went_on_then(old: Path) -> None:
+    """From its checkpoint of step 3, with its cache, which is compared with the live teacher first."""
+    then, caches = losses_of(old / "run"), {p: p.stat().st_mtime_ns for p in old.rglob("teacher-cache/*/*")}
+    assert len(then) == 6 and caches
+    said = distill("train", old / "recipe.toml", "--out", old / "run", "--resume").stderr
+    assert "8 cached embeddings compared" in said and "The teacher caches need" not in said
+    assert losses_of(old / "run") == pytest.approx(then, rel=1e-5)
+    assert {p: p.stat().st_mtime_ns for p in old.rglob("teacher-cache/*/*")} == caches
+    images = package.load(old / "run").encode_image(IMAGES)
+    torch.testing.assert_close(images, load_file(old / "embeddings.safetensors")["run_image"], rtol=0, atol=1e-4)
+
+
+def test_its_export_and_run_encode_as_they_did_then(old: Path) -> None:
+    then = load_file(old / "embeddings.safetensors")
+    export = package.load(old / "export")
+    torch.testing.assert_close(export.encode_image(IMAGES), then["image"], rtol=0, atol=1e-5)
+    texts = export.encode_text(["a red circle", "ein Kreis, rot"])
+    torch.testing.assert_close(texts, then["text"], rtol=0, atol=1e-5)
+    scores = distill("evaluate", old / "export", "--task", "retrieval", "--data", old / "shards").stdout
+    assert json.loads(scores)["images"] == 16
