@@ -11,7 +11,7 @@ from pydantic import ValidationError
 import losses
 import teachers
 from distill.config import Recipe, TeacherTable
-from distill.errors import UserError, from_leaves
+from distill.errors import UserError, as_user_errors
 from distill.validation import explain
 from losses.objectives import Facts
 
@@ -30,7 +30,7 @@ def card_of(table: TeacherTable) -> teachers.Card:
 
 @functools.cache
 def _card(name: str, weights: str, sha256: str) -> teachers.Card:
-    with from_leaves():
+    with as_user_errors():
         card = teachers.card(name)
         return teachers.with_weights(card, weights, sha256) if weights else card
 

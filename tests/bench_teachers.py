@@ -96,7 +96,7 @@ def embedding(card: Any, shards: Path, folder: Path, rounds: int) -> dict[str, A
     from distill.data.views import Views
     from launch.group import default_device
 
-    teacher, data = teachers.load(card).to(default_device()), Shards.of([str(shards)])
+    teacher, data = teachers.load(card).to(default_device()), Shards.open([str(shards)])
     places = [range(i, min(i + BATCH, len(data))) for i in range(0, len(data), BATCH)]
     wanted = [Wanted(1, card.image_size, card.interpolation)]
     pixels = [batch[:, 0] for (batch,), _ in ViewPixels(data, Views(), wanted).batches(places, 0)]

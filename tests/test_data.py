@@ -19,7 +19,7 @@ from PIL import Image
 from test_shards import by_webdataset
 
 from distill.data.check import Findings, Lookalikes, looks_like
-from distill.data.index import places, read_index
+from distill.data.index import index_paths, read_index
 from distill.data.order import Order
 from distill.data.shards import Indexes, Shards
 
@@ -268,4 +268,4 @@ def test_the_order_of_an_index_is_the_files(tmp_path: Path) -> None:
     (path,) = write_shards(tmp_path, (4,))
     index = read_index(path)
     assert [int(offset) for offset in index.members[:, 0, 0]] == sorted(int(o) for o in index.members[:, 0, 0])
-    assert places(path)[0].is_file() and sorted(i for _, i in Order(np.array([4]), 0).take(0, 4)) == [0, 1, 2, 3]
+    assert index_paths(path)[0].is_file() and sorted(i for _, i in Order(np.array([4]), 0).take(0, 4)) == [0, 1, 2, 3]

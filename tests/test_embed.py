@@ -129,7 +129,7 @@ def test_processes_without_a_shard_have_nothing_to_do(home: Path, tmp_path: Path
     (shard,) = write_shards(tmp_path / "one", (12,))
     table = load(str(home / "recipe.toml"), [f"teacher.0.cache={tmp_path / 'cache'}", "teacher.0.views=1"]).teacher[0]
     cache = Cache(table, teachers.card(table.name), Views())
-    todo = Todo.of([cache], Shards.of([str(shard)]))
+    todo = Todo.of([cache], Shards.open([str(shard)]))
     parts = [todo.part(rank, 3) for rank in range(3)]
     assert [len(part.shards) for part in parts] == [12, 0, 0]
     for part in reversed(parts):
@@ -159,7 +159,7 @@ def test_an_image_that_does_not_decode_has_no_embedding(tmp_path: Path, home: Pa
     (file,) = files(tmp_path / "cache").values()
     assert not file["embeddings"][:, 1].any()
     checked = load(str(home / "recipe.toml"), [f"data.train={shard}", f"teacher.0.cache={tmp_path / 'cache'}"])
-    (cache,), shards = setup.caches_of(checked), Shards.of([str(shard)])
+    (cache,), shards = setup.caches_of(checked), Shards.open([str(shard)])
     with pytest.raises(BadSample, match="no embedding of it"):
         cache.row(shards, 1, 0)
     assert cache.row(shards, 2, 0).any()

@@ -26,15 +26,15 @@ def index(shards: tuple[str, ...], as_json: bool) -> None:
     Example:
       distill data index 'shards/train-{000000..000099}.tar'
     """
-    from distill.data.index import places, read_index
-    from distill.data.shard_names import expand
+    from distill.data.index import index_paths, read_index
+    from distill.data.shard_names import shard_paths
     from distill.progress import progress_bar
 
-    paths = expand(shards)
+    paths = shard_paths(shards)
     progress, found = progress_bar("indexing", len(paths), "shards"), []
     for path in paths:
         of = read_index(path)
-        kept = next((str(place) for place in places(path) if place.is_file()), "")
+        kept = next((str(place) for place in index_paths(path) if place.is_file()), "")
         found.append({"shard": str(path), "samples": len(of), "index": kept, "faults": [list(f) for f in of.faults]})
         progress.update(1)
     progress.close()
@@ -68,7 +68,7 @@ def check(
     captions = Captions(keys) if keys else Captions()
 
     def read(specs: tuple[str, ...], label: str) -> tuple[Shards, Findings]:
-        opened = Shards.of(specs, strict=False)
+        opened = Shards.open(specs, strict=False)
         progress = progress_bar(label, len(opened), "samples")
         found = inspect(opened, captions, processes, progress.update)
         progress.close()
@@ -143,7 +143,7 @@ def twins(specs: tuple[str, ...]) -> Callable[[bytes], str]:
     from distill.data.shards import Shards
     from distill.data.views import decode_bytes
 
-    known = Lookalikes(inspect(Shards.of(specs, strict=False), Captions(), 0, lambda count: None))
+    known = Lookalikes(inspect(Shards.open(specs, strict=False), Captions(), 0, lambda count: None))
 
     def reason(data: bytes) -> str:
         name = known.of(looks_like(decode_bytes(data)))

@@ -115,14 +115,14 @@ class Todo:
         paths = [shards.indexes.path(n) for n in range(len(shards.indexes))]
         numbers = [tuple(k for k, lack in enumerate(lacks) if path in lack) for path in paths]
         chosen = [n for n, some in enumerate(numbers) if some]
-        return cls(shards.only(chosen), tuple(numbers[n] for n in chosen))
+        return cls(shards.subset(chosen), tuple(numbers[n] for n in chosen))
 
     def __bool__(self) -> bool:
         return bool(self.lacking)
 
     def part(self, rank: int, world: int) -> Todo:
         """One process's share: every ``world``-th shard."""
-        return Todo(self.shards.only(range(rank, len(self.lacking), world)), self.lacking[rank::world])
+        return Todo(self.shards.subset(range(rank, len(self.lacking), world)), self.lacking[rank::world])
 
     def images(self, cache: int) -> int:
         """How many images a cache lacks."""
@@ -190,7 +190,7 @@ def embed(
     """
     for some in sorted(set(todo.lacking)):  # shards that lack the same go through one loader
         numbers = [n for n, lack in enumerate(todo.lacking) if lack == some]
-        shards, lacking = todo.shards.only(numbers), [caches[k] for k in some]
+        shards, lacking = todo.shards.subset(numbers), [caches[k] for k in some]
         _embed(lacking, [teacher_of(k) for k in some], shards, workers, tick)
         shards.close()
 

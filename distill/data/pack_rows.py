@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distill.data.index import IMAGE
+from distill.data.index import IMAGE_EXTENSIONS
 from distill.errors import UserError, did_you_mean
 
 IMAGES = ("image", "filepath", "file", "path", "image_path", "filename")  # usual names of the column of files
@@ -62,7 +62,7 @@ def classes(folder: Path, template: str) -> Iterator[Row]:
         (label, name, path)
         for label, name in enumerate(names)
         for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower().removeprefix(".") in IMAGE
+        if path.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS
     ]
     if not pictures:
         raise UserError(f"{folder} has no folders with pictures in them.", "Make one folder a class.")

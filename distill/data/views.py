@@ -93,11 +93,11 @@ def decode(sample: Sample) -> Image.Image:
         BadSample: if there is none or it does not decode.
     """
     if sample.image is None:
-        raise sample.bad("there is no image: no KEY.jpg, .png or .webp")
+        raise sample.error("there is no image: no KEY.jpg, .png or .webp")
     try:
         return decode_bytes(sample.image)
     except ValueError as error:
-        raise sample.bad(f"its image {error}") from error
+        raise sample.error(f"its image {error}") from error
 
 
 def decode_bytes(data: bytes) -> Image.Image:

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 from distill.data.cache_fill import ViewPixels, Wanted
-from distill.data.index import IMAGE
+from distill.data.index import IMAGE_EXTENSIONS
 from distill.data.shards import Shards
 from distill.data.views import Views, decode_bytes
 from distill.errors import UserError
 from distill.ship.load import ImageText
 
-PICTURES = frozenset(f".{extension}" for extension in IMAGE)
+PICTURES = frozenset(f".{extension}" for extension in IMAGE_EXTENSIONS)
 BATCH = 256
 
 

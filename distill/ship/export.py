@@ -13,8 +13,8 @@ import students
 import teachers
 from distill.config import Recipe
 from distill.data.captions import Tokenizer
-from distill.data.shard_names import shown
-from distill.errors import UserError, from_leaves
+from distill.data.shard_names import without_secrets
+from distill.errors import UserError, as_user_errors
 from distill.files import write_text, write_whole
 from distill.lookup import card_of, names_of
 from distill.ship import model_card
@@ -128,7 +128,7 @@ def locked_tensors(recipe: Recipe, run: Path) -> dict[str, torch.Tensor]:
         UserError: if they are not those the run was trained with.
     """
     card = card_of(recipe.teacher[0])
-    with from_leaves():
+    with as_user_errors():
         teacher = teachers.load(card, recipe.teacher[0].image_size)
     trained = prepare.read_about(run)["teacher_weights"].get(names_of(recipe)[0])
     if trained and trained != teacher.fingerprint():
@@ -166,7 +166,7 @@ def shipped(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
 def told(recipe: Recipe) -> dict[str, Any]:
     """The recipe as an export tells it: addresses of streams may hold passwords."""
     tree = recipe.model_dump(mode="json", exclude_none=True)
-    tree["data"]["train"] = [shown(spec) for spec in recipe.data.train]
+    tree["data"]["train"] = [without_secrets(spec) for spec in recipe.data.train]
     return tree
 
 

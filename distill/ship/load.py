@@ -14,7 +14,7 @@ from torch import nn
 import students
 from distill.data.captions import Tokenizer
 from distill.data.views import Views, on_white
-from distill.errors import UserError, from_leaves
+from distill.errors import UserError, as_user_errors
 from distill.lookup import check_objective
 from distill.ship.config_file import Config, ImageConfig, NetConfig, read_config
 from distill.train import prepare
@@ -146,7 +146,7 @@ def load(path: Path, device: str | None = None, alpha: float | None = None) -> I
             f"{path} is an export, and holds no teacher to combine.", "Name the run, or leave out --alpha."
         )
     config = read_config(path)
-    with from_leaves():
+    with as_user_errors():
         tensors = {f"{name}.{k}": v for name in ("image", "text") for k, v in read_tower(path, name).items()}
     tokenizer = Tokenizer.load(path / "tokenizer.model", students.TextSpec(**config.text.spec).context)
     return build(config, tensors, tokenizer, device)
@@ -170,7 +170,7 @@ def build(config: Config, tensors: dict[str, torch.Tensor], tokenizer: Tokenizer
     Raises:
         UserError: if the tensors do not fit the configuration.
     """
-    with from_leaves():
+    with as_user_errors():
         image = image_tower(config.image, config.width)
         text = students.text_tower(students.TextSpec(**config.text.spec), config.text.vocab, config.width)
     inside = image.net if isinstance(image, students.ImageTower) else image

@@ -17,7 +17,7 @@ from distill.data.shards import Shards
 from distill.data.teacher_inputs import FromCache, FromCaptions, FromPixels, TeacherInput
 from distill.data.transform import Drawing, Transform
 from distill.data.views import Views
-from distill.errors import from_leaves
+from distill.errors import as_user_errors
 from distill.lookup import card_of, facts_of, objective_of, online, teachers_of
 from distill.train import towers
 from distill.train.model import Model
@@ -48,7 +48,7 @@ def caches_of(recipe: Recipe) -> list[Cache]:
 def online_teachers(recipe: Recipe, device: torch.device) -> list[teachers.Teacher | None]:
     """For every teacher, itself if it runs online, None if its embeddings come from a cache."""
     logits = wants_logits(recipe)
-    with from_leaves():
+    with as_user_errors():
         return [
             teachers.load(card_of(table), table.image_size, logits).to(device) if online(table) else None
             for table in teachers_of(recipe)
@@ -61,7 +61,7 @@ def live_teachers(caches: Sequence[Cache], device: torch.device) -> Callable[[in
     @functools.cache
     def load(k: int) -> teachers.Teacher:
         cache = caches[k]
-        with from_leaves():
+        with as_user_errors():
             return teachers.load(cache.card, cache.identity["image_size"], cache.logits).to(device)
 
     return load
@@ -73,7 +73,7 @@ def model_of(recipe: Recipe, vocab: int) -> Model:
     image, text = towers.image_student(recipe), towers.text_student(recipe, vocab)
     model = Model(image, text, student.width, facts, objective_of(recipe).needs, student.temperature)
     if model.between:
-        with from_leaves():  # their heads ship inside the towers' projections
+        with as_user_errors():  # their heads ship inside the towers' projections
             image.projection()  # type: ignore[operator]
     towers.start(image, student.image, "image", recipe)
     towers.start(text, student.text, "text", recipe)
@@ -92,7 +92,7 @@ def transform_of(recipe: Recipe, tokenizer: Tokenizer, shards: Shards | None = N
     for table in teachers_of(recipe):
         card = card_of(table)
         if card.modality == "text":
-            with from_leaves():
+            with as_user_errors():
                 inputs.append(FromCaptions(teachers.tokenizer(card)))
         elif online(table):
             inputs.append(FromPixels(table.image_size or card.image_size, card.interpolation))

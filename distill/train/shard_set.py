@@ -35,7 +35,7 @@ class ShardSet:
 
     @classmethod
     def of(cls, recipe: Recipe) -> ShardSet:
-        return cls(recipe, Shards.of(recipe.data.train, strict=False))
+        return cls(recipe, Shards.open(recipe.data.train, strict=False))
 
     @classmethod
     def load(cls, recipe: Recipe, run: Path) -> ShardSet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distill.config import Recipe
-from distill.errors import UserError, from_leaves
+from distill.errors import UserError, as_user_errors
 from distill.train import checkpoint, prepare, train_worker
 from distill.train.stop_requests import STOP
 
@@ -41,7 +41,7 @@ def start(
 
     run = run.absolute()
     job = command.Job(Path(train_worker.__file__).resolve(), (str(run),), run, nproc, hostfile, master_addr)
-    with from_leaves():
+    with as_user_errors():
         command.check(job)
     prepare.prepare(recipe, run, resume, job, allow_pipe)
     if job.here:

@@ -13,9 +13,9 @@ from distill.config import Recipe
 from distill.data.batch import Batch
 from distill.data.captions import Tokenizer
 from distill.data.loading import batches
-from distill.data.remote import Patience
-from distill.data.shard_names import addresses, scheme_of
-from distill.data.streams import StreamDataset, one_by_one
+from distill.data.remote import RetryPolicy
+from distill.data.shard_names import address_scheme, stream_addresses
+from distill.data.streams import StreamDataset, read_shards
 from distill.errors import Bad, BadSample, UserError
 from distill.train import setup
 from distill.train.health import most_bad, refuse_too_many
@@ -29,10 +29,10 @@ class StreamSet:
     """A :class:`~distill.train.training_set.TrainingSet` of streams."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self.recipe, self.addresses = recipe, addresses(recipe.data.train)
+        self.recipe, self.addresses = recipe, stream_addresses(recipe.data.train)
         self.samples, self.shards = recipe.train.total_steps(0) * recipe.train.batch_size, len(self.addresses)
-        self.commands = [address for address in self.addresses if scheme_of(address) == "pipe"]
-        self.patience = Patience(recipe.data.timeout, recipe.data.retries)
+        self.commands = [address for address in self.addresses if address_scheme(address) == "pipe"]
+        self.policy = RetryPolicy(recipe.data.timeout, recipe.data.retries)
 
     @classmethod
     def of(cls, recipe: Recipe) -> StreamSet:
@@ -45,7 +45,7 @@ class StreamSet:
     def check(self) -> list[Bad]:
         """Whether the first stream brings anything."""
         bad: list[Bad] = []
-        with closing(one_by_one(self.addresses, self.patience, self._counted(bad))) as first:
+        with closing(read_shards(self.addresses, self.policy, self._counted(bad))) as first:
             next(first)
         print(
             f"Training on {self.shards} streams: shards are drawn at random, again and again. Going on with --resume "
@@ -61,7 +61,7 @@ class StreamSet:
         """Of the first samples that come."""
         captions, last = setup.captions_of(self.recipe), Bad("", "", "")
         texts = 0
-        with closing(one_by_one(self.addresses, self.patience, self._counted([]))) as found:
+        with closing(read_shards(self.addresses, self.policy, self._counted([]))) as found:
             for sample in islice(found, TOKENIZER_SAMPLES):
                 try:
                     own = [caption.text for caption in captions.of(sample)]
@@ -87,7 +87,7 @@ class StreamSet:
         transform = setup.transform_of(self.recipe, tokenizer)
         size = self.recipe.train.batch_size // part.world
         seed = self.recipe.train.seed, part.start, part.rank
-        streams = StreamDataset(self.addresses, self.patience, transform, size, seed, part.pieces)
+        streams = StreamDataset(self.addresses, self.policy, transform, size, seed, part.pieces)
         with closing(batches(streams, self.recipe.data.workers, pin)) as loaded:
             yield from islice(loaded, part.stop - part.start)
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import students
 import teachers
 from distill.config import TEACHER, Recipe
-from distill.errors import UserError, from_leaves
+from distill.errors import UserError, as_user_errors
 from distill.lookup import card_of
 from distill.tables import TowerTable
 from distill.validation import explain
@@ -31,7 +31,7 @@ def image_student(recipe: Recipe) -> students.Tower | students.OnTeacher:
     if table.init == TEACHER:
         card = card_of(recipe.teacher[0])
         statistics = (card.mean, card.std)
-    with from_leaves():
+    with as_user_errors():
         spec = students.ImageSpec(arch=table.arch, **table.options)
         return students.image_tower(spec, width, recipe.data.image_size, statistics)
 
@@ -41,7 +41,7 @@ def on_teacher(recipe: Recipe) -> students.OnTeacher:
     table, card = recipe.student.image, card_of(recipe.teacher[0])
     beside, features = None, 0
     if table.beside is not None:
-        with from_leaves():
+        with as_user_errors():
             spec = students.ImageSpec(**table.beside)
             beside = students.image_tower(spec, 0, recipe.data.image_size)
         features = beside.features(recipe.data.image_size)
@@ -62,7 +62,7 @@ def text_spec(recipe: Recipe) -> students.TextSpec:
 
 def text_student(recipe: Recipe, vocab: int) -> students.Tower:
     """The text student with random weights, for a tokenizer of ``vocab`` pieces."""
-    with from_leaves():
+    with as_user_errors():
         return students.text_tower(text_spec(recipe), vocab, recipe.student.width)
 
 
@@ -77,7 +77,7 @@ def start(tower: students.Tower | students.OnTeacher, table: TowerTable, kind: s
     """
     if isinstance(tower, students.OnTeacher):
         return
-    with from_leaves():
+    with as_user_errors():
         if table.init:
             tower.start_from(initial_weights(table.init, kind, recipe))
         tower.lock(table.locked)
