@@ -61,7 +61,7 @@ def check(
       distill data check shards/ --against 'shards/test-*.tar' --processes 8
     """
     from distill.data.captions import Captions
-    from distill.data.check import Findings, inspect, report, table
+    from distill.data.check import Findings, format_report, inspect, report
     from distill.data.shards import Shards
     from distill.progress import progress_bar
 
@@ -77,7 +77,7 @@ def check(
     opened, found = read(shards, "reading")
     other = read(against, "reading the evaluation shards")[1] if against else None
     result = report(found, opened, other)
-    click.echo(json.dumps(result, indent=1, ensure_ascii=False) if as_json else table(result))
+    click.echo(json.dumps(result, indent=1, ensure_ascii=False) if as_json else format_report(result))
 
 
 @data.command()
@@ -117,10 +117,10 @@ def pack(
     from functools import partial
 
     from distill.data.pack import Packing, fingerprint
-    from distill.data.pack_rows import rows_of
+    from distill.data.pack_rows import read_rows
     from distill.progress import progress_bar
 
-    rows = partial(rows_of, source, root, image, captions, template)
+    rows = partial(read_rows, source, root, image, captions, template)
     count, sha256 = fingerprint(rows())
     what = {"source": str(source.absolute()), "rows": sha256}
     what |= {"root": str(root or ""), "image": image, "captions": list(captions), "template": template}  # type: ignore[dict-item]
@@ -139,14 +139,14 @@ def pack(
 def twins(specs: tuple[str, ...]) -> Callable[[bytes], str]:
     """What says of a picture which one of some shards it looks like."""
     from distill.data.captions import Captions
-    from distill.data.check import Lookalikes, inspect, looks_like
+    from distill.data.check import NearDuplicates, difference_hash, inspect
     from distill.data.shards import Shards
     from distill.data.views import decode_bytes
 
-    known = Lookalikes(inspect(Shards.open(specs, strict=False), Captions(), 0, lambda count: None))
+    known = NearDuplicates(inspect(Shards.open(specs, strict=False), Captions(), 0, lambda count: None))
 
     def reason(data: bytes) -> str:
-        name = known.of(looks_like(decode_bytes(data)))
+        name = known.find(difference_hash(decode_bytes(data)))
         return f"it looks like {name}" if name else ""
 
     return reason
