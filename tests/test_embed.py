@@ -23,7 +23,7 @@ import teachers
 from distill.data.cache import Cache
 from distill.data.cache_fill import Todo, embed
 from distill.data.shards import Shards
-from distill.data.views import Views
+from distill.data.views import PLAIN_VIEWS
 from distill.errors import BadSample
 from distill.recipe import load
 from distill.train import setup
@@ -128,7 +128,7 @@ def test_a_shard_that_is_cut_off_is_embedded_as_training_would(tmp_path: Path, h
 def test_processes_without_a_shard_have_nothing_to_do(home: Path, tmp_path: Path) -> None:
     (shard,) = write_shards(tmp_path / "one", (12,))
     table = load(str(home / "recipe.toml"), [f"teacher.0.cache={tmp_path / 'cache'}", "teacher.0.views=1"]).teacher[0]
-    cache = Cache(table, teachers.card(table.name), Views())
+    cache = Cache(table, teachers.card(table.name), PLAIN_VIEWS)
     todo = Todo.of([cache], Shards.open([str(shard)]))
     parts = [todo.part(rank, 3) for rank in range(3)]
     assert [len(part.shards) for part in parts] == [12, 0, 0]

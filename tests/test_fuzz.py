@@ -23,7 +23,7 @@ from distill.data.cache import Cache
 from distill.data.captions import Captions
 from distill.data.index import file_stamp, index_paths, load_stored_index, members_fit, read_index, scan_shard
 from distill.data.shards import Sample, Shards
-from distill.data.views import Views, decode
+from distill.data.views import PLAIN_VIEWS, decode
 from distill.errors import BadSample, UserError
 from distill.files import read_table
 from distill.recipe import check, dump, load
@@ -152,7 +152,7 @@ def test_cached_embeddings(tmp_path: Path, shard: Path, changes: tuple[list[tupl
 def cache_in(folder: Path) -> Cache:
     """The cache of a teacher of 1,280 numbers, in this folder."""
     table = Teacher(name="packaged/efficientnet_lite0", cache=str(folder / "cache"), dtype="fp32")
-    cache = Cache(table, teachers.card(table.name), Views())
+    cache = Cache(table, teachers.card(table.name), PLAIN_VIEWS)
     (folder / "cache").mkdir(exist_ok=True)
     (folder / "cache" / "teacher.json").write_text(json.dumps(cache.identity | {"weights": "weights"}))
     return cache

@@ -11,7 +11,7 @@ from PIL import Image
 from distill.data.cache_fill import ViewPixels, Wanted
 from distill.data.index import IMAGE_EXTENSIONS
 from distill.data.shards import Shards
-from distill.data.views import Views, decode_bytes
+from distill.data.views import PLAIN_VIEWS, decode_bytes
 from distill.errors import UserError
 from distill.ship.load import ImageText
 
@@ -28,7 +28,7 @@ def embed_images(model: ImageText, shards: Shards, workers: int = 0) -> torch.Te
     total = torch.zeros(())
     for weight, part in model.parts:
         size, interpolation = part.config.image.image_size, part.config.image.interpolation
-        dataset = ViewPixels(shards, Views(), [Wanted(1, size, interpolation)])
+        dataset = ViewPixels(shards, PLAIN_VIEWS, [Wanted(1, size, interpolation)])
         places = [range(i, min(i + BATCH, len(shards))) for i in range(0, len(shards), BATCH)]
         with closing(dataset.batches(places, workers)) as loaded:
             rows = torch.cat([part.encode_image(pixels[:, 0]) for (pixels,), _ in loaded])

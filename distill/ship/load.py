@@ -13,7 +13,7 @@ from torch import nn
 
 import students
 from distill.data.captions import Tokenizer
-from distill.data.views import Views, on_white
+from distill.data.views import PLAIN_VIEWS, on_white
 from distill.errors import UserError, as_user_errors
 from distill.lookup import check_objective
 from distill.ship.config_file import Config, ImageConfig, NetConfig, read_config
@@ -46,7 +46,7 @@ class ImageText:
     def pixels(self, image: Image) -> torch.Tensor:
         """[3, S, S] uint8: a picture as the image tower expects it (its largest central square, resized)."""
         image = on_white(image)
-        view = Views().draw("", 0, image.size)
+        view = PLAIN_VIEWS.draw("", 0, image.size)
         return view.render(image, self.config.image.image_size, self.config.image.interpolation)
 
     @torch.inference_mode()
