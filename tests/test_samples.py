@@ -14,7 +14,7 @@ from PIL import Image
 import teachers
 from distill.data.batch import Batch
 from distill.data.captions import Caption, Captions, Tokenizer
-from distill.data.loading import batches
+from distill.data.loading import load_batches
 from distill.data.order import Order
 from distill.data.pairs import Pairs, Schedule
 from distill.data.shards import Sample, Shards
@@ -178,7 +178,7 @@ def stream(shards: Shards, world: int, workers: int, start: int = 0) -> list[Bat
     """Steps ``start`` to 9 of the stream in batches of 12, as ``world`` processes together see them."""
     order = Order(shards.counts, seed=1)
     ranks = [
-        [one for (one,) in batches(pairs_of(shards), workers, False, Schedule(order, 12, rank, world, start, 9))]
+        [one for (one,) in load_batches(pairs_of(shards), workers, False, Schedule(order, 12, rank, world, start, 9))]
         for rank in range(world)
     ]
     return [
@@ -261,7 +261,7 @@ def jointly(shards: Shards, rank: int, world: int, mixup: float = 1.0, pieces: i
     order = Order(shards.counts, seed=1)
     schedule = Schedule(order, 12, rank, world, 4, 7, mixup > 0, pieces)
     pairs = Pairs(shards, Transform(tokenizer, inputs, drawing), order, 12)
-    return list(batches(pairs, 0, False, schedule, pieces))
+    return list(load_batches(pairs, 0, False, schedule, pieces))
 
 
 @pytest.mark.parametrize("world, pieces", [(2, 1), (4, 1), (12, 1), (1, 3), (2, 2)])

@@ -182,27 +182,27 @@ def test_samples_without_an_image_or_caption_are_found(tmp_path: Path) -> None:
 def test_every_epoch_visits_every_sample_once_in_another_order(window: int) -> None:
     counts = np.array([5, 1, 12, 30])
     order = Order(counts, seed=3, window=window)
-    stream = list(order.take(0, 3 * 48))
+    stream = list(order.between(0, 3 * 48))
     epochs = [[i for e, i in stream if e == epoch] for epoch in range(3)]
     assert [e for e, _ in stream] == sorted(e for e, _ in stream)
     for epoch in epochs:
         assert sorted(epoch) == list(range(48))
     assert epochs[0] != epochs[1] != epochs[2]
-    assert list(Order(counts, seed=4, window=window).take(0, 48)) != stream[:48]
+    assert list(Order(counts, seed=4, window=window).between(0, 48)) != stream[:48]
 
 
 def test_the_order_can_be_entered_anywhere() -> None:
     counts = np.array([5, 1, 12, 30])
-    whole = list(Order(counts, seed=3, window=7).take(0, 200))
+    whole = list(Order(counts, seed=3, window=7).between(0, 200))
     for start in (0, 1, 6, 7, 47, 48, 100, 143):
-        assert list(Order(counts, seed=3, window=7).take(start, 200)) == whole[start:]
+        assert list(Order(counts, seed=3, window=7).between(start, 200)) == whole[start:]
 
 
 @pytest.mark.parametrize("samples, stride", [(12, 12), (24, 12), (30, 12), (100, 7)])
 def test_in_the_end_every_sample_may_stand_in(samples: int, stride: int) -> None:
     order = Order(np.array([samples]), seed=0)
     for position in (0, samples - 1, 5 * samples + 3):
-        found = [order.stand_in(position, number, stride) for number in range(1, 1000)]
+        found = [order.replacement(position, number, stride) for number in range(1, 1000)]
         own = order.at(position)[1]
         assert set(found) | {own} == set(range(samples)) and found[0] != own
 
@@ -210,5 +210,5 @@ def test_in_the_end_every_sample_may_stand_in(samples: int, stride: int) -> None
 def test_reads_stay_inside_a_window_of_shards() -> None:
     order = Order(np.full(100, 50), seed=0, window=200)
     for window in range(25):
-        shards_touched = {i // 50 for _, i in order.take(window * 200, (window + 1) * 200)}
+        shards_touched = {i // 50 for _, i in order.between(window * 200, (window + 1) * 200)}
         assert len(shards_touched) <= 5

@@ -20,7 +20,7 @@ from faulty_server import FILES, POLICY, Server, stalled, stalling
 
 from distill.data.batch import Batch
 from distill.data.captions import Captions, Tokenizer
-from distill.data.loading import batches
+from distill.data.loading import load_batches
 from distill.data.remote import RetryPolicy
 from distill.data.shard_names import stream_addresses
 from distill.data.shards import Shards
@@ -84,7 +84,7 @@ def streams(places: list[str], size: int = 8, seed: tuple[int, ...] = (0, 0, 0),
 
 
 def taken(given: StreamDataset, count: int, workers: int = 0) -> list[Batch]:
-    return [piece for (piece,) in islice(batches(given, workers, False), count)]
+    return [piece for (piece,) in islice(load_batches(given, workers, False), count)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -127,7 +127,7 @@ def test_a_batch_in_pieces_is_the_batch(server: Server) -> None:
     """No sample is twice in it: in another piece, too, it would be its own negative."""
     places = [f"{server.url}/plain/{FILES[2]}"]
     whole = taken(streams(places, size=16), 20)
-    pieces = list(islice(batches(streams(places, size=16, pieces=4), 0, False), 20))
+    pieces = list(islice(load_batches(streams(places, size=16, pieces=4), 0, False), 20))
     assert all(len(set(batch.keys)) == 16 for batch in whole)
     for batch, parts in zip(whole, pieces, strict=True):
         assert [len(part.keys) for part in parts] == [4] * 4
@@ -139,14 +139,13 @@ def test_loaders_and_commands_end_with_the_training(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also those that wait for a command which prints nothing any more."""
-    monkeypatch.setattr(
-        "distill.data.streams.SHUFFLE_BUFFER", 1
-    )  # or there would be no batch before the command stalls
+    # Or there would be no batch before the command stalls.
+    monkeypatch.setattr("distill.data.streams.SHUFFLE_BUFFER", 1)
     (tmp_path / "flag").touch()
     before = set(psutil.Process().children(recursive=True))
     given = streams([stalling(folder, tmp_path / "flag")], size=2)
     given.policy = RetryPolicy(timeout=600.0, retries=5)
-    loaded = batches(given, 2, False)
+    loaded = load_batches(given, 2, False)
     next(loaded)
     waiting = set(stalled(psutil.Process(), 2)) - before
     assert len(waiting) >= 4  # two loaders, and what each has started

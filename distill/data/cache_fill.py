@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from distill.data.cache import Cache
-from distill.data.loading import ahead
+from distill.data.loading import prefetch
 from distill.data.shards import Shards
 from distill.data.views import Views, decode
 from distill.errors import BadSample, UserError
@@ -75,7 +75,7 @@ class ViewPixels(Dataset[list[torch.Tensor]]):
             UserError: if something cannot be read.
         """
         asked = {"batch_sampler": places, "collate_fn": self._together}
-        with closing(ahead(self, workers, pin, **asked)) as loader:
+        with closing(prefetch(self, workers, pin, **asked)) as loader:
             for batch, errors in loader:
                 for error in errors.values():
                     if strict or not isinstance(error, BadSample):

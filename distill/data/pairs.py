@@ -49,7 +49,7 @@ class Pairs(Dataset[Batch]):
     def _shown(self, place: Place, bad: list[Bad]) -> Pair:
         """What is shown at a place: its sample, or the next that stands in for it, always the same."""
         for number in range(ATTEMPTS):
-            i = self.order.stand_in(place.position, number, self.batch_size) if number else place.sample
+            i = self.order.replacement(place.position, number, self.batch_size) if number else place.sample
             try:
                 return self.transform.pair(self.shards.read(i, self.transform.kinds), place.epoch, i)
             except BadSample as error:

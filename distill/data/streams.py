@@ -156,9 +156,8 @@ def read_shards(
             failures, last_error = failures + 1, error
             failed.add(address)
             # One bad shard that is drawn many times in a row does not show that the others cannot be read.
-            many = failures >= MAX_FAILED_SHARDS and len(failed) >= min(
-                MAX_FAILED_SHARDS, repeated or MAX_FAILED_SHARDS
-            )
+            different = min(MAX_FAILED_SHARDS, repeated or MAX_FAILED_SHARDS)
+            many = failures >= MAX_FAILED_SHARDS and len(failed) >= different
             if many or time.monotonic() - last_sample > policy.sample_timeout:
                 raise streams_failed(failures, error.bad) from error
             if repeated and len(failed) >= min(2, repeated):
@@ -220,7 +219,7 @@ class StreamDataset(IterableDataset[list[Batch | UserError]]):
             yield [error]
 
     def _pieces(self, pairs: list[Pair], bad: list[Bad]) -> list[Batch | UserError]:
-        """A batch of pairs in its pieces. With mixup, the neighbour of a piece's last image is the next piece's first."""
+        """The pairs of a batch, collated in pieces. Mixup also needs the neighbour of each piece's last image."""
         size, batches = self.size // self.pieces, list[Batch | UserError]()
         for first in range(0, self.size, size):
             following = (first + size) % self.size

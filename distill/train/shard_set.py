@@ -12,7 +12,7 @@ import numpy as np
 from distill.config import Recipe
 from distill.data.batch import Batch
 from distill.data.captions import Tokenizer
-from distill.data.loading import batches
+from distill.data.loading import load_batches
 from distill.data.order import Order
 from distill.data.pairs import Schedule
 from distill.data.shards import Shards
@@ -101,11 +101,11 @@ class ShardSet:
             neighbours=pairs.transform.drawing.mixup > 0,
             pieces=part.pieces,
         )
-        return batches(pairs, self.recipe.data.workers, pin, schedule, part.pieces)
+        return load_batches(pairs, self.recipe.data.workers, pin, schedule, part.pieces)
 
     def keys(self, step: int) -> list[str]:
         size, order = self.recipe.train.batch_size, Order(self.data.counts, self.recipe.train.seed)
-        return [self.data.key(i) for _, i in order.take(step * size, (step + 1) * size)]
+        return [self.data.key(i) for _, i in order.between(step * size, (step + 1) * size)]
 
     def close(self) -> None:
         self.data.close()

@@ -12,7 +12,7 @@ from typing import Any
 from distill.config import Recipe
 from distill.data.batch import Batch
 from distill.data.captions import Tokenizer
-from distill.data.loading import batches
+from distill.data.loading import load_batches
 from distill.data.remote import RetryPolicy
 from distill.data.shard_names import address_scheme, stream_addresses
 from distill.data.streams import StreamDataset, read_shards
@@ -88,7 +88,7 @@ class StreamSet:
         size = self.recipe.train.batch_size // part.world
         seed = self.recipe.train.seed, part.start, part.rank
         streams = StreamDataset(self.addresses, self.policy, transform, size, seed, part.pieces)
-        with closing(batches(streams, self.recipe.data.workers, pin)) as loaded:
+        with closing(load_batches(streams, self.recipe.data.workers, pin)) as loaded:
             yield from islice(loaded, part.stop - part.start)
 
     def keys(self, step: int) -> list[str]:
