@@ -85,7 +85,7 @@ def lite(size: int, image_size: int, parameters: int) -> Card:
         data="ImageNet-1k",
         licence="Apache-2.0",
         paper="arXiv 1905.11946",
-        read=partial(efficientnet_lite.read, arch),
+        read=efficientnet_lite.read,
     )
 
 
