@@ -34,12 +34,15 @@ def list_(
       distill teachers list web siglip
       distill teachers list in21k --max-parameters 30M --json
     """
+    from distill.errors import as_user_errors
     from teachers import cards
 
+    with as_user_errors():
+        known = cards()
     most = number(max_parameters) if max_parameters else float("inf")
     found = [
         card
-        for card in cards()
+        for card in known
         if all(word.lower() in " ".join([card.name, card.data, card.licence, card.paper]).lower() for word in words)
         and modality in (None, card.modality)
         and card.parameters <= most
