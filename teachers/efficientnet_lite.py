@@ -48,7 +48,7 @@ def block_names(state: dict[str, torch.Tensor]) -> list[str]:
     Args:
         state: of the package. ``_blocks.N._project_conv.weight`` is [output channels, input channels, 1, 1].
     """
-    names, stage, block, previous = [], -1, 0, 0
+    names, stage, block, previous = list[str](), -1, 0, 0
     while (weight := state.get(f"_blocks.{len(names)}._project_conv.weight")) is not None:
         stage, block = (stage, block + 1) if len(weight) == previous else (stage + 1, 0)
         previous = len(weight)
