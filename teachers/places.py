@@ -1,8 +1,8 @@
-"""Encoders of scenes: the networks that CSAIL trained on Places365.
+"""Scene classifiers: the networks that MIT CSAIL trained on Places365.
 
-The files are what ``torch.save`` wrote in 2017: a dictionary whose ``state_dict`` has ``module.`` before every key and
-no counters in its batch norms; DenseNet's layers still have the dots of torchvision before 0.3 in their names. They
-are read as data (``weights_only``). The files called ``whole_…`` hold code and are refused.
+The files were written by ``torch.save`` in 2017. In their ``state_dict`` every key has the prefix ``module.``, batch
+norms have no counters, and DenseNet's layers have the names of torchvision before 0.3, with a dot before the number.
+They are loaded with ``weights_only``. The files called ``whole_…`` hold code and are refused.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 ADDRESS = "http://places2.csail.mit.edu/models_places365"
 
 
-def downloaded(file: str, card: str) -> Path:
-    """One of CSAIL's files, where torch keeps downloads.
+def downloaded_path(file: str, card: str) -> Path:
+    """The path of one of CSAIL's files in the folder where torch.hub keeps downloads.
+
+    Args:
+        file: its name.
+        card: the name of the teacher, for the error.
 
     Raises:
         ConnectionError: if it is not there; the message says where to get it.
@@ -39,7 +43,11 @@ def downloaded(file: str, card: str) -> Path:
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
-    """The weights in one of CSAIL's files, as timm names them: ``norm.1`` of an old DenseNet is ``norm1``."""
+    """The weights in one of CSAIL's files, under timm's names: ``norm.1`` of a DenseNet becomes ``norm1``.
+
+    Raises:
+        ValueError: if the file is damaged or holds code.
+    """
     state = read_weights(path)
     return {re.sub(r"\.(norm|conv)\.(\d)\.", r".\1\2.", key): value for key, value in state.items()}
 
@@ -62,7 +70,7 @@ def _card(arch: str, width: int, parameters: int) -> Card:
         url=f"{ADDRESS}/{file}",
         paper="Zhou et al., Places: A 10 million image database for scene recognition, TPAMI 2017",
         checked="layout",
-        file=partial(downloaded, file, f"places/{arch}"),
+        file=partial(downloaded_path, file, f"places/{arch}"),
         read=read,
     )
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from teachers.card import Card
-from teachers.folder import library, pad_of, pooling_of, settings
+from teachers.folder import import_library, load_json, pad_token_id, pooling_mode
 from teachers.frozen import EMBEDDING, TOKENS, Teacher, tried
 
 
@@ -57,9 +57,9 @@ def load_folder(card: Card, folder: Path, outputs: Sequence[str] = (EMBEDDING,))
         ImportError: if transformers is not installed; the message says what to run.
         ValueError: if the folder is not a sentence encoder's, or not the one of the card.
     """
-    transformers = library("transformers", card)
-    pad, pooling = pad_of(folder), pooling_of(folder)
-    arch = settings(folder / "config.json", dict).get("model_type")
+    transformers = import_library("transformers", card)
+    pad, pooling = pad_token_id(folder), pooling_mode(folder)
+    arch = load_json(folder / "config.json", dict).get("model_type")
     if arch != card.arch:
         raise ValueError(f"{folder} holds the architecture '{arch}', where '{card.name}' is '{card.arch}'.")
     try:

@@ -1,4 +1,4 @@
-"""A text teacher's tokenizer."""
+"""The tokenizer of a text teacher."""
 
 from __future__ import annotations
 
@@ -10,34 +10,36 @@ from typing import Any
 import torch
 
 from teachers.card import Card
-from teachers.folder import folder_of, library, pad_of, settings
+from teachers.folder import import_library, load_json, pad_token_id, text_teacher_folder
 
 
 class TextTokenizer:
-    """Texts in, the token ids of a text teacher out. Pickled it is its card: loader processes load their own.
+    """Turns texts into the token ids of a text teacher.
+
+    Only the card is pickled, so each loader process loads the tokenizer from the teacher's folder itself.
 
     Attributes:
-        card: the teacher's.
+        card: the teacher's card.
     """
 
     def __init__(self, card: Card) -> None:
         self.card = card
 
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
-        """[n, context] int64: each text, cut off where it is too long, filled up with the padding id."""
+        """[n, context] int64: the token ids of n texts, each truncated or padded to the card's ``context``."""
         rows = [row.ids for row in self._tokenizer.encode_batch(list(texts))]
         return torch.tensor(rows, dtype=torch.int64).view(len(rows), self.card.context)
 
     @cached_property
     def _tokenizer(self) -> Any:
-        # The library tokenizes in threads, and its older versions warn in every process forked after that. Loader
-        # processes are the parallelism here; whoever has set this variable keeps what they chose.
+        # The library tokenizes in threads, and its older versions print a warning in every process forked afterwards.
+        # Threads are not needed, since loader processes run in parallel. A value that the user has set is kept.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        tokenizers, folder = library("tokenizers", self.card), folder_of(self.card)
-        path, vocab = folder / "tokenizer.json", settings(folder / "config.json", dict).get("vocab_size", 0)
+        tokenizers, folder = import_library("tokenizers", self.card), text_teacher_folder(self.card)
+        path, vocab = folder / "tokenizer.json", load_json(folder / "config.json", dict).get("vocab_size", 0)
         try:
             tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises nothing more particular
+        except Exception as error:  # the library raises plain Exception
             raise ValueError(f"{path} is missing or damaged: {error}. Save the sentence encoder again.") from error
         if tokenizer.get_vocab_size() > vocab:
             raise ValueError(
@@ -46,7 +48,7 @@ class TextTokenizer:
         if self.card.context <= tokenizer.num_special_tokens_to_add(False):
             raise ValueError(f"A context of {self.card.context} tokens holds no text. Give the card a larger one.")
         tokenizer.enable_truncation(self.card.context)
-        tokenizer.enable_padding(length=self.card.context, pad_id=pad_of(folder))
+        tokenizer.enable_padding(length=self.card.context, pad_id=pad_token_id(folder))
         return tokenizer
 
     def __getstate__(self) -> dict[str, Any]:
@@ -60,6 +62,6 @@ def tokenizer(card: Card) -> TextTokenizer:
         ImportError: if a package it needs is not installed; the message says what to run.
         ValueError: if the card is an image teacher's, or its folder is damaged.
     """
-    found = TextTokenizer(card)
-    found.encode([])  # loads it: what is wrong is said here, not in a loader process
-    return found
+    text_tokenizer = TextTokenizer(card)
+    text_tokenizer.encode([])  # loads it, so that errors are raised here and not in a loader process
+    return text_tokenizer

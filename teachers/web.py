@@ -1,7 +1,7 @@
 """Image towers of web-scale models: SigLIP 2, DINOv2, DINOv3, CLIP and its open successors, EVA, Perception Encoder.
 
-Their embedding is the pooled token, before any projection into a space shared with texts. Of the models trained with
-QuickGELU it is timm's variants that compute it.
+Their embedding is the pooled token, before the projection into the space shared with texts. Models that were trained
+with QuickGELU are timm's ``quickgelu`` variants, which compute that activation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ METACLIP = ("MetaCLIP, 2.5 billion pairs", "2309.16671", "cc-by-nc-4.0")
 MERGED2B = ("Merged-2B (LAION, COYO)", "2303.15389", "mit")
 PE = ("5.4 billion image-text pairs (Meta)", "2504.13181", "apache-2.0")
 
-# timm's name with its tag; width; input size; statistics; parameters; data, paper and licence.
+# Each row: timm's name with its tag; width; input size; statistics; parameters; data, paper and licence.
 ROWS = [
     ("vit_base_patch32_siglip_256.v2_webli", 768, 256, HALF, 94_552_320, WEBLI),
     ("vit_base_patch16_siglip_224.v2_webli", 768, 224, HALF, 92_884_224, WEBLI),
@@ -65,8 +65,8 @@ ROWS = [
 ]
 
 
-def of_hub(arch: str) -> str:
-    """The repository of a timm model; a variant with QuickGELU shares that of the one without."""
+def hub_repository(arch: str) -> str:
+    """The name of a timm model's repository on the hub; a variant with QuickGELU shares that of the one without."""
     return arch.replace("_quickgelu", "")
 
 
@@ -82,7 +82,7 @@ CARDS = [
         data=about[0],
         paper=about[1],
         licence=about[2],
-        hub=of_hub(arch),
+        hub=hub_repository(arch),
     )
     for arch, width, side, statistics, parameters, about in ROWS
 ]

@@ -93,13 +93,13 @@ def embedding(card: Any, shards: Path, folder: Path, rounds: int) -> dict[str, A
     from distill.data.cache import Cache
     from distill.data.cache_fill import BATCH, MissingShards, PixelFormat, ViewPixels, embed
     from distill.data.shards import Shards
-    from distill.data.views import Views
+    from distill.data.views import PLAIN_VIEWS
     from launch.group import default_device
 
-    teacher, data = teachers.load(card).to(default_device()), Shards.of([str(shards)])
+    teacher, data = teachers.load(card).to(default_device()), Shards.open([str(shards)])
     samples = [range(i, min(i + BATCH, len(data))) for i in range(0, len(data), BATCH)]
     formats = [PixelFormat(1, card.image_size, card.interpolation)]
-    pixels = [batch[:, 0] for (batch,), _ in ViewPixels(data, Views(), formats).batches(samples, 0)]
+    pixels = [batch[:, 0] for (batch,), _ in ViewPixels(data, PLAIN_VIEWS, formats).batches(samples, 0)]
 
     def bare(tick: Tick) -> None:
         for batch in pixels:
@@ -108,7 +108,7 @@ def embedding(card: Any, shards: Path, folder: Path, rounds: int) -> dict[str, A
 
     def whole(tick: Tick, number: int) -> None:
         table = TeacherTable(name=card.name, cache=str(folder / f"{card.name.replace('/', '-')}-{number}"))
-        cache = Cache(table, card, Views())
+        cache = Cache(table, card, PLAIN_VIEWS)
         embed([cache], lambda k: teacher, MissingShards.find([cache], data), 1, tick)
 
     rates: dict[str, list[float]] = {"forward": [], "embed": []}

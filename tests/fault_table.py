@@ -50,7 +50,7 @@ def expected_sums(shards: Path, steps: int, bad: frozenset[str] = frozenset()) -
     the same place of the next batch whose sample is good."""
     keys = keys_of(shards)
     counts = np.array([len(read_index(path)) for path in sorted(shards.glob("*.tar"))])
-    stream = list(Order(counts, seed=0).take(0, (steps * BATCH // len(keys) + 2) * len(keys)))
+    stream = list(Order(counts, seed=0).between(0, (steps * BATCH // len(keys) + 2) * len(keys)))
     sums = []
     for step in range(steps):
         total = 0

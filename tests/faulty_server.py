@@ -27,10 +27,10 @@ from typing import Any
 
 import psutil
 
-from distill.data.remote import Patience
+from distill.data.remote import RetryPolicy
 
 FILES = ("train-000000.tar", "train-000001.tar", "train-000002.tar")  # what the fixture of conftest.py serves
-PATIENCE = Patience(timeout=1.0, retries=3, wait=0.01)
+POLICY = RetryPolicy(timeout=1.0, retries=3, first_wait=0.01)
 
 
 class Handler(BaseHTTPRequestHandler):

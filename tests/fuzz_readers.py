@@ -42,29 +42,39 @@ def of_shards(scratch: Path, shard: Path) -> Targets:
     """Archives, streams, and what is kept of them."""
     import numpy as np
 
-    from distill.data.index import DAMAGED, build_index, inside, load_index, places, read_index, stamp_of
+    from distill.data.index import (
+        TAR_ERRORS,
+        file_stamp,
+        index_paths,
+        load_stored_index,
+        members_fit,
+        read_index,
+        scan_shard,
+    )
     from distill.data.shards import Shards
-    from distill.data.streams import grouped
+    from distill.data.streams import group_by_sample
     from distill.errors import UserError
 
     read_index(shard)
-    Shards.of([str(shard)]).save(scratch / "table")
-    file, stamp = scratch / "input", stamp_of(shard)
+    Shards.open([str(shard)]).save(scratch / "table")
+    file, stamp = scratch / "input", file_stamp(shard)
 
     def archive(data: bytes) -> None:
         file.write_bytes(data)
-        index = build_index(file)
-        assert inside(index.members, len(data)) and len(index.keys) == len(index.members)
+        index = scan_shard(file)
+        assert members_fit(index.members, len(data)) and len(index.keys) == len(index.members)
 
     def stream(data: bytes) -> None:
-        with suppress(*DAMAGED):
-            for key, parts in grouped(io.BytesIO(data)):
+        with suppress(*TAR_ERRORS):
+            for key, parts in group_by_sample(io.BytesIO(data)):
                 assert key.encode() and sum(map(len, parts.values())) <= len(data)
 
     def index(data: bytes) -> None:
         file.write_bytes(data)
-        found = load_index(file, shard, stamp)
-        assert found is None or (inside(found.members, stamp[0]) and found.members.shape == (len(found.keys), 3, 2))
+        found = load_stored_index(file, shard, stamp)
+        assert found is None or (
+            members_fit(found.members, stamp[0]) and found.members.shape == (len(found.keys), 3, 2)
+        )
 
     def table(data: bytes) -> None:
         file.write_bytes(data)
@@ -75,7 +85,7 @@ def of_shards(scratch: Path, shard: Path) -> Targets:
     return {
         "archive": (archive, [shard.read_bytes()]),
         "stream": (stream, [shard.read_bytes()]),
-        "index": (index, [places(shard)[0].read_bytes()]),
+        "index": (index, [index_paths(shard)[0].read_bytes()]),
         "table": (table, [(scratch / "table").read_bytes()]),
     }
 
@@ -118,13 +128,13 @@ def of_caches_and_exports(scratch: Path, shard: Path) -> Targets:
     from distill.config import TeacherTable
     from distill.data.cache import Cache
     from distill.data.shards import Shards
-    from distill.data.views import Views
+    from distill.data.views import PLAIN_VIEWS
     from distill.errors import UserError
     from distill.ship.config_file import Config, read_config
     from distill.ship.load import read_tower
 
-    card, shards = teachers.card("packaged/efficientnet_lite0"), Shards.of([str(shard)])
-    cache = Cache(TeacherTable(name=card.name, cache=str(scratch / "cache")), card, Views())
+    card, shards = teachers.card("packaged/efficientnet_lite0"), Shards.open([str(shard)])
+    cache = Cache(TeacherTable(name=card.name, cache=str(scratch / "cache")), card, PLAIN_VIEWS)
     cache.claim(shards.indexes[0], "weights")
     cache.write(shards.indexes[0], {"embedding": torch.zeros(1, 3, card.width, dtype=cache.dtype)}, "weights", [1])
     embeddings, export = cache.file(shard).read_bytes(), scratch / "export"
@@ -133,7 +143,7 @@ def of_caches_and_exports(scratch: Path, shard: Path) -> Targets:
     def cached(data: bytes) -> None:
         cache.file(shard).write_bytes(data)
         with suppress(UserError):
-            again = Cache(cache.table, card, Views())
+            again = Cache(cache.table, card, PLAIN_VIEWS)
             if not again.missing(shards):
                 assert again.row(shards, 2, 0)["embedding"].shape == (card.width,)
 

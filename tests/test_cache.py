@@ -59,7 +59,7 @@ def teacher() -> teachers.Teacher:
 @pytest.fixture
 def data(tmp_path: Path) -> Shards:
     write_shards(tmp_path / "shards", (5, 4))
-    return Shards.of([str(tmp_path / "shards")])
+    return Shards.open([str(tmp_path / "shards")])
 
 
 def test_every_row_and_view_is_what_the_live_teacher_gives(
@@ -128,12 +128,12 @@ def test_changed_shards_weights_and_damage_are_refused(
     first.write_bytes(whole)
 
     write_shards(tmp_path / "shards", (5, 4), first=100)
-    changed = Shards.of([str(tmp_path / "shards")])
+    changed = Shards.open([str(tmp_path / "shards")])
     with pytest.raises(UserError, match="its content has changed"):
         Cache(table(tmp_path / "cache"), CARD, VIEWS).missing(changed)
 
     write_shards(tmp_path / "shards", (5, 4))
-    restored = Shards.of([str(tmp_path / "shards")])
+    restored = Shards.open([str(tmp_path / "shards")])
     assert not Cache(table(tmp_path / "cache"), CARD, VIEWS).missing(restored)
     note = first.parent / "teacher.json"
     said = note.read_text()
@@ -259,7 +259,7 @@ def test_a_mirrored_crop_never_meets_the_embedding_of_another(
     online = f'[[teacher]]\nname = "{CARD.name}"\ncache = "none"\nimage_size = 96\n\n[student]'
     recipe.write_text(recipe.read_text().replace("[student]", online, 1))
     checked = load(str(recipe), [*settings, f"teacher.0.cache={tmp_path / 'cache'}", "teacher.0.image_size=96"])
-    resolved, data = resolve(checked), Shards.of(checked.data.train)
+    resolved, data = resolve(checked), Shards.open(checked.data.train)
     (cache,) = setup.caches_of(resolved)
     make(cache, teacher, data)
     tokenizer = SentencePieceTokenizer.train(["a red circle", "ein Kreis, rot"] * 50, 40, 8)

@@ -18,8 +18,8 @@ from conftest import distill, encoded, sample, write_shards, write_tar
 from PIL import Image
 from test_shards import by_webdataset
 
-from distill.data.check import Findings, Lookalikes, looks_like
-from distill.data.index import places, read_index
+from distill.data.check import Findings, NearDuplicates, difference_hash
+from distill.data.index import index_paths, read_index
 from distill.data.order import Order
 from distill.data.shards import Indexes, Shards
 
@@ -71,16 +71,16 @@ def test_pictures_that_look_alike_are_those_a_comparison_of_all_pairs_finds() ->
     for i in range(0, 200, 2):  # some with a few bits turned
         for bit in rng.choice(64, rng.integers(0, 8), replace=False):
             marks[i + 1] = marks[i] ^ (1 << int(bit)) if bit % 2 else marks[i + 1] ^ (1 << int(bit))
-    found = Findings(looks=marks, names=[str(i) for i in range(len(marks))])
-    twins = {a for a, _ in Lookalikes(found).among(found, same_set=True)}
+    found = Findings(hashes=marks, names=[str(i) for i in range(len(marks))])
+    twins = {a for a, _ in NearDuplicates(found).pairs(found, same_set=True)}
     slow = {
         str(i) for i, a in enumerate(marks) if any(i != j and (a ^ b).bit_count() <= 4 for j, b in enumerate(marks))
     }
     assert twins == slow and 10 < len(slow) < 200
     for seed in range(20):
-        mark = looks_like(photo(seed))
-        assert (mark ^ looks_like(photo(seed).resize((40, 40)))).bit_count() <= 4
-        assert (mark ^ looks_like(photo(seed + 100))).bit_count() > 4
+        mark = difference_hash(photo(seed))
+        assert (mark ^ difference_hash(photo(seed).resize((40, 40)))).bit_count() <= 4
+        assert (mark ^ difference_hash(photo(seed + 100))).bit_count() > 4
 
 
 def test_an_index_goes_to_the_users_cache_where_the_folder_is_read_only(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ from distill.data.shards import Shards
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 shards = Shards.load(Path(sys.argv[1]))
 order = Order(shards.counts, seed=1)
-seen = {i for position in (0, 10**9, 5 * 10**9) for _, i in order.take(position, position + 50_000)}
+seen = {i for position in (0, 10**9, 5 * 10**9) for _, i in order.between(position, position + 50_000)}
 assert len(shards) == 10**10 and len(seen) == 150_000
 assert shards.indexes.path(123_456).name == "shard-00123456.tar"
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
@@ -268,4 +268,5 @@ def test_the_order_of_an_index_is_the_files(tmp_path: Path) -> None:
     (path,) = write_shards(tmp_path, (4,))
     index = read_index(path)
     assert [int(offset) for offset in index.members[:, 0, 0]] == sorted(int(o) for o in index.members[:, 0, 0])
-    assert places(path)[0].is_file() and sorted(i for _, i in Order(np.array([4]), 0).take(0, 4)) == [0, 1, 2, 3]
+    assert index_paths(path)[0].is_file()
+    assert sorted(i for _, i in Order(np.array([4]), 0).between(0, 4)) == [0, 1, 2, 3]

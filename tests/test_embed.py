@@ -23,7 +23,7 @@ import teachers
 from distill.data.cache import Cache
 from distill.data.cache_fill import MissingShards, embed
 from distill.data.shards import Shards
-from distill.data.views import Views
+from distill.data.views import PLAIN_VIEWS
 from distill.errors import BadSample
 from distill.lookup import resolve
 from distill.recipe import load
@@ -129,8 +129,8 @@ def test_a_shard_that_is_cut_off_is_embedded_as_training_would(tmp_path: Path, h
 def test_processes_without_a_shard_have_nothing_to_do(home: Path, tmp_path: Path) -> None:
     (shard,) = write_shards(tmp_path / "one", (12,))
     table = load(str(home / "recipe.toml"), [f"teacher.0.cache={tmp_path / 'cache'}", "teacher.0.views=1"]).teacher[0]
-    cache = Cache(table, teachers.card(table.name), Views())
-    missing = MissingShards.find([cache], Shards.of([str(shard)]))
+    cache = Cache(table, teachers.card(table.name), PLAIN_VIEWS)
+    missing = MissingShards.find([cache], Shards.open([str(shard)]))
     parts = [missing.part(rank, 3) for rank in range(3)]
     assert [len(part.shards) for part in parts] == [12, 0, 0]
     for part in reversed(parts):
@@ -160,7 +160,7 @@ def test_an_image_that_does_not_decode_has_no_embedding(tmp_path: Path, home: Pa
     (file,) = files(tmp_path / "cache").values()
     assert not file["embeddings"][:, 1].any()
     checked = load(str(home / "recipe.toml"), [f"data.train={shard}", f"teacher.0.cache={tmp_path / 'cache'}"])
-    (cache,), shards = setup.caches_of(resolve(checked)), Shards.of([str(shard)])
+    (cache,), shards = setup.caches_of(resolve(checked)), Shards.open([str(shard)])
     with pytest.raises(BadSample, match="no embedding of it"):
         cache.row(shards, 1, 0)
     assert cache.row(shards, 2, 0)["embedding"].any()

@@ -21,9 +21,9 @@ import teachers
 from distill.config import TeacherTable
 from distill.data.cache import Cache
 from distill.data.captions import Captions
-from distill.data.index import build_index, inside, load_index, places, read_index, stamp_of
+from distill.data.index import file_stamp, index_paths, load_stored_index, members_fit, read_index, scan_shard
 from distill.data.shards import Sample, Shards
-from distill.data.views import Views, decode
+from distill.data.views import PLAIN_VIEWS, decode
 from distill.errors import BadSample, UserError
 from distill.files import read_table
 from distill.recipe import dump, load, parse
@@ -59,8 +59,8 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_archives(tmp_path: Path, shard: Path, changes: tuple[list[tuple[float, bytes]], float]) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(changed(shard.read_bytes(), changes))
-    index = build_index(path)
-    assert inside(index.members, path.stat().st_size) and len(index.keys) == len(index.members)
+    index = scan_shard(path)
+    assert members_fit(index.members, path.stat().st_size) and len(index.keys) == len(index.members)
     for key in index.keys:
         key.encode()
     if len(index):
@@ -79,8 +79,8 @@ def test_archives_of_any_bytes(tmp_path: Path, header: bytes, rest: bytes) -> No
     fields = bytearray(header)
     fields[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:]))  # a checksum that fits
     path.write_bytes(bytes(fields) + rest)
-    index = build_index(path)
-    assert inside(index.members, path.stat().st_size)
+    index = scan_shard(path)
+    assert members_fit(index.members, path.stat().st_size)
 
 
 @EXAMPLES
@@ -89,19 +89,19 @@ def test_indexes(tmp_path: Path, shard: Path, changes: tuple[list[tuple[float, b
     """One that is taken points nowhere but into its shard."""
     expected = read_index(shard)
     kept = tmp_path / "index"
-    kept.write_bytes(changed(places(shard)[0].read_bytes(), changes))
-    found = load_index(kept, shard, stamp_of(shard))
+    kept.write_bytes(changed(index_paths(shard)[0].read_bytes(), changes))
+    found = load_stored_index(kept, shard, file_stamp(shard))
     if found is not None:
-        assert found.members.shape == (len(found.keys), 3, 2) and inside(found.members, shard.stat().st_size)
+        assert found.members.shape == (len(found.keys), 3, 2) and members_fit(found.members, shard.stat().st_size)
         assert len(found) == len(expected)
 
 
 @EXAMPLES
 @given(members=st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1)), min_size=1))
 def test_an_index_that_points_outside_is_not_inside(members: list[tuple[int, int]]) -> None:
-    places = np.array(members, dtype=np.int64)
+    spans = np.array(members, dtype=np.int64)
     slow = all(0 <= offset <= 1000 and -1 <= size <= 1000 - offset for offset, size in members)
-    assert inside(places, 1000) == slow
+    assert members_fit(spans, 1000) == slow
 
 
 @EXAMPLES
@@ -122,7 +122,7 @@ def test_checkpoints(tmp_path: Path, changes: tuple[list[tuple[float, bytes]], f
 @EXAMPLES
 @given(changes=CHANGES)
 def test_tables_of_shards(tmp_path: Path, shard: Path, changes: tuple[list[tuple[float, bytes]], float]) -> None:
-    Shards.of([str(shard)]).save(tmp_path / "whole")
+    Shards.open([str(shard)]).save(tmp_path / "whole")
     (tmp_path / "shards").write_bytes(changed((tmp_path / "whole").read_bytes(), changes))
     with suppress(UserError):
         shards = Shards.load(tmp_path / "shards")
@@ -136,7 +136,7 @@ def test_tables_of_shards(tmp_path: Path, shard: Path, changes: tuple[list[tuple
 @given(changes=CHANGES)
 def test_cached_embeddings(tmp_path: Path, shard: Path, changes: tuple[list[tuple[float, bytes]], float]) -> None:
     """A row is the one that was written, or is refused."""
-    shards = Shards.of([str(shard)])
+    shards = Shards.open([str(shard)])
     cache, rows = cache_in(tmp_path), torch.arange(4 * 1280.0).view(1, 4, 1280)
     cache.write(shards.indexes[0], {"embedding": rows}, "weights", absent=[2])
     file = cache.file(shard)
@@ -152,7 +152,7 @@ def test_cached_embeddings(tmp_path: Path, shard: Path, changes: tuple[list[tupl
 def cache_in(folder: Path) -> Cache:
     """The cache of a teacher of 1,280 numbers, in this folder."""
     table = TeacherTable(name="packaged/efficientnet_lite0", cache=str(folder / "cache"), dtype="fp32")
-    cache = Cache(table, teachers.card(table.name), Views())
+    cache = Cache(table, teachers.card(table.name), PLAIN_VIEWS)
     (folder / "cache").mkdir(exist_ok=True)
     (folder / "cache" / "teacher.json").write_text(json.dumps(cache.identity | {"weights": "weights"}))
     return cache
@@ -244,4 +244,4 @@ def test_names_that_are_no_text_become_keys_that_are(tmp_path: Path) -> None:
     assert read_index(tmp_path / "a.tar").keys == ("caf\\xe9",)
     assert read_index(write_tar(tmp_path / "b.tar", sample("café", "circle", "red", 1))).keys == ("café",)
     save_file({"x": torch.ones(1)}, tmp_path / "c.index")
-    assert load_index(tmp_path / "c.index", tmp_path / "a.tar", stamp_of(tmp_path / "a.tar")) is None
+    assert load_stored_index(tmp_path / "c.index", tmp_path / "a.tar", file_stamp(tmp_path / "a.tar")) is None

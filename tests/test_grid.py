@@ -146,7 +146,7 @@ def test_every_entry_trains_and_ships_what_it_trained(home: Path, name: str) -> 
     assert tokenizer is not None
     model = networks.model(tokenizer.vocab)
     model.load_state_dict(Snapshot.read(folder / "checkpoints/step-00000002").model)
-    opened = Shards.of(recipe.data.train)
+    opened = Shards.open(recipe.data.train)
     slots = [Slot(0, i, i) for i in range(9)]
     batch = setup.pairs_of(networks.resolved, opened, tokenizer).__getitems__(slots)
     assert isinstance(batch, Batch)
@@ -171,7 +171,7 @@ def test_an_export_is_the_run(home: Path, name: str, shards: Path) -> None:
     folder = run(home, name, GRID[name][0])
     distill("export", folder, "--out", home / f"{name} export")
     ours, shipped = package.load(folder), package.load(home / f"{name} export")
-    data = Shards.of([str(shards)])
+    data = Shards.open([str(shards)])
     assert torch.equal(embed_images(ours, data), embed_images(shipped, data))
     assert torch.equal(ours.encode_text(["a red circle"]), shipped.encode_text(["a red circle"]))
     data.close()
@@ -231,7 +231,7 @@ def test_a_delay_leaves_the_rest_of_the_schedule_to_the_tower() -> None:
 
 def test_the_third_tower_joins_at_test_time_where_no_head_stands_between(home: Path, shards: Path) -> None:
     """α = 0 is the student, α = 1 the teacher through its adapter, and in between their weighted sum."""
-    data = Shards.of([str(shards)])
+    data = Shards.open([str(shards)])
     for name in ("headless", "headless, MLP"):
         folder = run(home, name, GRID[name][0])
         rows = {a: embed_images(package.load(folder, alpha=a), data) for a in (0.0, 0.3, 1.0)}

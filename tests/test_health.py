@@ -116,7 +116,7 @@ def events_keys(run: Path, step: int) -> list[str]:
     from distill.data.shards import Shards
 
     shards = Shards.load(run / "shards.safetensors")
-    return [shards.key(i) for _, i in Order(shards.counts, seed=0).take((step - 1) * 16, step * 16)]
+    return [shards.key(i) for _, i in Order(shards.counts, seed=0).between((step - 1) * 16, step * 16)]
 
 
 def test_a_step_that_is_not_finite_stops_the_run_unless_it_may_be_skipped(home: Path, said: dict[str, str]) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 PROGRAM = """
 import sys
-from distill.data.loading import ahead
-loaded = ahead(list(range(100)), 2, False)  # held by this module until after the interpreter's exit handlers
+from distill.data.loading import prefetch
+loaded = prefetch(list(range(100)), 2, False)  # held by this module until after the interpreter's exit handlers
 assert int(next(loaded)) == 0
 {end}
 """

@@ -169,7 +169,7 @@ def test_cached_outputs_are_the_live_teachers(tmp_path: Path, pictures: Path) ->
     from distill.config import TeacherTable
 
     outputs = ("embedding", "logits")
-    card, data = teachers.card(LITE0), Shards.of([str(pictures)])
+    card, data = teachers.card(LITE0), Shards.open([str(pictures)])
     table = TeacherTable(name=LITE0, cache=str(tmp_path / "cache"), views=2, image_size=64, dtype="fp32")
     cache, live = Cache(table, card, Views((0.5, 0.9), True), outputs), teachers.load(card, 64, outputs)
     embed([cache], lambda k: live, MissingShards.find([cache], data), 0, id)

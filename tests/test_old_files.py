@@ -55,7 +55,7 @@ def test_its_teacher_caches_are_complete(old: Path) -> None:
     recipe = load(str(old / "recipe.toml"))
     logits = {"data": {"train": [str(old / "shards")]}, "objective": {"name": "function_matching"}}
     teacher = {"name": "packaged/efficientnet_lite0", "image_size": 32, "cache": str(old / "logits-cache")}
-    data = Shards.of(recipe.data.train)
+    data = Shards.open(recipe.data.train)
     for resolved, output, width in (
         (resolve(recipe), "embedding", 1280),
         (resolve(parse(logits | {"teacher": [teacher]})), "logits", 1000),

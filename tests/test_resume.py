@@ -232,7 +232,7 @@ def test_sigterm_saves_and_exits_with_0(home: Path, processes: int) -> None:
 
 
 def test_a_run_has_one_writer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "PATIENCE", 0.5)
+    monkeypatch.setattr(checkpoint, "POLICY", 0.5)
     group, run = Group(0, 1, torch.device("cpu")), home / "one-writer"
     run.mkdir()
     first = checkpoint.Checkpoints(run, 2, group)

@@ -14,7 +14,7 @@ from PIL import Image
 import teachers
 from distill.data.batch import Batch
 from distill.data.captions import Caption, Captions
-from distill.data.loading import batches
+from distill.data.loading import load_batches
 from distill.data.order import Order
 from distill.data.pairs import Pairs, Schedule
 from distill.data.shards import Sample, Shards
@@ -179,7 +179,7 @@ def stream(shards: Shards, world: int, workers: int, start: int = 0) -> list[Bat
     """Steps ``start`` to 9 of the stream in batches of 12, as ``world`` processes together see them."""
     order = Order(shards.counts, seed=1)
     ranks = [
-        [one for (one,) in batches(pairs_of(shards), workers, False, Schedule(order, 12, rank, world, start, 9))]
+        [one for (one,) in load_batches(pairs_of(shards), workers, False, Schedule(order, 12, rank, world, start, 9))]
         for rank in range(world)
     ]
     return [
@@ -195,7 +195,7 @@ def stream(shards: Shards, world: int, workers: int, start: int = 0) -> list[Bat
 
 
 def test_the_stream_is_the_same_for_any_number_of_processes_and_loaders(shards: Path) -> None:
-    opened = Shards.of([str(shards)])
+    opened = Shards.open([str(shards)])
     expected = stream(opened, 1, 0)
     assert len(expected) == 9 and len({key for batch in expected for key in batch.keys}) == 64
     for world, workers, start in ((2, 0, 0), (4, 0, 0), (1, 2, 0), (2, 1, 0), (1, 0, 5), (3, 2, 7)):
@@ -214,7 +214,7 @@ def test_another_sample_stands_in_for_a_bad_one_always_the_same(tmp_path: Path) 
     def packed(name: str) -> Shards:
         members = [(f"{key}.png", image) for key, image in images.items()]
         members += [(f"{key}.txt", text) for key, text in texts.items()]
-        return Shards.of([str(write_tar(tmp_path / name, members))])
+        return Shards.open([str(write_tar(tmp_path / name, members))])
 
     whole = packed("whole.tar")
     expected = stream(whole, 1, 0)
@@ -239,7 +239,7 @@ def test_another_sample_stands_in_for_a_bad_one_always_the_same(tmp_path: Path) 
 
 def test_a_place_that_nothing_fills_is_an_error(tmp_path: Path) -> None:
     members = [(f"{i}.{kind}", b"damaged") for i in range(12) for kind in ("png", "txt")]
-    opened = Shards.of([str(write_tar(tmp_path / "a.tar", members))])
+    opened = Shards.open([str(write_tar(tmp_path / "a.tar", members))])
     for workers in (0, 1):
         with pytest.raises(BadSample, match="of .*a.tar cannot be used: its image is of no format"):
             stream(opened, 1, workers)
@@ -261,13 +261,13 @@ def jointly(shards: Shards, rank: int, world: int, mixup: float = 1.0, pieces: i
     order = Order(shards.counts, seed=1)
     schedule = Schedule(order, 12, rank, world, 4, 7, mixup > 0, pieces)
     pairs = Pairs(shards, Transform(tokenizer, inputs, drawing), order, 12)
-    return list(batches(pairs, 0, False, schedule, pieces))
+    return list(load_batches(pairs, 0, False, schedule, pieces))
 
 
 @pytest.mark.parametrize("world, pieces", [(2, 1), (4, 1), (12, 1), (1, 3), (2, 2)])
 def test_mixed_images_do_not_depend_on_processes_or_pieces(shards: Path, world: int, pieces: int) -> None:
     """The last image of a piece is mixed with the first of the next, the batch's last with its first."""
-    opened = Shards.of([str(shards)])
+    opened = Shards.open([str(shards)])
     ranks = [jointly(opened, r, world, pieces=pieces) for r in range(world)]
     for (one,), *shares in zip(jointly(opened, 0, 1), *ranks, strict=True):
         assert [len(share) for share in shares] == [pieces] * world
@@ -285,7 +285,7 @@ def test_mixed_images_do_not_depend_on_processes_or_pieces(shards: Path, world: 
 
 
 def test_an_image_is_mixed_with_its_neighbour_in_one_share_for_student_and_teacher(shards: Path) -> None:
-    opened = Shards.of([str(shards)])
+    opened = Shards.open([str(shards)])
     plain, mixed = jointly(opened, 0, 1, mixup=0.0), jointly(opened, 0, 1, mixup=0.6)
     shares = []
     for (before,), (after,) in zip(plain, mixed, strict=True):

@@ -13,10 +13,10 @@ import pytest
 from conftest import encoded, picture, sample, write_shards, write_tar
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
-from distill.data.index import build_index, read_index
+from distill.data.index import read_index, scan_shard
 from distill.data.order import Order
 from distill.data.pack import write_shards as pack
-from distill.data.shard_names import expand
+from distill.data.shard_names import shard_paths
 from distill.data.shards import OPEN_FILES, Shards
 from distill.errors import BadSample, UserError
 
@@ -29,7 +29,7 @@ def by_webdataset(path: Path) -> list[dict[str, Any]]:
 
 def test_every_sample_is_read_as_webdataset_reads_it(tmp_path: Path) -> None:
     paths = write_shards(tmp_path, (5, 3))
-    shards = Shards.of([str(tmp_path)])
+    shards = Shards.open([str(tmp_path)])
     streamed = [sample for path in paths for sample in by_webdataset(path)]
     assert len(shards) == len(streamed) == 8
     for i, expected in enumerate(streamed):
@@ -42,7 +42,7 @@ def test_every_sample_is_read_as_webdataset_reads_it(tmp_path: Path) -> None:
 def test_long_names_and_folders_are_read_as_webdataset_reads_them(tmp_path: Path) -> None:
     long = "folder/" + "x" * 150  # needs a pax or GNU header of its own
     write_tar(tmp_path / "a.tar", [(f"{long}.seg.png", b"no image"), (f"{long}.png", b"1"), (f"{long}.txt", b"2")])
-    index = build_index(tmp_path / "a.tar")
+    index = scan_shard(tmp_path / "a.tar")
     assert index.keys == (long,)
     shards = Shards([index])
     assert (shards.read(0).image, shards.read(0).txt) == (b"1", b"2")
@@ -53,7 +53,7 @@ def test_the_packer_writes_what_the_index_reads_and_never_twice(tmp_path: Path) 
     rows = [{"__key__": f"k{i}", "png": encoded(picture("circle", "red", i)), "txt": f"{i}"} for i in range(5)]
     paths = pack(tmp_path / "a", "train", rows, per_shard=2)
     assert [p.name for p in paths] == ["train-000000.tar", "train-000001.tar", "train-000002.tar"]
-    shards = Shards.of([str(tmp_path / "a")])
+    shards = Shards.open([str(tmp_path / "a")])
     assert [shards.read(i).txt for i in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
     again = pack(tmp_path / "b", "train", rows, per_shard=2)
     assert [p.read_bytes() for p in paths] == [p.read_bytes() for p in again]
@@ -89,7 +89,7 @@ def test_a_damaged_index_is_made_anew(tmp_path: Path) -> None:
 
 def test_more_shards_than_open_files_allowed(tmp_path: Path) -> None:
     write_shards(tmp_path, (1,) * (OPEN_FILES + 6))
-    shards = Shards.of([str(tmp_path)])
+    shards = Shards.open([str(tmp_path)])
     before = len(os.listdir("/proc/self/fd"))
     texts = [shards.read(i).txt for i in (*range(len(shards)), 0)]
     assert len(texts) == OPEN_FILES + 7 and all(texts)
@@ -113,7 +113,7 @@ def test_a_shard_that_is_none_is_refused_by_name(tmp_path: Path, make: object, w
     path = tmp_path / "bad.tar"
     make(path)  # type: ignore[operator]
     with pytest.raises(UserError, match=words) as error:
-        Shards.of([str(path)])
+        Shards.open([str(path)])
     assert str(path) in str(error.value)
 
 
@@ -123,9 +123,9 @@ def test_a_truncated_shard_is_refused(tmp_path: Path, cut: int) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole.rstrip(b"\0")) - cut])
     with pytest.raises(UserError, match="cut off or damaged"):
-        Shards.of([str(path)])
+        Shards.open([str(path)])
     # What comes before the cut can be used all the same.
-    rest = Shards.of([str(path)], strict=False)
+    rest = Shards.open([str(path)], strict=False)
     fine = len(rest) - len({key for kind in ("image", "txt") for _, key in rest.missing(kind)})
     assert 3 <= fine <= len(rest) <= 6 and [fault[:2] for fault in rest.faults] == [(str(path), "")]
     for i in range(fine):
@@ -136,16 +136,16 @@ def test_a_truncated_shard_is_refused(tmp_path: Path, cut: int) -> None:
 def test_a_shard_with_one_damaged_header_is_refused(tmp_path: Path) -> None:
     (path,) = write_shards(tmp_path, (6,))
     whole = bytearray(path.read_bytes())
-    offset = int(build_index(path).members[3, 0, 0]) - 512
+    offset = int(scan_shard(path).members[3, 0, 0]) - 512
     whole[offset : offset + 8] = b"\xff" * 8
     path.write_bytes(whole)
     with pytest.raises(UserError, match="cut off or damaged after 3 samples"):
-        Shards.of([str(path)])
+        Shards.open([str(path)])
 
 
 def test_a_shard_that_shrinks_while_it_is_used_is_noticed(tmp_path: Path) -> None:
     (path,) = write_shards(tmp_path, (6,))
-    shards = Shards.of([str(path)])
+    shards = Shards.open([str(path)])
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(BadSample, match="has been replaced"):
         shards.read(5)
@@ -154,9 +154,9 @@ def test_a_shard_that_shrinks_while_it_is_used_is_noticed(tmp_path: Path) -> Non
 
 def test_specifications_expand_to_files_in_order(tmp_path: Path) -> None:
     paths = write_shards(tmp_path, (1, 1, 1))
-    assert expand([str(tmp_path / "train-{000000..000002}.tar")]) == paths
-    assert expand([str(tmp_path)]) == paths
-    assert expand([str(paths[2]), str(paths[0])]) == [paths[2], paths[0]]
+    assert shard_paths([str(tmp_path / "train-{000000..000002}.tar")]) == paths
+    assert shard_paths([str(tmp_path)]) == paths
+    assert shard_paths([str(paths[2]), str(paths[0])]) == [paths[2], paths[0]]
     for bad, words in (
         ("nowhere.tar", "does not exist"),
         ("https://host/a.tar", "remote stream"),
@@ -165,15 +165,15 @@ def test_specifications_expand_to_files_in_order(tmp_path: Path) -> None:
     ):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(UserError, match=words):
-            expand([bad])
+            shard_paths([bad])
     with pytest.raises(UserError, match="named twice"):
-        expand([str(paths[0]), str(tmp_path)])
+        shard_paths([str(paths[0]), str(tmp_path)])
 
 
 def test_samples_without_an_image_or_caption_are_found(tmp_path: Path) -> None:
     members = sample("a", "circle", "red", 0) + [("b.png", b"")] + [("c.txt", b"words")]
     write_tar(tmp_path / "a.tar", members)
-    shards = Shards.of([str(tmp_path)])
+    shards = Shards.open([str(tmp_path)])
     assert [key for _, key in shards.missing("image")] == ["c"]
     assert [key for _, key in shards.missing("txt", "json")] == ["b"]
 
@@ -182,27 +182,27 @@ def test_samples_without_an_image_or_caption_are_found(tmp_path: Path) -> None:
 def test_every_epoch_visits_every_sample_once_in_another_order(window: int) -> None:
     counts = np.array([5, 1, 12, 30])
     order = Order(counts, seed=3, window=window)
-    stream = list(order.take(0, 3 * 48))
+    stream = list(order.between(0, 3 * 48))
     epochs = [[i for e, i in stream if e == epoch] for epoch in range(3)]
     assert [e for e, _ in stream] == sorted(e for e, _ in stream)
     for epoch in epochs:
         assert sorted(epoch) == list(range(48))
     assert epochs[0] != epochs[1] != epochs[2]
-    assert list(Order(counts, seed=4, window=window).take(0, 48)) != stream[:48]
+    assert list(Order(counts, seed=4, window=window).between(0, 48)) != stream[:48]
 
 
 def test_the_order_can_be_entered_anywhere() -> None:
     counts = np.array([5, 1, 12, 30])
-    whole = list(Order(counts, seed=3, window=7).take(0, 200))
+    whole = list(Order(counts, seed=3, window=7).between(0, 200))
     for start in (0, 1, 6, 7, 47, 48, 100, 143):
-        assert list(Order(counts, seed=3, window=7).take(start, 200)) == whole[start:]
+        assert list(Order(counts, seed=3, window=7).between(start, 200)) == whole[start:]
 
 
 @pytest.mark.parametrize("samples, stride", [(12, 12), (24, 12), (30, 12), (100, 7)])
 def test_in_the_end_every_sample_may_stand_in(samples: int, stride: int) -> None:
     order = Order(np.array([samples]), seed=0)
     for position in (0, samples - 1, 5 * samples + 3):
-        found = [order.stand_in(position, number, stride) for number in range(1, 1000)]
+        found = [order.replacement(position, number, stride) for number in range(1, 1000)]
         own = order.at(position)[1]
         assert set(found) | {own} == set(range(samples)) and found[0] != own
 
@@ -210,5 +210,5 @@ def test_in_the_end_every_sample_may_stand_in(samples: int, stride: int) -> None
 def test_reads_stay_inside_a_window_of_shards() -> None:
     order = Order(np.full(100, 50), seed=0, window=200)
     for window in range(25):
-        shards_touched = {i // 50 for _, i in order.take(window * 200, (window + 1) * 200)}
+        shards_touched = {i // 50 for _, i in order.between(window * 200, (window + 1) * 200)}
         assert len(shards_touched) <= 5

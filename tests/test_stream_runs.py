@@ -21,7 +21,7 @@ from conftest import (
 )
 from faulty_server import FILES, Server, stalled, stalling
 
-from distill.data.shard_names import shown
+from distill.data.shard_names import without_secrets
 
 SCRIPT = Path(sys.executable).with_name("distill")
 
@@ -73,12 +73,12 @@ def test_what_may_be_secret_in_an_address_does_not_ship(
     distill("export", tmp_path / "run", "--out", tmp_path / "export")
     assert "sesame" in (tmp_path / "run/recipe.toml").read_text()
     told = json.loads((tmp_path / "export/config.json").read_text())["provenance"]["recipe"]["data"]["train"]
-    assert told == [shown(shut), shown(secret)]
+    assert told == [without_secrets(shut), without_secrets(secret)]
     (noted,) = lines_of(tmp_path / "run/bad-samples.jsonl")
     assert noted["shard"] == told[0] and told[0].startswith(f"{server.url}/plain/nowhere.tar (")
     others = [path for path in (tmp_path / "run", tmp_path / "export") for path in path.rglob("*") if path.is_file()]
     assert {path.name for path in others if b"sesame" in path.read_bytes()} == {"recipe.toml"}
-    assert told[1].startswith("pipe:echo (") and shown("s3://bucket/a.tar") == "s3://bucket/a.tar"
+    assert told[1].startswith("pipe:echo (") and without_secrets("s3://bucket/a.tar") == "s3://bucket/a.tar"
 
 
 def test_three_towers_train_on_streams_in_micro_batches(recipe: Path, tmp_path: Path, server: Server) -> None:

@@ -16,15 +16,15 @@ from conftest import (
     sample,
     write_tar,
 )
-from faulty_server import FILES, PATIENCE, Server, stalled, stalling
+from faulty_server import FILES, POLICY, Server, stalled, stalling
 
 from distill.data.batch import Batch
 from distill.data.captions import Captions
-from distill.data.loading import batches
-from distill.data.remote import Patience
-from distill.data.shard_names import addresses
+from distill.data.loading import load_batches
+from distill.data.remote import RetryPolicy
+from distill.data.shard_names import stream_addresses
 from distill.data.shards import Shards
-from distill.data.streams import StreamDataset, samples
+from distill.data.streams import StreamDataset, read_samples
 from distill.data.transform import Drawing, Transform
 from distill.data.views import Views
 from distill.errors import BadSample, UserError
@@ -33,8 +33,8 @@ from students import SentencePieceTokenizer
 
 def test_a_streams_samples_are_those_of_the_addressed_shard(server: Server, folder: Path) -> None:
     for fault in ("plain", "cut@30000x2"):
-        opened = Shards.of([str(folder / FILES[1])])
-        found = list(samples(f"{server.url}/{fault}/{FILES[1]}", PATIENCE))
+        opened = Shards.open([str(folder / FILES[1])])
+        found = list(read_samples(f"{server.url}/{fault}/{FILES[1]}", POLICY))
         expected = [opened.read(i) for i in range(len(opened))]
         assert [(s.key, s.image, s.txt, s.json) for s in found] == [(s.key, s.image, s.txt, s.json) for s in expected]
         opened.close()
@@ -73,24 +73,24 @@ def damaged(tmp_path: Path) -> dict[str, tuple[Path, str]]:
 def test_an_archive_that_is_damaged_is_a_bad_shard(tmp_path: Path) -> None:
     for path, reason in damaged(tmp_path).values():
         with pytest.raises(BadSample) as caught:
-            list(samples(f"pipe:cat {path}", PATIENCE))
+            list(read_samples(f"pipe:cat {path}", POLICY))
         assert caught.value.bad.key == "" and caught.value.bad.reason.startswith(reason), path
-    assert len(list(samples(f"pipe:cat {tmp_path}/whole.tar /dev/zero", PATIENCE))) == 4  # what follows is not read
+    assert len(list(read_samples(f"pipe:cat {tmp_path}/whole.tar /dev/zero", POLICY))) == 4  # what follows is not read
 
 
 def streams(places: list[str], size: int = 8, seed: tuple[int, ...] = (0, 0, 0), pieces: int = 1) -> StreamDataset:
     tokenizer = SentencePieceTokenizer.train(["a red circle", "ein Kreis, rot", "a blue square"], 50, 8)
     transform = Transform(tokenizer, [], Drawing(Captions(), Views((0.5, 1.0), True), side=16, seed=1))
-    return StreamDataset(places, PATIENCE, transform, size, seed, pieces)
+    return StreamDataset(places, POLICY, transform, size, seed, pieces)
 
 
 def taken(given: StreamDataset, count: int, workers: int = 0) -> list[Batch]:
-    return [piece for (piece,) in islice(batches(given, workers, False), count)]
+    return [piece for (piece,) in islice(load_batches(given, workers, False), count)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_streams_bring_every_sample_and_none_twice_in_a_batch(server: Server, workers: int) -> None:
-    places = addresses([f"{server.url}/plain/train-{{000000..000002}}.tar"])
+    places = stream_addresses([f"{server.url}/plain/train-{{000000..000002}}.tar"])
     assert len(places) == 3
     found = taken(streams(places), 60, workers)
     assert all(len(set(batch.keys)) == 8 for batch in found)
@@ -128,7 +128,7 @@ def test_a_batch_in_pieces_is_the_batch(server: Server) -> None:
     """No sample is twice in it: in another piece, too, it would be its own negative."""
     places = [f"{server.url}/plain/{FILES[2]}"]
     whole = taken(streams(places, size=16), 20)
-    pieces = list(islice(batches(streams(places, size=16, pieces=4), 0, False), 20))
+    pieces = list(islice(load_batches(streams(places, size=16, pieces=4), 0, False), 20))
     assert all(len(set(batch.keys)) == 16 for batch in whole)
     for batch, parts in zip(whole, pieces, strict=True):
         assert [len(part.keys) for part in parts] == [4] * 4
@@ -140,12 +140,13 @@ def test_loaders_and_commands_end_with_the_training(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also those that wait for a command which prints nothing any more."""
-    monkeypatch.setattr("distill.data.streams.MIXED", 1)  # or there would be no batch before the command stalls
+    # Or there would be no batch before the command stalls.
+    monkeypatch.setattr("distill.data.streams.SHUFFLE_BUFFER", 1)
     (tmp_path / "flag").touch()
     before = set(psutil.Process().children(recursive=True))
     given = streams([stalling(folder, tmp_path / "flag")], size=2)
-    given.patience = Patience(timeout=600.0)
-    loaded = batches(given, 2, False)
+    given.policy = RetryPolicy(timeout=600.0, retries=5)
+    loaded = load_batches(given, 2, False)
     next(loaded)
     waiting = set(stalled(psutil.Process(), 2)) - before
     assert len(waiting) >= 4  # two loaders, and what each has started
@@ -158,8 +159,8 @@ def test_one_shard_that_is_gone_does_not_speak_for_the_others(server: Server, mo
     """Nine in ten draws are of it; they do not end the training."""
     gone = [f"{server.url}/plain/nowhere.tar"] * 30
     given = streams([*gone, f"{server.url}/plain/{FILES[2]}"])
-    given.patience = Patience(timeout=1.0, retries=0, wait=0.0)
-    monkeypatch.setattr("distill.data.streams.MIXED", 16)
+    given.policy = RetryPolicy(timeout=1.0, retries=0, first_wait=0.0)
+    monkeypatch.setattr("distill.data.streams.SHUFFLE_BUFFER", 16)
     before = server.asked[f"/plain/{FILES[2]}"]
     batches = taken(given, 8)
     assert server.asked[f"/plain/{FILES[2]}"] - before >= 4
@@ -167,16 +168,16 @@ def test_one_shard_that_is_gone_does_not_speak_for_the_others(server: Server, mo
 
 
 def test_a_stream_that_is_busy_and_brings_nothing_is_given_up(tmp_path: Path) -> None:
-    patience = Patience(timeout=5.0, retries=0, wait=0.01, fruitless=1.0)
+    policy = RetryPolicy(timeout=5.0, retries=0, first_wait=0.01, sample_timeout=1.0)
     start = time.monotonic()
     header = tmp_path / "header"
     header.write_bytes(claiming(tarfile.REGTYPE, 1 << 30, "a.md"))
     with pytest.raises(BadSample, match="nothing of use came for 1 seconds"):
-        list(samples(f"pipe:cat {header}; while true; do printf x; sleep 0.05; done", patience))
+        list(read_samples(f"pipe:cat {header}; while true; do printf x; sleep 0.05; done", policy))
     path = write_tar(tmp_path / "a.tar", [(f"readme{i}.md", b"") for i in range(3)])
     command = f"head -c 1536 {path}"  # members without an end, and no sample among them
     with pytest.raises(BadSample, match="nothing of use came for 1 seconds"):
-        list(samples(f"pipe:while true; do {command}; sleep 0.01; done", patience))
+        list(read_samples(f"pipe:while true; do {command}; sleep 0.01; done", policy))
     assert time.monotonic() - start < 20
 
 
@@ -184,6 +185,6 @@ def test_a_streams_members_may_have_any_order_of_kinds(tmp_path: Path) -> None:
     image = encoded(picture("circle", "red", 1))
     members = [("a.txt", b"one"), ("a.PNG", image), ("a.txt", b"two"), ("note.md", b""), ("b.json", b"{}")]
     path = write_tar(tmp_path / "a.tar", members)
-    first, second = samples(f"pipe:cat {path}", PATIENCE)
+    first, second = read_samples(f"pipe:cat {path}", POLICY)
     assert (first.key, first.txt, first.image, first.json) == ("a", b"one", image, None)
     assert (second.key, second.json, second.image) == ("b", b"{}", None)

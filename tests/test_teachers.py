@@ -24,6 +24,7 @@ from torch.testing import assert_close
 
 import teachers
 from distill.cli.teachers import teachers as commands
+from distill.errors import UserError
 
 LITE0 = "packaged/efficientnet_lite0"
 HUB = [card for card in teachers.cards() if card.source.startswith("Hugging Face")]
@@ -100,6 +101,66 @@ def test_the_readme_names_what_was_really_loaded() -> None:
     for checked, start in {"loaded": "| really loaded", "layout": "| layout only"}.items():
         row = next(line for line in readme.splitlines() if line.startswith(start))
         assert set(re.findall("`(.*?)`", row)) == {c.name for c in teachers.cards() if c.checked == checked}
+
+
+# Cards of other packages.
+
+CARDS_OF_ANOTHER_PACKAGE = """
+from types import SimpleNamespace
+
+import teachers
+
+def card(name):
+    return teachers.Card(name=name, arch="resnet18", width=512, image_size=224)
+
+one, several = card("mine/one"), [card("mine/two"), card("mine/three")]
+holder, nothing = SimpleNamespace(CARDS=(card("mine/four"),)), 5
+CARDS = [card("mine/five")]
+twice, nameless = card("jft/efficientnet_b0"), card("five")
+"""
+
+
+def another_package(folder: Path, **points: str) -> None:
+    """Write an installed package with these entry points."""
+    info = folder / "my_teachers-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / "my_teachers.py").write_text(CARDS_OF_ANOTHER_PACKAGE)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-teachers\nVersion: 1.0\n")
+    lines = [f"{name} = {value}" for name, value in points.items()]
+    (info / "entry_points.txt").write_text("\n".join(["[distill.teachers]", *lines, ""]))
+
+
+def test_other_packages_add_cards_by_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [card.name for card in teachers.cards()]
+    points = {"one": "my_teachers:one", "several": "my_teachers:several", "holder": "my_teachers:holder"}
+    another_package(tmp_path, **points, module="my_teachers", again="my_teachers:one")
+    monkeypatch.syspath_prepend(tmp_path)
+    listed = json.loads(CliRunner().invoke(commands, ["list", "mine/", "--json"]).stdout)
+    assert [card["name"] for card in listed] == [f"mine/{n}" for n in ("five", "four", "one", "three", "two")]
+    assert teachers.card("mine/four").arch == "resnet18"
+    assert [card.name for card in teachers.cards() if not card.name.startswith("mine/")] == before
+    with pytest.raises(LookupError, match="Did you mean mine/three"):
+        teachers.card("mine/thre")
+
+
+@pytest.mark.parametrize(
+    "point, error",
+    [
+        ("my_teachers:twice", "are called 'jft/efficientnet_b0': one of teachers.jft and one of my-teachers"),
+        ("my_teachers:nothing", "is neither a Card, nor a sequence of them, nor an object with CARDS"),
+        ("my_teachers:nameless", "my-teachers (my_teachers:nameless) is called 'five'. Name it GROUP/NAME"),
+        ("my_teachers:absent", "The teachers of my-teachers (my_teachers:absent) cannot be loaded"),
+        ("no_such_module", "The teachers of my-teachers (no_such_module) cannot be loaded"),
+    ],
+)
+def test_what_is_wrong_with_cards_of_other_packages_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, error: str
+) -> None:
+    another_package(tmp_path, point=point)
+    monkeypatch.syspath_prepend(tmp_path)
+    for words in (["list"], ["show", "jft/efficientnet_b0"]):
+        found = CliRunner().invoke(commands, words).exception
+        assert isinstance(found, UserError) and error in str(found)
 
 
 # Public checkpoints, in the layout in which they are published.

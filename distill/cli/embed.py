@@ -41,7 +41,7 @@ def embed(path: Path, images: str | None, texts: Path | None, out: Path, device:
     elif Path(str(images)).is_dir() and not any(Path(str(images)).glob("*.tar")):
         rows, names = embed_folder(model, Path(str(images)))
     else:
-        shards = Shards.of([str(images)])
+        shards = Shards.open([str(images)])
         rows, names = embed_images(model, shards), [shards.key(i) for i in range(len(shards))]
     metadata = {"names": json.dumps(names, ensure_ascii=False)}
     write_whole(out, lambda to: save_file({"embeddings": rows.contiguous()}, to, metadata=metadata))

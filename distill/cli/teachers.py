@@ -34,12 +34,15 @@ def list_(
       distill teachers list web siglip
       distill teachers list in21k --max-parameters 30M --json
     """
+    from distill.errors import as_user_errors
     from teachers import cards
 
+    with as_user_errors():
+        known = cards()
     most = number(max_parameters) if max_parameters else float("inf")
     found = [
         card
-        for card in cards()
+        for card in known
         if all(word.lower() in " ".join([card.name, card.data, card.licence, card.paper]).lower() for word in words)
         and modality in (None, card.modality)
         and card.parameters <= most
@@ -73,10 +76,10 @@ def number(text: str) -> float:
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def show(name: str, as_json: bool) -> None:
     """What is known of the teacher NAME."""
-    from distill.errors import from_leaves
+    from distill.errors import as_user_errors
     from teachers import card
 
-    with from_leaves():
+    with as_user_errors():
         found = facts(card(name))
     if as_json:
         click.echo(json.dumps(found, indent=1))
@@ -113,7 +116,7 @@ def embed(
       distill train recipe.toml --set teacher.0.cache=cache/
     """
     from distill.data.shards import Shards
-    from distill.errors import UserError, from_leaves
+    from distill.errors import UserError, as_user_errors
     from distill.lookup import resolve
     from distill.recipe import load
     from distill.train import fill_caches, fill_worker, setup
@@ -128,11 +131,11 @@ def embed(
     caches = setup.caches_of(resolved)
     if not caches:
         raise UserError("No teacher of this recipe has a cache to be filled.", 'Embed one whose cache is not "none".')
-    shards = Shards.of(checked.data.train, strict=False)
+    shards = Shards.open(checked.data.train, strict=False)
     if shards.faults:
         print(f"{shards.faults[0].shard} is damaged, and embedded as far as it can be read.", file=sys.stderr)
     job = command.Job(Path(fill_worker.__file__).resolve(), (), Path.cwd(), nproc, hostfile, master_addr)
-    with from_leaves():
+    with as_user_errors():
         command.check(job)
     audits = fill_caches.fill_and_audit(resolved, setup.Networks(resolved), shards, job)
     folders = sorted({str(cache.folder(index.path)) for cache in caches for index in shards.indexes})

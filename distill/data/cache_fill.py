@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from distill.data.cache import Cache
-from distill.data.loading import ahead
+from distill.data.loading import prefetch
 from distill.data.shards import Shards
 from distill.data.views import Views, decode
 from distill.errors import BadSample, UserError
@@ -75,7 +75,7 @@ class ViewPixels(Dataset[list[torch.Tensor]]):
             UserError: if something cannot be read.
         """
         asked = {"batch_sampler": samples, "collate_fn": self._together}
-        with closing(ahead(self, workers, pin, **asked)) as loader:
+        with closing(prefetch(self, workers, pin, **asked)) as loader:
             for batch, errors in loader:
                 for error in errors.values():
                     if strict or not isinstance(error, BadSample):
@@ -115,14 +115,14 @@ class MissingShards:
         paths = [shards.indexes.path(n) for n in range(len(shards.indexes))]
         numbers = [tuple(k for k, lack in enumerate(lacks) if path in lack) for path in paths]
         chosen = [n for n, some in enumerate(numbers) if some]
-        return cls(shards.only(chosen), tuple(numbers[n] for n in chosen))
+        return cls(shards.subset(chosen), tuple(numbers[n] for n in chosen))
 
     def __bool__(self) -> bool:
         return bool(self.lacking)
 
     def part(self, rank: int, world: int) -> MissingShards:
         """One process's share: every ``world``-th shard."""
-        return MissingShards(self.shards.only(range(rank, len(self.lacking), world)), self.lacking[rank::world])
+        return MissingShards(self.shards.subset(range(rank, len(self.lacking), world)), self.lacking[rank::world])
 
     def images(self, cache: int) -> int:
         """How many images a cache lacks."""
@@ -190,7 +190,7 @@ def embed(
     """
     for some in sorted(set(missing.lacking)):  # shards that lack the same go through one loader
         numbers = [n for n, lack in enumerate(missing.lacking) if lack == some]
-        shards, lacking = missing.shards.only(numbers), [caches[k] for k in some]
+        shards, lacking = missing.shards.subset(numbers), [caches[k] for k in some]
         _embed(lacking, [teacher_of(k) for k in some], shards, workers, advance)
         shards.close()
 

@@ -54,7 +54,7 @@ class Captions:
                 for key in self.keys:
                     found += flatten(tree.get(key)) if isinstance(tree, dict) else []
         except (ValueError, RecursionError) as error:
-            raise sample.bad(f"its captions cannot be read: {error}") from error
+            raise sample.error(f"its captions cannot be read: {error}") from error
         # The same words with a language tell more than without one, but keep the first one's place.
         tagged = {c.text: c.language for c in reversed(found) if c.language}
         texts = dict.fromkeys(c.text for c in found if c.text)
@@ -64,7 +64,7 @@ class Captions:
             spoken = (
                 f" in {', '.join(self.languages)} (see data.languages)" if captions else " (see data.caption_keys)"
             )
-            raise sample.bad(f"there is no caption{spoken}")
+            raise sample.error(f"there is no caption{spoken}")
         return kept
 
     def draw(self, captions: Sequence[Caption], key: str, seed: int, epoch: int, count: int = 1) -> list[Caption]:

@@ -1,4 +1,4 @@
-"""What a data set holds, and what is wrong with it: every sample read once, and a report."""
+"""The command ``distill data check``: every sample is read once, and a report says what there is and what is wrong."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from distill.data.shards import Shards
 from distill.data.views import decode
 from distill.errors import Bad, BadSample
 
-NEAR = 4  # bits of 64 in which two pictures' hashes may differ and still be called the same
-CHUNK = 256  # samples a process takes at a time
-SHOWN = 20  # examples of each kind in a report
+MAX_BITS = 4  # of 64 in which the hashes of two near-duplicates may differ
+CHUNK = 256  # samples that a process reads at a time
+EXAMPLES = 20  # of each kind in a report
 
 
 @dataclass
 class Findings:
-    """What is known of some samples; those of two parts of a data set add up.
+    """What was found in some samples.
 
     Attributes:
-        samples: how many there are.
-        bad: those that cannot be used.
-        captions: how many images have so many captions.
-        languages: how many captions are of a language; "" where the shard does not say.
-        sizes: how many images are of so many pixels, (width, height).
-        exact: SHA-256 of each good image, 32 bytes.
-        looks: [n] uint64, what each good image looks like; see :func:`looks_like`.
-        names: of each good image.
+        samples: how many there are, good and bad.
+        bad: the records of those that cannot be used.
+        captions: {number of captions: how many images have so many}.
+        languages: {language: how many captions are in it}; "" where the shard names none.
+        sizes: {(width, height) in pixels: how many images have this size}.
+        sha256: of each good image's file, 32 bytes.
+        hashes: of each good image, its :func:`difference_hash`.
+        names: of each good image, ``SHARD:KEY``.
     """
 
     samples: int = 0
@@ -45,159 +45,181 @@ class Findings:
     captions: Counter[int] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    exact: list[bytes] = field(default_factory=list)
-    looks: list[int] = field(default_factory=list)
+    sha256: list[bytes] = field(default_factory=list)
+    hashes: list[int] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
 
     def add(self, other: Findings) -> None:
+        """Add what was found in other samples."""
         self.samples += other.samples
-        for name in ("bad", "exact", "looks", "names"):
+        for name in ("bad", "sha256", "hashes", "names"):
             getattr(self, name).extend(getattr(other, name))
         for name in ("captions", "languages", "sizes"):
             getattr(self, name).update(getattr(other, name))
 
 
-class Reader:
-    """Reads samples in a process of a pool, which is handed the shards once."""
+class Inspector:
+    """Inspects samples in a process of a pool. The process is given the shards once, not with every call."""
 
-    own: tuple[Shards, Captions]
-
-    @classmethod
-    def begin(cls, shards: Shards, captions: Captions) -> None:
-        cls.own = shards, captions
+    shards: Shards
+    captions: Captions
 
     @classmethod
-    def look(cls, numbers: Sequence[int]) -> Findings:
-        return look(*cls.own, numbers)
+    def init(cls, shards: Shards, captions: Captions) -> None:
+        cls.shards, cls.captions = shards, captions
+
+    @classmethod
+    def inspect_samples(cls, numbers: Sequence[int]) -> Findings:
+        return inspect_samples(cls.shards, cls.captions, numbers)
 
 
-def look(shards: Shards, captions: Captions, numbers: Sequence[int]) -> Findings:
-    """Read some samples."""
-    found = Findings(samples=len(numbers))
+def inspect(shards: Shards, captions: Captions, processes: int, on_progress: Callable[[int], object]) -> Findings:
+    """Read all samples.
+
+    Args:
+        shards: opened; their faults are among the findings.
+        captions: how captions are read from a sample.
+        processes: number of processes that share the work; 0 does it in this one.
+        on_progress: called with the number of samples read since the last call.
+    """
+    findings = Findings(bad=list(shards.faults))
+    chunks = [range(i, min(i + CHUNK, len(shards))) for i in range(0, len(shards), CHUNK)]
+    with ExitStack() as stack:
+        parts: Iterator[Findings] = (inspect_samples(shards, captions, chunk) for chunk in chunks)
+        if processes:
+            pool = ProcessPoolExecutor(processes, get_context("forkserver"), Inspector.init, (shards, captions))
+            parts = stack.enter_context(pool).map(Inspector.inspect_samples, chunks)
+        for part in parts:
+            findings.add(part)
+            on_progress(part.samples)
+    return findings
+
+
+def inspect_samples(shards: Shards, captions: Captions, numbers: Sequence[int]) -> Findings:
+    """Read the samples with these numbers."""
+    findings = Findings(samples=len(numbers))
     for i in numbers:
         try:
             sample = shards.read(i, KINDS)
             own = captions.read(sample)
             image = decode(sample)
         except BadSample as error:
-            found.bad.append(error.bad)
+            findings.bad.append(error.bad)
             continue
-        found.captions[len(own)] += 1
-        found.languages.update(caption.language for caption in own)
-        found.sizes[image.size] += 1
-        found.exact.append(hashlib.sha256(sample.image or b"").digest())
-        found.looks.append(looks_like(image))
-        found.names.append(f"{sample.shard}:{sample.key}")
-    return found
+        findings.captions[len(own)] += 1
+        findings.languages.update(caption.language for caption in own)
+        findings.sizes[image.size] += 1
+        findings.sha256.append(hashlib.sha256(sample.image or b"").digest())
+        findings.hashes.append(difference_hash(image))
+        findings.names.append(f"{sample.shard}:{sample.key}")
+    return findings
 
 
-def looks_like(image: Image.Image) -> int:
-    """A difference hash: 64 bits, each whether a pixel of the picture at 9 × 8 is brighter than the one to its right.
+def difference_hash(image: Image.Image) -> int:
+    """A perceptual hash of 64 bits: the image is reduced to 9 × 8 grey pixels, and each bit says whether a pixel is
+    brighter than the one to its right.
 
-    Resizing and compressing a picture change few of them, mirroring and cropping many.
+    Resizing or compressing an image changes few of the bits, mirroring or cropping it many.
     """
     small = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BILINEAR), dtype=np.int16)
     bits = (small[:, :-1] > small[:, 1:]).flatten()
     return int(np.packbits(bits).view(">u8")[0])
 
 
-def inspect(shards: Shards, captions: Captions, processes: int, tick: Callable[[int], object]) -> Findings:
-    """Read all samples.
-
-    Args:
-        processes: that share the work; 0 does it in this one.
-        tick: called with the number of samples done since it was last called.
-    """
-    found = Findings(bad=list(shards.faults))
-    chunks = [range(i, min(i + CHUNK, len(shards))) for i in range(0, len(shards), CHUNK)]
-    with ExitStack() as stack:
-        parts: Iterator[Findings] = (look(shards, captions, chunk) for chunk in chunks)
-        if processes:
-            begin = get_context("forkserver"), Reader.begin, (shards, captions)
-            parts = stack.enter_context(ProcessPoolExecutor(processes, *begin)).map(Reader.look, chunks)
-        for part in parts:
-            found.add(part)
-            tick(part.samples)
-    return found
-
-
-def same(found: Findings) -> list[list[str]]:
-    """Groups of images with the same bytes."""
+def exact_duplicates(findings: Findings) -> list[list[str]]:
+    """The names of images whose files have the same bytes, in groups of at least two."""
     groups: dict[bytes, list[str]] = {}
-    for mark, name in zip(found.exact, found.names, strict=True):
-        groups.setdefault(mark, []).append(name)
+    for sha256, name in zip(findings.sha256, findings.names, strict=True):
+        groups.setdefault(sha256, []).append(name)
     return [names for names in groups.values() if len(names) > 1]
 
 
-class Lookalikes:
-    """Finds pictures that look like one of a set.
+class NearDuplicates:
+    """Finds images of a set that look like a given one: their difference hashes differ in few bits.
 
-    Two hashes that differ in at most ``most`` of 64 bits agree wholly in one of ``most + 1`` parts of them, so only
-    those that share a part are compared. A part is every fifth bit, not neighbours: in pictures with plain margins
-    many neighbours are alike.
+    Two hashes of 64 bits that differ in at most ``max_bits`` are equal in at least one of ``max_bits + 1`` disjoint
+    groups of bits, so only hashes with an equal group have to be compared. With 4 bits, each group is every fifth bit.
+    Groups of neighbouring bits would be equal too often, as images with plain margins have the same bits there.
 
     Args:
-        found: the set.
-        most: bits in which two hashes may differ.
+        findings: the set.
+        max_bits: number of bits in which two hashes may differ.
     """
 
-    def __init__(self, found: Findings, most: int = NEAR) -> None:
-        self.most = most
-        self.first: dict[int, str] = {}
-        for mark, name in zip(found.looks, found.names, strict=True):
-            self.first.setdefault(mark, name)
-        self.parts = [sum(1 << bit for bit in range(part, 64, most + 1)) for part in range(most + 1)]
-        self.buckets: list[dict[int, list[int]]] = [{} for _ in self.parts]
-        for mark in self.first:
-            for bucket, part in zip(self.buckets, self.parts, strict=True):
-                bucket.setdefault(mark & part, []).append(mark)
+    def __init__(self, findings: Findings, max_bits: int = MAX_BITS) -> None:
+        self.max_bits = max_bits
+        self.first: dict[int, str] = {}  # the first image with each hash
+        for image_hash, name in zip(findings.hashes, findings.names, strict=True):
+            self.first.setdefault(image_hash, name)
+        groups = max_bits + 1
+        self.masks = [sum(1 << bit for bit in range(group, 64, groups)) for group in range(groups)]
+        self.buckets: list[dict[int, list[int]]] = [{} for _ in self.masks]
+        for image_hash in self.first:
+            for bucket, mask in zip(self.buckets, self.masks, strict=True):
+                bucket.setdefault(image_hash & mask, []).append(image_hash)
 
-    def of(self, mark: int, name: str = "") -> str:
-        """The name of a picture that looks like one with this hash, other than itself; "" if there is none."""
-        if self.first.get(mark, name) != name:
-            return self.first[mark]
-        for bucket, part in zip(self.buckets, self.parts, strict=True):
-            for other in bucket.get(mark & part, ()):
-                if other != mark and (mark ^ other).bit_count() <= self.most:
+    def find(self, image_hash: int, name: str = "") -> str:
+        """The name of an image of the set that looks like the one with this hash; "" if there is none.
+
+        Args:
+            image_hash: a :func:`difference_hash`.
+            name: the image's own name if it is in the set itself, which is then not found.
+        """
+        if self.first.get(image_hash, name) != name:
+            return self.first[image_hash]
+        for bucket, mask in zip(self.buckets, self.masks, strict=True):
+            for other in bucket.get(image_hash & mask, ()):
+                if other != image_hash and (image_hash ^ other).bit_count() <= self.max_bits:
                     return self.first[other]
         return ""
 
-    def among(self, found: Findings, same_set: bool) -> list[tuple[str, str]]:
-        """(picture, one it looks like) for every picture of some findings that has one."""
-        twins = (self.of(mark, name if same_set else "") for mark, name in zip(found.looks, found.names, strict=True))
-        return [(name, twin) for name, twin in zip(found.names, twins, strict=True) if twin]
+    def pairs(self, findings: Findings, same_set: bool) -> list[tuple[str, str]]:
+        """(name, name of an image of the set that looks like it) for every image of ``findings`` that has one.
+
+        Args:
+            findings: of the images to compare with the set.
+            same_set: whether they are the set itself, so that an image is not a duplicate of itself.
+        """
+        images = zip(findings.hashes, findings.names, strict=True)
+        duplicates = [(name, self.find(image_hash, name if same_set else "")) for image_hash, name in images]
+        return [(name, duplicate) for name, duplicate in duplicates if duplicate]
 
 
-def report(found: Findings, shards: Shards, against: Findings | None = None) -> dict[str, Any]:
-    """What was found, as JSON can say it."""
-    exact = same(found)
-    known = Lookalikes(found)
-    near = known.among(found, same_set=True)
-    widths = [size[0] for size in found.sizes.elements()] or [0]
-    heights = [size[1] for size in found.sizes.elements()] or [0]
+def report(findings: Findings, shards: Shards, against: Findings | None = None) -> dict[str, Any]:
+    """The findings as a JSON-serialisable report.
+
+    Args:
+        findings: of all samples of ``shards``.
+        against: of evaluation shards, whose images are looked for among those of ``shards``.
+    """
+    exact = exact_duplicates(findings)
+    near_duplicates = NearDuplicates(findings)
+    near = near_duplicates.pairs(findings, same_set=True)
+    widths = [size[0] for size in findings.sizes.elements()] or [0]
+    heights = [size[1] for size in findings.sizes.elements()] or [0]
     result: dict[str, Any] = {
         "shards": len(shards.indexes),
-        "samples": found.samples,
-        "bad": len(found.bad),
-        "reasons": dict(Counter(one.reason for one in found.bad).most_common(SHOWN)),
-        "bad_examples": [one._asdict() for one in found.bad[:SHOWN]],
-        "captions_per_image": dict(sorted(found.captions.items())),
-        "languages": dict(found.languages.most_common()),
+        "samples": findings.samples,
+        "bad": len(findings.bad),
+        "reasons": dict(Counter(one.reason for one in findings.bad).most_common(EXAMPLES)),
+        "bad_examples": [one._asdict() for one in findings.bad[:EXAMPLES]],
+        "captions_per_image": dict(sorted(findings.captions.items())),
+        "languages": dict(findings.languages.most_common()),
         "width": {"smallest": min(widths), "median": int(np.median(widths)), "largest": max(widths)},
         "height": {"smallest": min(heights), "median": int(np.median(heights)), "largest": max(heights)},
         "same_images": sum(len(names) - 1 for names in exact),
-        "same_examples": exact[:SHOWN],
+        "same_examples": exact[:EXAMPLES],
         "alike": len(near),
-        "alike_examples": near[:SHOWN],
+        "alike_examples": near[:EXAMPLES],
     }
     if against is not None:
-        shared = known.among(against, same_set=False)
-        result |= {"alike_in_eval": len(shared), "alike_in_eval_examples": shared[:SHOWN]}
+        shared = near_duplicates.pairs(against, same_set=False)
+        result |= {"alike_in_eval": len(shared), "alike_in_eval_examples": shared[:EXAMPLES]}
     return result
 
 
-def table(result: dict[str, Any]) -> str:
-    """A report for people."""
+def format_report(result: dict[str, Any]) -> str:
+    """A report as text for the terminal."""
     lines = [f"{result['samples']} samples in {result['shards']} shards, {result['bad']} of them cannot be used"]
     lines += [f"  {count:8}  {reason}" for reason, count in result["reasons"].items()]
     lines += [f"  such as {one['shard']} {one['key']}" for one in result["bad_examples"][:3]]

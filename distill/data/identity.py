@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import teachers
 from distill.config import TeacherTable
 from distill.data.views import Views
-from distill.errors import UserError, from_leaves
+from distill.errors import UserError, as_user_errors
 from distill.files import digest
 
 if TYPE_CHECKING:
@@ -75,6 +75,6 @@ def output_shape(card: Card, image_size: int, output: str) -> tuple[int, ...]:
         UserError: if the teacher does not have it.
     """
     if output == "tokens":
-        with from_leaves():
+        with as_user_errors():
             return teachers.token_shape(card, image_size)
     return ({"embedding": card.width, "logits": card.classes}[output],)

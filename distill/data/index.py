@@ -1,8 +1,8 @@
-"""The index of a shard: where each sample's members lie, so that a stream becomes an addressable data set.
+"""The index of a shard: the byte offset and size of every sample's members, so that samples can be read in any order.
 
-It is kept beside the shard as ``SHARD.tar.index`` (a safetensors file), or in the user's cache folder where that is
-read only, and made anew when the shard's size or modification time is another. What is wrong with an archive is part
-of its index: a shard that is cut off still has the samples before the cut.
+An index is stored beside its shard as ``SHARD.tar.index`` (a safetensors file), or in the user's cache folder where
+the shard's folder is read-only. It is made again when the shard's size or modification time has changed. Faults of the
+archive are part of the index: of a shard that is cut off, the samples before the cut can still be used.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ import numpy as np
 from distill.errors import UserError
 from distill.files import digest, write_whole
 
-IMAGE = frozenset({"jpg", "jpeg", "png", "webp"})
+IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
 KINDS = ("image", "txt", "json")  # the columns of an index
-UNNAMED = "no member is named KEY.jpg, KEY.png, KEY.webp, KEY.txt or KEY.json"
-DAMAGED = (tarfile.TarError, ValueError, OverflowError, RecursionError)  # what tarfile raises at one that is
-VERSION = "2"
+NO_SAMPLES = "no member is named KEY.jpg, KEY.png, KEY.webp, KEY.txt or KEY.json"
+TAR_ERRORS = (tarfile.TarError, ValueError, OverflowError, RecursionError)  # what tarfile raises for a damaged archive
+VERSION = "2"  # of the stored file's format
+
+Members = dict[str, list[tuple[int, int]]]  # of each key one (offset, size) for each of KINDS
+Faults = list[tuple[str, str]]  # (key, reason)
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,11 @@ class ShardIndex:
 
     Attributes:
         path: the shard.
-        keys: one name a sample, in file order.
-        members: [n, 3, 2] int64: (offset, size) of the image, the .txt and the .json; size −1 where absent.
+        keys: one a sample, in file order.
+        members: [n, 3, 2] int64: (offset, size) in bytes of the image, the .txt and the .json; size −1 where absent.
         sha256: of the whole shard.
-        stamp: its size in bytes and its modification time in nanoseconds.
-        faults: (key, reason) of what is wrong with it; the key is "" for the archive as a whole.
+        stamp: the shard's size in bytes and its modification time in nanoseconds.
+        faults: (key, reason) of everything wrong in the shard; the key is "" where the archive itself is damaged.
     """
 
     path: Path
@@ -52,16 +55,16 @@ class ShardIndex:
         return len(self.keys)
 
     @property
-    def cut(self) -> bool:
-        """Whether samples may be missing from it."""
+    def incomplete(self) -> bool:
+        """Whether the archive is damaged, so that samples may be missing from the index."""
         return any(not key for key, _ in self.faults)
 
 
-def stamp_of(path: Path) -> tuple[int, int]:
-    """By what a file is recognised without reading it: size and modification time.
+def file_stamp(path: Path) -> tuple[int, int]:
+    """Size in bytes and modification time in nanoseconds, by which a changed file is noticed without reading it.
 
     Raises:
-        UserError: if it is not there, or may not be read.
+        UserError: if the file does not exist or may not be read.
     """
     try:
         stat = path.stat()
@@ -70,143 +73,144 @@ def stamp_of(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def build_index(path: Path) -> ShardIndex:
-    """Read a shard's headers from end to end, as far as they go.
+def scan_shard(path: Path) -> ShardIndex:
+    """Make a shard's index by reading all its headers, up to the first damaged one.
 
     Raises:
         UserError: if the file cannot be opened.
     """
-    stamp = stamp_of(path)
-    rows: dict[str, list[tuple[int, int]]] = {}
-    faults: list[tuple[str, str]] = []
+    stamp = file_stamp(path)
+    rows: Members = {}
+    faults: Faults = []
     try:
-        read_headers(path, stamp[0], rows, faults)
+        scan_headers(path, stamp[0], rows, faults)
         sha256 = digest(path)
     except OSError as error:
         raise UserError(f"The shard {path} cannot be read: {error.strerror}.", "Restore it.") from error
     if not rows and not faults:
-        faults.append(("", UNNAMED))
+        faults.append(("", NO_SAMPLES))
     members = np.array(list(rows.values()), dtype=np.int64).reshape(len(rows), len(KINDS), 2)
     return ShardIndex(path, tuple(rows), members, sha256, stamp, tuple(faults))
 
 
-def read_headers(path: Path, size: int, rows: dict[str, list[tuple[int, int]]], faults: list[tuple[str, str]]) -> None:
-    """Fill in the members of a tar file of so many bytes, and what is wrong with it."""
+def scan_headers(path: Path, size: int, rows: Members, faults: Faults) -> None:
+    """Add the members of a tar file of ``size`` bytes to ``rows``, and everything wrong with it to ``faults``."""
     try:
         with tarfile.open(path, "r:") as tar:
             end = 0
             while (member := tar.next()) is not None:
-                if tar.offset <= end:  # a header with a negative size would be read for ever
+                if tar.offset <= end:  # a header with a negative size would be read again and again
                     raise tarfile.ReadError("a header leads backwards")
                 end = tar.offset
-                tar.members = []  # type: ignore[attr-defined]  # or tarfile remembers every member it has seen
-                take(member, size, rows, faults)
+                tar.members = []  # type: ignore[attr-defined]  # or tarfile keeps every member in memory
+                add_member(member, size, rows, faults)
             # tarfile takes any damaged header for the end of the archive; the real end is a block of zeros.
-            if not is_end(path, tar.offset):
+            if not has_end_mark(path, tar.offset):
                 raise tarfile.ReadError("it has no end-of-archive mark where its last member ends")
-    except DAMAGED as error:
+    except TAR_ERRORS as error:
         faults.append(("", f"the archive is empty, cut off or damaged after {len(rows)} samples: {error}"))
 
 
-def take(
-    member: tarfile.TarInfo, size: int, rows: dict[str, list[tuple[int, int]]], faults: list[tuple[str, str]]
-) -> None:
-    """Put one member of an archive of so many bytes where it belongs."""
-    found = named(member)
-    if found is None:
+def add_member(member: tarfile.TarInfo, size: int, rows: Members, faults: Faults) -> None:
+    """Add one member to the row of its sample, unless its data would end beyond the archive's ``size`` bytes."""
+    key_and_column = sample_member(member)
+    if key_and_column is None:
         return
-    key, kind = found
+    key, column = key_and_column
     row = rows.setdefault(key, [(0, -1)] * len(KINDS))
-    if row[kind][1] >= 0:
-        faults.append((key, f"the shard holds two {KINDS[kind]} members of this name; the first one counts"))
+    if row[column][1] >= 0:
+        faults.append((key, f"the shard holds two {KINDS[column]} members of this name; the first one counts"))
     elif member.size >= 0 and member.offset_data + member.size <= size:
-        row[kind] = (member.offset_data, member.size)
+        row[column] = (member.offset_data, member.size)
 
 
-def named(member: tarfile.TarInfo) -> tuple[str, int] | None:
-    """The sample that a member of an archive belongs to, and its column of ``ShardIndex.members``; None for others."""
+def sample_member(member: tarfile.TarInfo) -> tuple[str, int] | None:
+    """The key of the sample that a member belongs to, and its column in ``KINDS``; None if it is part of no sample."""
     split = re.fullmatch(r"((?:.*/)?[^./][^./]*)\.([^/]*)", member.name)
-    kind = kind_of(split[2].lower()) if split else None
-    if not member.isfile() or split is None or kind is None:
+    column = extension_column(split[2].lower()) if split else None
+    if not member.isfile() or split is None or column is None:
         return None
-    # A name need not be text; a key must, since views follow from it.
-    return split[1].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"), kind
+    # The bytes of a name need not be UTF-8. A key must be text: views are drawn from its characters.
+    return split[1].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"), column
 
 
-def is_end(path: Path, offset: int) -> bool:
-    """Whether a tar file has its end-of-archive mark at this offset."""
+def has_end_mark(path: Path, offset: int) -> bool:
+    """Whether a tar file has an end-of-archive mark, a block of zeros, at this offset."""
     with open(path, "rb") as file:
         file.seek(offset)
         return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
 
 
-def kind_of(extension: str) -> int | None:
-    """The column of ``ShardIndex.members`` a member with this extension belongs to, if any."""
-    if extension in IMAGE:
+def extension_column(extension: str) -> int | None:
+    """The column in ``KINDS`` of members with this extension; None for extensions that are not read."""
+    if extension in IMAGE_EXTENSIONS:
         return 0
     return KINDS.index(extension) if extension in KINDS[1:] else None
 
 
-def places(path: Path) -> tuple[Path, Path]:
-    """Where a shard's index may be: beside it, and in the user's cache folder."""
+def index_paths(path: Path) -> tuple[Path, Path]:
+    """Where a shard's index may be stored: beside the shard, and in the user's cache folder."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distill" / "indexes"
     name = hashlib.sha256(str(path.absolute()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
     return path.with_name(path.name + ".index"), base / f"{name}.index"
 
 
 def read_index(path: Path) -> ShardIndex:
-    """A shard's index: one that is kept and still fits the shard, else a new one, kept if it can be.
+    """The index of a shard: the stored one if the shard has not changed since, otherwise a new one, which is stored.
 
     Raises:
         UserError: if the shard cannot be read.
     """
-    stamp = stamp_of(path)
-    for place in places(path):
-        kept = load_index(place, path, stamp)
-        if kept is not None:
-            return kept
-    index = build_index(path)
+    stamp = file_stamp(path)
+    for index_path in index_paths(path):
+        stored = load_stored_index(index_path, path, stamp)
+        if stored is not None:
+            return stored
+    index = scan_shard(path)
     save_index(index)
     return index
 
 
-def load_index(place: Path, path: Path, stamp: tuple[int, int]) -> ShardIndex | None:
-    """A kept index; None if it is absent, torn, of another make or another shard: one can always be made again."""
+def load_stored_index(index_path: Path, path: Path, stamp: tuple[int, int]) -> ShardIndex | None:
+    """A stored index, or None if it is absent, damaged, of another format version or not of a shard with this stamp.
+
+    None of these is an error, because the index can be made again from the shard.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(place, framework="numpy") as file:
-            about = file.metadata() or {}
-            if about.get("version") != VERSION or about.get("stamp") != json.dumps(stamp):
+        with safe_open(index_path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("version") != VERSION or metadata.get("stamp") != json.dumps(stamp):
                 return None
             keys = tuple(json.loads(file.get_tensor("keys").tobytes()))
             members = file.get_tensor("members")
-            faults = tuple((str(key), str(reason)) for key, reason in json.loads(about["faults"]))
+            faults = tuple((str(key), str(reason)) for key, reason in json.loads(metadata["faults"]))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    fits = members.dtype == np.int64 and members.shape == (len(keys), len(KINDS), 2)
-    if not fits or not all(isinstance(key, str) for key in keys) or not inside(members, stamp[0]):
+    well_formed = members.dtype == np.int64 and members.shape == (len(keys), len(KINDS), 2)
+    if not well_formed or not all(isinstance(key, str) for key in keys) or not members_fit(members, stamp[0]):
         return None
-    return ShardIndex(path, keys, members, str(about.get("sha256")), stamp, faults)
+    return ShardIndex(path, keys, members, str(metadata.get("sha256")), stamp, faults)
 
 
-def inside(members: np.ndarray, size: int) -> bool:
-    """Whether all members lie in a file of so many bytes."""
+def members_fit(members: np.ndarray, size: int) -> bool:
+    """Whether all members, [n, 3, 2] as in ``ShardIndex``, lie within a file of ``size`` bytes."""
     offset, length = members[..., 0], members[..., 1]
     return bool(((offset >= 0) & (length >= -1) & (offset <= size) & (length <= size - offset)).all())
 
 
 def save_index(index: ShardIndex) -> None:
-    """Keep an index for the next time, where that can be. If it cannot, there is a next scan."""
+    """Store an index at the first of :func:`index_paths` that can be written; if none can, it is not stored."""
     from safetensors.numpy import save_file
 
     keys = np.frombuffer(json.dumps(index.keys).encode(), dtype=np.uint8)
     tensors: dict[str, Any] = {"members": index.members, "keys": keys}
-    about = {"version": VERSION, "stamp": json.dumps(index.stamp), "sha256": index.sha256}
-    about |= {"faults": json.dumps(index.faults)}
-    for place in places(index.path):
+    metadata = {"version": VERSION, "stamp": json.dumps(index.stamp), "sha256": index.sha256}
+    metadata |= {"faults": json.dumps(index.faults)}
+    for index_path in index_paths(index.path):
         try:
-            write_whole(place, lambda to: save_file(tensors, to, metadata=about))
+            write_whole(index_path, lambda to: save_file(tensors, to, metadata=metadata))
             return
-        except Exception:  # no space, no permission: in safetensors' own words
+        except Exception:  # a full disk or a missing permission, for which safetensors has errors of its own
             continue

@@ -1,4 +1,4 @@
-"""Batches loaded ahead, by processes of their own."""
+"""Batches loaded in advance by loader processes, which end with the process that uses them."""
 
 from __future__ import annotations
 
@@ -19,39 +19,44 @@ from distill.errors import UserError
 from launch.command import end_with_parent
 from launch.memory import keep_freed_memory
 
-AHEAD = 4  # batches a loader process has ready
-SECONDS = 5  # that one gets to close what it has open
-LAST = 0  # of what a process does when it ends, the last before it waits for its queues
+PREFETCH = 4  # batches that each loader process holds ready
+SECONDS_TO_END = 5  # for a loader process to close its files and connections before it is killed
+RUN_LAST = 0  # the exit priority of multiprocessing's finalizers below which a process waits for its queues
 
 
-def batches(
+def load_batches(
     dataset: Dataset[Any], workers: int, pin: bool, schedule: Sampler[Any] | None = None, pieces: int = 1
 ) -> Generator[list[Batch]]:
-    """Every step's pieces, loaded ahead by ``workers`` processes; 0 loads in this one.
+    """The batches of every step, in pieces, loaded in advance.
 
     Args:
-        dataset: gives a piece for each entry of a schedule, or without one the pieces of a whole step at a time; where
-            it cannot go on, a :class:`~distill.errors.UserError` in place of a piece.
-        schedule: what to ask the data set for.
-        pieces: of a step, where there is a schedule.
+        dataset: with a ``schedule``, gives one piece for each of its entries; without one, is iterable and gives lists
+            of all the pieces of a step. A :class:`~distill.errors.UserError` in place of a piece is raised here.
+        workers: number of loader processes; 0 loads in this process.
+        pin: whether batches are put into pinned memory.
+        schedule: a batch sampler: what to ask ``dataset`` for.
+        pieces: the number of pieces in a step, where there is a ``schedule``.
 
     Raises:
-        UserError: if the data set cannot go on.
+        UserError: that the data set gave in place of a piece.
     """
-    asked: dict[str, Any] = {"batch_size": None} if schedule is None else {"batch_sampler": schedule}
-    with closing(ahead(dataset, workers, pin, collate_fn=_whole, **asked)) as loader:
-        for share in loader if schedule is None else _grouped(loader, pieces):
-            for piece in share:
+    arguments: dict[str, Any] = {"batch_size": None} if schedule is None else {"batch_sampler": schedule}
+    with closing(prefetch(dataset, workers, pin, collate_fn=_as_is, **arguments)) as loader:
+        for step in loader if schedule is None else _groups(loader, pieces):
+            for piece in step:
                 if isinstance(piece, UserError):
                     raise piece
-            yield share
+            yield step
 
 
-def ahead(dataset: Dataset[Any], workers: int, pin: bool, **asked: Any) -> Generator[Any]:
-    """What torch's ``DataLoader`` gives, from processes that end with this generator or this process.
+def prefetch(dataset: Dataset[Any], workers: int, pin: bool, **arguments: Any) -> Generator[Any]:
+    """The items of a ``torch.utils.data.DataLoader``, whose processes end with this generator and with this process.
 
     Args:
-        asked: the loader's other arguments.
+        dataset: map-style or iterable.
+        workers: number of loader processes; 0 loads in this process.
+        pin: whether tensors are put into pinned memory.
+        arguments: further ones of ``DataLoader``.
     """
     others = set(multiprocessing.active_children())
     loader = iter(
@@ -59,14 +64,15 @@ def ahead(dataset: Dataset[Any], workers: int, pin: bool, **asked: Any) -> Gener
             dataset,
             num_workers=workers,
             pin_memory=pin,
-            prefetch_factor=AHEAD if workers else None,
-            worker_init_fn=_begin,
-            **asked,
+            prefetch_factor=PREFETCH if workers else None,
+            worker_init_fn=_init_worker,
+            **arguments,
         )
     )
     own = [process for process in multiprocessing.active_children() if process not in others]
-    # Where an error that ends this process still holds the generator. They are deaf to what multiprocessing would do.
-    at_exit = multiprocessing.util.Finalize(None, _end, (own,), exitpriority=LAST)
+    # Needed where this process ends by an exception whose traceback still refers to the generator, so that it is not
+    # closed. multiprocessing itself would send SIGTERM, which the loader processes ignore.
+    at_exit = multiprocessing.util.Finalize(None, _end_workers, (own,), exitpriority=RUN_LAST)
     try:
         yield from loader
     finally:
@@ -75,43 +81,47 @@ def ahead(dataset: Dataset[Any], workers: int, pin: bool, **asked: Any) -> Gener
         at_exit()
 
 
-def _interrupt(own: list[BaseProcess]) -> None:
-    for process in own:
+def _interrupt(workers: list[BaseProcess]) -> None:
+    """Send SIGINT to loader processes: DataLoader would otherwise wait for one that is waiting for a server."""
+    for process in workers:
         if process.is_alive() and process.pid:
-            os.kill(process.pid, signal.SIGINT)  # or one that waits for a server would be waited for
+            os.kill(process.pid, signal.SIGINT)
 
 
-def _end(own: list[BaseProcess]) -> None:
-    _interrupt(own)
-    for process in own:
-        process.join(SECONDS)
+def _end_workers(workers: list[BaseProcess]) -> None:
+    """End loader processes: interrupt them all, and kill those that have not ended after ``SECONDS_TO_END``."""
+    _interrupt(workers)
+    for process in workers:
+        process.join(SECONDS_TO_END)
         process.kill()
 
 
-def _grouped(loader: Iterator[Any], pieces: int) -> Iterator[list[Any]]:
-    while share := list(islice(loader, pieces)):
-        yield share
+def _groups(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """Consecutive items in lists of ``size``; the last list may be shorter."""
+    while group := list(islice(items, size)):
+        yield group
 
 
-def _begin(number: int) -> None:
-    """What a loader process does first.
+def _init_worker(number: int) -> None:
+    """Set up a loader process before it loads anything.
 
-    SIGTERM to a whole job is for the training process to heed, which ends its loaders. SIGINT ends one at once,
-    also below a shell that ignores it: what it has open is closed.
+    SIGTERM is ignored: it is sent to all processes of a job, and the training process then ends its loader processes
+    itself. SIGINT raises KeyboardInterrupt, even where the process was started with SIGINT ignored, so that open files
+    and connections are closed.
     """
     keep_freed_memory()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    multiprocessing.util.Finalize(None, _leave_orphaned, (os.getppid(),), exitpriority=LAST)
+    multiprocessing.util.Finalize(None, _exit_if_orphaned, (os.getppid(),), exitpriority=RUN_LAST)
     end_with_parent(signal.SIGINT)
 
 
-def _leave_orphaned(parent: int) -> None:
-    """Where the training process has been killed, nobody takes what is left in the queue: do not wait for it."""
+def _exit_if_orphaned(parent: int) -> None:
+    """Exit at once if the training process has been killed: a normal exit waits until somebody empties the queue."""
     if os.getppid() != parent:
         os._exit(1)
 
 
-def _whole(batch: Any) -> Any:
-    """The data set hands out whole batches already."""
+def _as_is(batch: Any) -> Any:
+    """The collate function: the data set gives whole batches already."""
     return batch

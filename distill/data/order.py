@@ -1,8 +1,9 @@
-"""The order in which an endless training stream visits the samples.
+"""The order in which training reads the samples, over all epochs.
 
-Position p of the stream is in epoch p // n. Within an epoch the shards are shuffled, then the samples inside
-windows of that sequence, so reads stay near-sequential. Everything follows from (seed, epoch): not from the
-number of processes or loaders, so any of them can start anywhere, and a resumed run needs only a counter.
+Positions count samples from the beginning of training: with n samples, position p is in epoch p // n. In each epoch
+the shards are shuffled, and then the samples inside windows of that sequence, so that reads stay nearly sequential.
+The order depends on the seed and the epoch, not on the number of processes, so any process can start at any position
+and a resumed run needs only a counter.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ WINDOW = 16_384  # samples shuffled together
 
 
 class Order:
-    """The order of all epochs.
+    """The order of the samples in all epochs.
 
     Args:
-        counts: [shards] number of samples in each shard.
+        counts: [shards] int64, number of samples in each shard.
         seed: of the run.
         window: how many consecutive samples are shuffled together.
     """
@@ -31,27 +32,32 @@ class Order:
         self._windowed: tuple[tuple[int, int], np.ndarray] | None = None
 
     def at(self, position: int) -> tuple[int, int]:
-        """Position in the stream → (epoch, sample number)."""
+        """(epoch, sample number) at a position."""
         epoch, within = divmod(position, self.samples)
         window, offset = divmod(within, self.window)
         return epoch, int(self._window(epoch, window)[offset])
 
-    def stand_in(self, position: int, number: int, stride: int) -> int:
-        """The number of the sample that is shown in place of a bad one; ``number`` counts the attempts from 1.
+    def replacement(self, position: int, attempt: int, stride: int) -> int:
+        """The number of the sample that is used where the one at ``position`` is bad.
 
-        It is the one that is due so many batches of ``stride`` positions later, so it is not in the same batch, unless
-        the epoch has hardly more than one.
+        It is the sample ``attempt`` batches later in the same epoch, going on at its beginning after its end. So it is
+        in another batch, unless the epoch has hardly more than one.
+
+        Args:
+            attempt: 1 for the first replacement, 2 for the one used if that is bad too, and so on.
+            stride: samples a batch.
         """
         epoch, within = divmod(position, self.samples)
-        ahead = number * stride + number * stride // self.samples  # once around, one further: all are tried in the end
+        # One position further after each time around the epoch, so that every sample is tried in the end.
+        ahead = attempt * stride + attempt * stride // self.samples
         return self.at(epoch * self.samples + (within + ahead) % self.samples)[1]
 
-    def take(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """(epoch, sample number) for every position from ``start`` up to ``stop``."""
+    def between(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """(epoch, sample number) for every position from ``start`` up to but not including ``stop``."""
         return (self.at(position) for position in range(start, stop))
 
     def _window(self, epoch: int, window: int) -> np.ndarray:
-        """[≤ window] the sample numbers of one window, shuffled."""
+        """[at most window] int64: the sample numbers of one window of an epoch, shuffled."""
         if self._windowed is None or self._windowed[0] != (epoch, window):
             order, ends = self._shards(epoch)
             positions = np.arange(window * self.window, min((window + 1) * self.window, self.samples))
@@ -63,7 +69,7 @@ class Order:
         return self._windowed[1]
 
     def _shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """[shards] their order in this epoch, and where in the epoch each ends."""
+        """[shards] int64, twice: the shards in the order of an epoch, and the position in it where each ends."""
         if self._shuffled is None or self._shuffled[0] != epoch:
             order = np.random.default_rng((self.seed, epoch)).permutation(len(self.counts))
             self._shuffled = (epoch, order, np.cumsum(self.counts[order]))

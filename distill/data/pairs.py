@@ -65,7 +65,7 @@ class Pairs(Dataset[Batch]):
     def _shown(self, slot: Slot, bad: list[Bad]) -> ShownPair:
         """What is shown at a slot: its sample, or the first usable one of those tried in its place."""
         for number in range(ATTEMPTS):
-            i = self.order.stand_in(slot.position, number, self.batch_size) if number else slot.sample
+            i = self.order.replacement(slot.position, number, self.batch_size) if number else slot.sample
             try:
                 return self.transform.pair(self.shards.read(i, self.transform.kinds), slot.epoch, i)
             except BadSample as error:

@@ -1,7 +1,7 @@
-"""Files that are far away, read as streams.
+"""A remote file read as one stream of bytes, through connections that fail and are opened again.
 
-A stream that stalls, is cut off or is refused for the moment goes on where it was, after a while; one that cannot be
-read at all says why.
+A stream that sends nothing for too long, is cut off or is refused for now is opened again after a pause, and reading
+goes on at the next byte. A stream that cannot be read at all ends with the reason.
 """
 
 from __future__ import annotations
@@ -12,108 +12,130 @@ import time
 import zlib
 from dataclasses import dataclass
 
-from distill.data.openers import CHUNK, OPENERS, Lost, Source
-from distill.data.shard_names import scheme_of
+from distill.data.openers import CHUNK, OPENERS, Source, StreamFailed
+from distill.data.shard_names import address_scheme
 
-LONGEST_WAIT = 60.0  # seconds
-MOST_DOUBLINGS = 10  # of a wait, which has a bound of its own
-FORGIVEN = 1 << 16  # bytes that have to arrive after a fault before it no longer counts
+MAX_WAIT = 60.0  # seconds before a further attempt
+MAX_DOUBLINGS = 10  # of the wait, so that 2 ** failures cannot overflow; MAX_WAIT bounds it long before
+PROGRESS_BYTES = 1 << 16  # that have to arrive after a failure before the next one counts as the first in a row
 REPLACED = "it has been replaced while it was read"
 
 
 @dataclass(frozen=True)
-class Patience:
-    """What is put up with.
+class RetryPolicy:
+    """How long to wait for a stream, and how often to open it again.
 
     Attributes:
-        timeout: seconds for which a stream may send nothing.
-        retries: faults in a row after which a stream is given up.
-        wait: seconds before the first attempt to go on; twice as many before each further one.
-        fruitless: seconds for which nothing of use may come, however busy a stream is.
+        timeout: seconds for which a stream may send no byte; the recipe's ``data.timeout``.
+        retries: failures in a row after which a stream is given up; the recipe's ``data.retries``.
+        first_wait: seconds before the first further attempt; the wait doubles before each one after that.
+        sample_timeout: seconds for which a stream may send bytes without completing a sample.
     """
 
-    timeout: float = 60.0
-    retries: int = 5
-    wait: float = 1.0
-    fruitless: float = 900.0
+    timeout: float
+    retries: int
+    first_wait: float = 1.0
+    sample_timeout: float = 900.0
 
-    def pause(self, faults: int) -> None:
-        """Wait after so many faults in a row; not all processes for the same time."""
-        wait = self.wait * 2 ** min(faults - 1, MOST_DOUBLINGS)
-        time.sleep(min(LONGEST_WAIT, wait) * random.uniform(0.5, 1.0))
+    def wait(self, failures: int) -> None:
+        """Sleep before a further attempt, after this many failures in a row.
+
+        The time is random within a factor of two, so that many processes do not return to a server all at once.
+        """
+        seconds = self.first_wait * 2 ** min(failures - 1, MAX_DOUBLINGS)
+        time.sleep(min(MAX_WAIT, seconds) * random.uniform(0.5, 1.0))
 
 
 class Stream:
-    """The bytes behind an address, in order, whatever happens on the way.
+    """The bytes of a remote file from its first to its last, each once, over as many connections as it takes.
 
     Args:
-        address: see :data:`OPENERS`.
-        patience: with faults.
+        address: of a scheme in :data:`~distill.data.openers.OPENERS`.
+        policy: when to try again and when to give up.
 
     Attributes:
-        at: how many bytes have been read.
-        since: when something of use came last, in seconds of ``time.monotonic``; whoever reads sets it.
+        position: how many bytes have been read.
+        last_sample: when the reader last completed a sample, as ``time.monotonic()``; the reader sets it.
     """
 
-    def __init__(self, address: str, patience: Patience) -> None:
-        self.address, self.patience = address, patience
+    def __init__(self, address: str, policy: RetryPolicy) -> None:
+        self.address, self.policy = address, policy
         self.source: Source | None = None
         self.version: dict[str, str] = {}
-        self.since = time.monotonic()
-        self.at = self.behind = self.faults = self.last_fault = 0
-        self.sum = self.sum_again = 0  # of what has been read, and of the same read once more
+        self.last_sample = time.monotonic()
+        # A source may start before the position asked for; ``to_skip`` counts its bytes that were read before.
+        self.position = self.to_skip = self.failures = self.last_failure = 0
+        # CRC-32 of all bytes read, and of those bytes when a further connection sends them again.
+        self.checksum = self.skipped_checksum = 0
 
     def read(self, size: int = CHUNK) -> bytes:
-        """The next bytes, as many as there are at once, whatever the ``size``; b"" at the end.
+        """The next bytes, as many as have arrived, whatever ``size`` asks for; b"" at the end of the file.
 
         Raises:
-            Lost: if the stream cannot go on.
+            StreamFailed: if the stream cannot be read on.
         """
         while True:
-            if time.monotonic() - self.since > self.patience.fruitless:
-                raise Lost(f"nothing of use came for {self.patience.fruitless:g} seconds")
+            if time.monotonic() - self.last_sample > self.policy.sample_timeout:
+                raise StreamFailed(f"nothing of use came for {self.policy.sample_timeout:g} seconds")
             try:
-                data = self._next()
+                data = self._read_new()
             except (OSError, http.client.HTTPException) as error:
-                self._wait(error)
+                self._wait_or_give_up(error)
             else:
-                self.at += len(data)
-                self.sum = zlib.crc32(data, self.sum)
+                self.position += len(data)
+                self.checksum = zlib.crc32(data, self.checksum)
                 return data
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the connection or end the command, if one is open."""
         if self.source is not None:
             self.source.close()
             self.source = None
 
-    def _next(self) -> bytes:
-        """What comes next, the stream opened if it is not, and without what has been read before."""
+    def _read_new(self) -> bytes:
+        """The next bytes that have not been read before; opens the source if none is open.
+
+        Raises:
+            StreamFailed: if the file is not the one that reading began with.
+        """
         if self.source is None:
-            opener = OPENERS[scheme_of(self.address)]
-            self.source = opener(self.address, self.at, self.patience.timeout)
-            self.behind, self.sum_again = self.at - self.source.start, 0
-            before, self.version = self.version, {**self.version, **self.source.version}
-            if any(self.version[name] != value for name, value in before.items()):
-                raise Lost(REPLACED)
+            self._open()
+        assert self.source is not None
         while data := self.source.read():
-            known, new = data[: self.behind], data[self.behind :]
-            self.behind -= len(known)
-            self.sum_again = zlib.crc32(known, self.sum_again)
-            if known and not self.behind and not self.source.start and self.sum_again != self.sum:
-                raise Lost(REPLACED)
+            skipped, new = data[: self.to_skip], data[self.to_skip :]
+            self.to_skip -= len(skipped)
+            self.skipped_checksum = zlib.crc32(skipped, self.skipped_checksum)
+            if skipped and not self.to_skip and not self.source.start and self.skipped_checksum != self.checksum:
+                raise StreamFailed(REPLACED)
             if new:
                 return new
-        if self.behind:
-            raise Lost(REPLACED)
+        if self.to_skip:
+            raise StreamFailed(REPLACED)
         return b""
 
-    def _wait(self, error: Exception) -> None:
-        """Count a fault, and wait, or give up."""
+    def _open(self) -> None:
+        """Open the source at the current position, or before it where it cannot start there.
+
+        Raises:
+            StreamFailed: if the source reports another version of the file than before.
+        """
+        opener = OPENERS[address_scheme(self.address)]
+        self.source = opener(self.address, self.position, self.policy.timeout)
+        self.to_skip, self.skipped_checksum = self.position - self.source.start, 0
+        before, self.version = self.version, {**self.version, **self.source.version}
+        if any(self.version[name] != value for name, value in before.items()):
+            raise StreamFailed(REPLACED)
+
+    def _wait_or_give_up(self, error: Exception) -> None:
+        """Count a failure of the connection, and wait before the next attempt.
+
+        Raises:
+            StreamFailed: if there have been too many failures in a row.
+        """
         self.close()
-        self.faults = 1 if self.at - self.last_fault >= FORGIVEN else self.faults + 1
-        self.last_fault = self.at
-        if self.faults > self.patience.retries:
+        self.failures = 1 if self.position - self.last_failure >= PROGRESS_BYTES else self.failures + 1
+        self.last_failure = self.position
+        if self.failures > self.policy.retries:
             reason = str(getattr(error, "reason", "") or error) or type(error).__name__
-            raise Lost(f"{reason}, {self.faults} times in a row") from error
-        self.patience.pause(self.faults)
+            raise StreamFailed(f"{reason}, {self.failures} times in a row") from error
+        self.policy.wait(self.failures)

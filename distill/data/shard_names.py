@@ -1,4 +1,4 @@
-"""How a recipe names shards: brace notation, wildcards, folders, files; and addresses of streams."""
+"""Names of shards in a recipe, expanded: brace notation, wildcards and folders to paths, and addresses of streams."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from distill.data.openers import OPENERS
 from distill.errors import UserError, did_you_mean
 
 
-def expand(specs: Iterable[str]) -> list[Path]:
-    """The shards that brace notation, folders and files name, in order.
+def shard_paths(specs: Iterable[str]) -> list[Path]:
+    """The paths of local shards, in the order of ``specs``.
+
+    Args:
+        specs: files, folders of ``.tar`` files, brace notation or wildcards.
 
     Raises:
-        UserError: if one does not exist, is a remote address, or a folder holds no ``.tar``.
+        UserError: if a file does not exist or is named twice, a folder holds no ``.tar`` file, or one of ``specs`` is
+            the address of a stream.
     """
     paths: list[Path] = []
     for spec in specs:
@@ -27,51 +31,51 @@ def expand(specs: Iterable[str]) -> list[Path]:
                 f"'{spec}' is a remote stream; here samples are looked up in local files.",
                 "Copy the shards to a mounted folder and name that. Only data.train, as a whole, may be streams.",
             )
-        for path in matches(spec):
+        for path in matching_paths(spec):
             if path.is_dir():
-                inside = sorted(path.glob("*.tar"))
-                if not inside:
+                in_folder = sorted(path.glob("*.tar"))
+                if not in_folder:
                     raise UserError(f"The folder {path} holds no .tar shard.", "Name the folder that does.")
-                paths += inside
+                paths += in_folder
             elif path.is_file():
                 paths.append(path)
             else:
                 raise UserError(f"The shard {path} does not exist.", "Correct data.train or data.eval.")
-    refuse_repeated(paths)
+    check_unique(paths)
     return paths
 
 
-def addresses(specs: Iterable[str]) -> list[str]:
-    """The streams that specifications name, braces expanded.
+def stream_addresses(specs: Iterable[str]) -> list[str]:
+    """The addresses of streams, braces expanded, in the order of ``specs``.
 
     Raises:
-        UserError: if one is no address of a kind that can be read.
+        UserError: if an address is of no scheme in ``OPENERS``, or is named twice.
     """
-    found = [name for spec in specs for name in braces(spec)]
-    for address in found:
-        scheme = scheme_of(address)
+    addresses = [name for spec in specs for name in expand_braces(spec)]
+    for address in addresses:
+        scheme = address_scheme(address)
         if scheme not in OPENERS:
             raise UserError(
                 f"'{address}' is no stream that can be read.",
                 did_you_mean(scheme, OPENERS, f"Known: {', '.join(OPENERS)}; and pipe:COMMAND for anything else."),
             )
-    refuse_repeated(found)
-    return found
+    check_unique(addresses)
+    return addresses
 
 
-def scheme_of(address: str) -> str:
-    """How an address is read: what stands before the first colon, if there is one."""
+def address_scheme(address: str) -> str:
+    """The part of an address before its first colon, such as ``https`` or ``pipe``; "" if there is no colon."""
     scheme, colon, _ = address.partition(":")
     return scheme if colon else ""
 
 
-def shown(address: str) -> str:
-    """An address without what may be secret, for files that others see.
+def without_secrets(address: str) -> str:
+    """An address for messages, logs and exported files, without the parts that may hold credentials.
 
-    Of a URL that is its user and its query, of a command all but its first word. A few digits in their place tell
-    addresses apart.
+    A URL loses its user, password, query and fragment, a command all but its first word. Eight digits of a hash of the
+    whole address are added in their place, so that two addresses can still be told apart.
     """
-    if scheme_of(address) == "pipe":
+    if address_scheme(address) == "pipe":
         kept = " ".join(address.split()[:1])
     elif "://" in address:
         kept = re.sub(r"://[^/?#]*@", "://", re.split(r"[?#]", address)[0])
@@ -80,26 +84,34 @@ def shown(address: str) -> str:
     return kept if kept == address else f"{kept} ({hashlib.sha256(address.encode()).hexdigest()[:8]})"
 
 
-def refuse_repeated(names: Sequence[Path] | Sequence[str]) -> None:
-    """Raise ``UserError`` if a shard is named twice."""
+def check_unique(names: Sequence[Path] | Sequence[str]) -> None:
+    """Raise a ``UserError`` if a shard is named twice."""
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise UserError(f"The shard {min(map(str, repeated))} is named twice.", "Name each shard once.")
 
 
-def matches(spec: str) -> list[Path]:
-    """The paths that a specification stands for: itself if it exists, else its braces and wildcards expanded."""
+def matching_paths(spec: str) -> list[Path]:
+    """The path ``spec`` itself if it exists, otherwise the paths that its braces and wildcards expand to.
+
+    A name with wildcards that match nothing is returned as it is, so that the error can name it.
+    """
     if Path(spec).exists():
         return [Path(spec)]
-    return [Path(found) for name in braces(spec) for found in (sorted(glob.glob(name)) or [name])]
+    return [Path(found) for name in expand_braces(spec) for found in (sorted(glob.glob(name)) or [name])]
 
 
-def braces(spec: str) -> list[str]:
-    """What brace notation stands for."""
+def expand_braces(spec: str) -> list[str]:
+    """All names that brace notation stands for: ``a-{0..1}.tar`` gives ``a-0.tar`` and ``a-1.tar``.
+
+    Raises:
+        UserError: if the braces are not balanced.
+    """
     import braceexpand
 
     try:
-        # Of a command nothing but its braces changes; elsewhere a backslash makes a brace an ordinary letter.
+        # In a path or URL a backslash before a brace makes it an ordinary character. In a command, backslashes belong
+        # to the shell and are left alone.
         return list(braceexpand.braceexpand(spec, escape=not spec.startswith("pipe:")))
     except ValueError as error:
         raise UserError(f"The braces of '{spec}' are not balanced.", "Write shard-{000000..000009}.tar.") from error

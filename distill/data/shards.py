@@ -1,7 +1,8 @@
-"""WebDataset shards as an addressable data set: sample i is a place in a tar file.
+"""WebDataset shards as a data set with random access: any sample can be read by its number.
 
-A tar file is a stream; training wants to open sample 1,234,567 directly, resume in the middle of an epoch and match
-each sample with row i of a teacher's cache. ``index.py`` does that for one shard, this module for any number.
+A tar file can only be read from its beginning. Training has to read sample 1,234,567 directly, resume in the middle of
+an epoch and pair sample i with row i of a teacher cache. ``index.py`` finds the samples of one shard; this module
+numbers those of many.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, overload
 import numpy as np
 
 from distill.data.index import KINDS, ShardIndex, read_index
-from distill.data.shard_names import expand
+from distill.data.shard_names import shard_paths
 from distill.errors import Bad, BadSample, UserError
 from distill.files import write_whole
 
@@ -27,7 +28,7 @@ REPLACED = "the shard has been replaced since it was indexed"
 
 @dataclass(frozen=True)
 class Sample:
-    """The raw bytes of one sample; what is absent is None."""
+    """The raw bytes of one sample's members; None for a member that is absent or was not asked for."""
 
     key: str
     shard: str
@@ -37,30 +38,36 @@ class Sample:
 
     @property
     def size(self) -> int:
-        """Bytes it takes in memory."""
+        """Bytes of all its members together."""
         return sum(len(part) for part in (self.image, self.txt, self.json) if part is not None)
 
-    def bad(self, reason: str) -> BadSample:
-        """What to raise where it cannot be used."""
+    def error(self, reason: str) -> BadSample:
+        """The exception that says this sample cannot be used."""
         return BadSample(self.shard, self.key, reason)
 
 
 class Indexes(Sequence[ShardIndex]):
-    """The indexes of many shards, of which only a few are in memory at a time.
+    """The indexes of many shards, read on demand; the most recently used ``OPEN_INDEXES`` stay in memory.
+
+    Paths are kept in one array, because a million Python objects would take much memory in every process.
 
     Attributes:
-        names: every path, one after the other, as bytes.
-        ends: [shards] where each of them ends.
-        sha256: [shards, 32] of the shards as they were indexed first.
+        names: uint8, the bytes of all paths, joined.
+        ends: [shards] int64, where in ``names`` each path ends.
+        sha256: [shards, 32] uint8, the hash that each shard had when it was first indexed.
     """
 
     def __init__(self, names: np.ndarray, ends: np.ndarray, sha256: np.ndarray) -> None:
         self.names, self.ends, self.sha256 = names, ends, sha256
-        self._kept: OrderedDict[int, ShardIndex] = OrderedDict()
+        self._loaded: OrderedDict[int, ShardIndex] = OrderedDict()
 
     @classmethod
-    def of(cls, paths: Iterable[Path], sha256: bytes | bytearray) -> Indexes:
-        """Those of shards with these paths and, one after the other, hashes of 32 bytes."""
+    def from_paths(cls, paths: Iterable[Path], sha256: bytes | bytearray) -> Indexes:
+        """The indexes of the shards with these paths.
+
+        Args:
+            sha256: the shards' hashes, 32 bytes each, joined.
+        """
         names = [os.fsencode(path) for path in paths]
         return cls(
             np.frombuffer(b"".join(names), dtype=np.uint8),
@@ -84,27 +91,27 @@ class Indexes(Sequence[ShardIndex]):
             return [self[i] for i in range(*k.indices(len(self)))]
         if not 0 <= k < len(self):
             raise IndexError(k)
-        if k not in self._kept:
+        if k not in self._loaded:
             index = read_index(self.path(k))
             if index.sha256 != self.sha256[k].tobytes().hex():
                 raise BadSample(str(index.path), "", REPLACED)
-            if len(self._kept) >= OPEN_INDEXES:
-                self._kept.popitem(last=False)
-            self._kept[k] = index
-        self._kept.move_to_end(k)
-        return self._kept[k]
+            if len(self._loaded) >= OPEN_INDEXES:
+                self._loaded.popitem(last=False)
+            self._loaded[k] = index
+        self._loaded.move_to_end(k)
+        return self._loaded[k]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_kept": OrderedDict()}
+        return self.__dict__ | {"_loaded": OrderedDict()}
 
 
 class Shards:
-    """Samples by number, over any number of shards.
+    """The samples of any number of shards, numbered through.
 
     Attributes:
         indexes: one :class:`~distill.data.index.ShardIndex` a shard.
-        counts: [shards] samples in each.
-        faults: all that is wrong with the archives; known to those that :meth:`of` has just looked through.
+        counts: [shards] int64, samples in each.
+        faults: everything wrong with the archives; empty unless they were opened by :meth:`open`.
     """
 
     def __init__(
@@ -115,7 +122,7 @@ class Shards:
     ) -> None:
         if not isinstance(indexes, Indexes):
             hashes = b"".join(bytes.fromhex(index.sha256) for index in indexes)
-            self.indexes = Indexes.of((index.path for index in indexes), hashes)
+            self.indexes = Indexes.from_paths((index.path for index in indexes), hashes)
         else:
             self.indexes = indexes
         self.counts = np.array([len(i) for i in indexes], dtype=np.int64) if counts is None else counts
@@ -124,17 +131,19 @@ class Shards:
         self._files: OrderedDict[int, int] = OrderedDict()
 
     @classmethod
-    def of(cls, specs: Iterable[str], strict: bool = True) -> Shards:
-        """The shards that ``specs`` name; see :func:`expand`.
+    def open(cls, specs: Iterable[str], strict: bool = True) -> Shards:
+        """Open shards, indexing those that have no index yet.
 
         Args:
-            strict: refuse archives with anything wrong, instead of keeping their other samples.
+            specs: names of shards; see :func:`~distill.data.shard_names.shard_paths`.
+            strict: raise at the first fault of an archive; otherwise collect them in ``faults``.
 
         Raises:
-            UserError: if one cannot be read, no sample is left, or (strict) one is damaged.
+            UserError: if a shard cannot be read, or none of them holds a sample.
+            BadSample: if ``strict`` and an archive has a fault.
         """
-        paths = expand(specs)
-        counts, hashes, found = np.zeros(len(paths), dtype=np.int64), bytearray(), list[tuple[int, ShardIndex]]()
+        paths = shard_paths(specs)
+        counts, hashes, faulty = np.zeros(len(paths), dtype=np.int64), bytearray(), list[tuple[int, ShardIndex]]()
         for k, path in enumerate(paths):
             index = read_index(path)
             if strict and index.faults:
@@ -142,45 +151,45 @@ class Shards:
             counts[k] = len(index)
             hashes += bytes.fromhex(index.sha256)
             if index.faults:
-                found.append((k, index))
+                faulty.append((k, index))
         if not counts.sum():
-            why = f": {found[0][1].faults[0][1]}" if found else ""
+            why = f": {faulty[0][1].faults[0][1]}" if faulty else ""
             raise UserError(
                 f"The shard {paths[0]} holds no sample{', nor do the others' * (len(paths) > 1)}{why}.",
                 "See the README on what a shard looks like.",
             )
-        return cls(Indexes.of(paths, hashes), counts, faults_of(found, counts))
+        return cls(Indexes.from_paths(paths, hashes), counts, archive_faults(faulty, counts))
 
     @classmethod
     def load(cls, path: Path) -> Shards:
-        """What :meth:`save` wrote; the table stays on disk until it is looked at.
+        """Read the table of shards that :meth:`save` wrote; no shard is opened before one of its samples is read.
 
         Raises:
-            UserError: if it cannot be read.
+            UserError: if the table cannot be read or is damaged.
         """
         from safetensors import SafetensorError, safe_open
 
         try:
             with safe_open(path, framework="numpy") as file:
                 names, ends, sha256, counts = (file.get_tensor(n) for n in ("names", "ends", "sha256", "counts"))
-            if not whole(names, ends, sha256, counts):
+            if not valid_table(names, ends, sha256, counts):
                 raise ValueError("it is no table of shards")
         except (OSError, SafetensorError, ValueError) as error:
             raise UserError(f"{path} cannot be read: {error}.", "Train into another folder.") from error
         return cls(Indexes(names, ends, sha256), counts)
 
     def save(self, path: Path) -> None:
-        """Write which shards these are, and what their indexes said: 100 bytes a shard and its name."""
+        """Write the table of shards: paths, hashes and numbers of samples, about 50 bytes a shard and its path."""
         from safetensors.numpy import save_file
 
-        of = self.indexes
-        tensors = {"names": of.names, "ends": of.ends, "sha256": of.sha256, "counts": self.counts}
+        indexes = self.indexes
+        tensors = {"names": indexes.names, "ends": indexes.ends, "sha256": indexes.sha256, "counts": self.counts}
         write_whole(path, lambda to: save_file(tensors, to))
 
-    def only(self, numbers: Sequence[int]) -> Shards:
-        """Some of the shards."""
-        of, chosen = self.indexes, list(numbers)
-        indexes = Indexes.of(map(of.path, chosen), of.sha256[chosen].tobytes())
+    def subset(self, numbers: Sequence[int]) -> Shards:
+        """The shards with these numbers, in this order; their samples are numbered anew from 0."""
+        chosen, sha256 = list(numbers), self.indexes.sha256
+        indexes = Indexes.from_paths(map(self.indexes.path, chosen), sha256[chosen].tobytes())
         return Shards(indexes, self.counts[chosen])
 
     def __len__(self) -> int:
@@ -196,10 +205,13 @@ class Shards:
         return self.indexes[shard].keys[row]
 
     def read(self, i: int, kinds: Sequence[str] = KINDS) -> Sample:
-        """The members of sample i that ``kinds`` names.
+        """Read sample i from disk.
+
+        Args:
+            kinds: which of its members to read; the others are None.
 
         Raises:
-            BadSample: if its shard is not what was indexed any more.
+            BadSample: if its shard cannot be read, or has changed since it was indexed.
         """
         shard, row = self.locate(i)
         try:
@@ -216,18 +228,18 @@ class Shards:
         return Sample(key, str(index.path), parts.get("image"), parts.get("txt"), parts.get("json"))
 
     def missing(self, *kinds: str) -> Iterator[tuple[Path, str]]:
-        """(shard, key) of every sample that has none of the members named."""
+        """(shard, key) of every sample without any member of these kinds."""
         columns = [KINDS.index(kind) for kind in kinds]
         for index in self.indexes:
             for row in np.flatnonzero((index.members[:, columns, 1] < 0).all(axis=1)):
                 yield index.path, index.keys[row]
 
-    def _member(self, shard: int, index: ShardIndex, key: str, place: np.ndarray) -> bytes | None:
-        offset, size = int(place[0]), int(place[1])
+    def _member(self, shard: int, index: ShardIndex, key: str, span: np.ndarray) -> bytes | None:
+        offset, size = int(span[0]), int(span[1])
         if size < 0:
             return None
         try:
-            descriptor = self._open(shard)
+            descriptor = self._descriptor(shard)
             stat = os.fstat(descriptor)
             if (stat.st_size, stat.st_mtime_ns) != index.stamp:
                 raise BadSample(str(index.path), key, REPLACED)
@@ -238,7 +250,8 @@ class Shards:
             raise BadSample(str(index.path), key, REPLACED)
         return data
 
-    def _open(self, shard: int) -> int:
+    def _descriptor(self, shard: int) -> int:
+        """The shard's file descriptor; at most ``OPEN_FILES`` stay open, the most recently used ones."""
         if shard in self._files:
             self._files.move_to_end(shard)
         else:
@@ -248,32 +261,40 @@ class Shards:
         return self._files[shard]
 
     def __getstate__(self) -> dict[str, Any]:
-        # A loader process opens its own descriptors.
+        # Descriptors are not valid in another process: a loader process opens its own.
         return self.__dict__ | {"_files": OrderedDict()}
 
     def close(self) -> None:
+        """Close all files; reading a sample opens its file again."""
         while self._files:
             os.close(self._files.popitem()[1])
 
 
-def whole(names: np.ndarray, ends: np.ndarray, sha256: np.ndarray, counts: np.ndarray) -> bool:
-    """Whether the parts of a table of shards fit together, so that nothing outside of them can be looked at."""
+def valid_table(names: np.ndarray, ends: np.ndarray, sha256: np.ndarray, counts: np.ndarray) -> bool:
+    """Whether the arrays of a table of shards have the right shapes and types and point only inside each other."""
     n = len(counts)
     shapes = (names.ndim, ends.shape, sha256.shape, counts.shape) == (1, (n,), (n, 32), (n,))
     types = (names.dtype, ends.dtype, sha256.dtype, counts.dtype) == (np.uint8, np.int64, np.uint8, np.int64)
     if not (shapes and types and n):
         return False
-    rising = (ends[0] > 0) & (np.diff(ends) > 0).all() & (ends[-1] == len(names))
-    return bool(rising & (counts >= 0).all() & (counts < 2**40).all())
+    ascending = (ends[0] > 0) & (np.diff(ends) > 0).all() & (ends[-1] == len(names))
+    return bool(ascending & (counts >= 0).all() & (counts < 2**40).all())
 
 
-def faults_of(found: Sequence[tuple[int, ShardIndex]], counts: np.ndarray) -> list[Bad]:
-    """``Shards.faults``: a shard that is cut off is taken to miss what the others have on average more than it."""
-    whole = np.ones(len(counts), dtype=bool)
-    whole[[k for k, index in found if index.cut]] = False
-    usual = float(counts[whole].mean()) if whole.any() else 0.0
+def archive_faults(faulty: Sequence[tuple[int, ShardIndex]], counts: np.ndarray) -> list[Bad]:
+    """The faults of archives, for ``Shards.faults``.
+
+    How many samples a damaged archive has lost is estimated from the complete ones' average.
+
+    Args:
+        faulty: (shard number, index) of the shards with faults.
+        counts: [shards] samples found in each.
+    """
+    complete = np.ones(len(counts), dtype=bool)
+    complete[[k for k, index in faulty if index.incomplete]] = False
+    usual = float(counts[complete].mean()) if complete.any() else 0.0
     return [
         Bad(str(index.path), key, reason, 0 if key else max(0, round(usual - len(index)) - 1))
-        for _, index in found
+        for _, index in faulty
         for key, reason in index.faults
     ]

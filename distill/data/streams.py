@@ -1,7 +1,8 @@
-"""Training on streams: shards that are far away and read from end to end, drawn again and again.
+"""Training on streams: remote shards that are read from end to end and drawn at random, again and again.
 
-A stream cannot be addressed, so its order is a matter of chance: each loader process draws a shard, reads it and
-mixes its samples with those of others; nobody notes which have been shown. A run that is resumed draws anew.
+The samples of a stream cannot be addressed, so their order is random: each loader process draws a shard, reads it and
+shuffles its samples with those of the shards before. Which samples have been used is not recorded, so a run that is
+resumed draws anew.
 """
 
 from __future__ import annotations
@@ -16,32 +17,33 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from distill.data.batch import Batch
-from distill.data.index import DAMAGED, KINDS, UNNAMED, named
-from distill.data.openers import Lost
-from distill.data.remote import Patience, Stream
-from distill.data.shard_names import shown
+from distill.data.index import KINDS, NO_SAMPLES, TAR_ERRORS, sample_member
+from distill.data.openers import StreamFailed
+from distill.data.remote import RetryPolicy, Stream
+from distill.data.shard_names import without_secrets
 from distill.data.shards import Sample
 from distill.data.transform import ShownPair, Transform
 from distill.errors import Bad, BadSample, UserError
 
-MIXED, MIXED_BYTES = 1000, 1 << 28  # samples among which the next one is drawn, and the most they may take
-LARGEST = 1 << 26  # bytes of a member
-LONGEST_HEADER = 1 << 20  # bytes of a name and the like; a header may claim any number
-# Members that are headers of the next one, which tarfile reads whole.
-HEADERS_ONLY = (
+SHUFFLE_BUFFER = 1000  # samples, from which the next one is drawn
+SHUFFLE_BUFFER_BYTES = 1 << 28  # the most that these samples may take together
+MAX_MEMBER_BYTES = 1 << 26
+MAX_HEADER_BYTES = 1 << 20  # of a long name and the like; a damaged header may claim any size
+# Types of members that extend the header of the next member. tarfile reads their data whole.
+HEADER_TYPES = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
 )
-IN_A_ROW = 10  # shards that cannot be read after which a run stops
-LONGEST_PAUSE = 4  # doublings of the wait after a shard that cannot be read
-ATTEMPTS = 1000  # samples beyond twice a batch's that are tried for it
+MAX_FAILED_SHARDS = 10  # in a row, after which a run stops
+MAX_WAIT_FAILURES = 4  # after more failed shards in a row, the wait before the next one does not grow further
+SPARE_SAMPLES = 1000  # tried for a batch, beyond twice its size, before too few of them can be used
 
 
-class Header(tarfile.TarInfo):
-    """A member's header; one that is damaged or missing is an error, which ``tarfile`` takes for the archive's end."""
+class StrictTarInfo(tarfile.TarInfo):
+    """A member's header. Raises for one that is damaged or missing, which ``tarfile`` takes for the archive's end."""
 
     @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> Header:
+    def fromtarfile(cls, tar: tarfile.TarFile) -> StrictTarInfo:
         try:
             return super().fromtarfile(tar)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
@@ -50,176 +52,195 @@ class Header(tarfile.TarInfo):
             raise tarfile.ReadError(str(error)) from None
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Header:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> StrictTarInfo:
         header = super().frombuf(buf, encoding, errors)
-        if header.type in HEADERS_ONLY and header.size > LONGEST_HEADER:
+        if header.type in HEADER_TYPES and header.size > MAX_HEADER_BYTES:
             raise tarfile.InvalidHeaderError("a header claims to be of many megabytes")  # type: ignore[attr-defined]
         if header.type == tarfile.GNUTYPE_SPARSE:
             raise tarfile.InvalidHeaderError("a member is sparse")  # type: ignore[attr-defined]
         return header
 
 
-class Ending:
-    """A file whose end is an error for whoever reads on: tarfile would, for as long as a header says."""
+class EndOnce:
+    """A file that returns b"" once at its end and then raises.
+
+    tarfile itself would go on calling ``read`` until it has the size that a member's header claims.
+    """
 
     def __init__(self, file: Any) -> None:
-        self.file, self.over = file, False
+        self.file, self.ended = file, False
 
     def read(self, size: int) -> bytes:
         data: bytes = self.file.read(size)
-        if not data and self.over:
+        if not data and self.ended:
             raise tarfile.ReadError("unexpected end of data")
-        self.over = not data
+        self.ended = not data
         return data
 
 
-def samples(address: str, patience: Patience) -> Generator[Sample]:
-    """The samples of a shard, as it is read.
+def read_samples(address: str, policy: RetryPolicy) -> Generator[Sample]:
+    """The samples of one shard, each as soon as it has arrived.
 
-    Members of one sample have to follow each other, as WebDataset has it.
+    The members of a sample have to follow each other, as WebDataset prescribes.
 
     Raises:
-        BadSample: for the shard as a whole, if it cannot be read to its end; its samples so far have been given.
+        BadSample: for the shard as a whole, if it cannot be read to its end; the samples before have been given.
     """
-    stream, name, known = Stream(address, patience), shown(address), 0
+    stream, name, samples = Stream(address, policy), without_secrets(address), 0
     try:
-        for key, parts in grouped(stream):
-            known += 1
-            yield Sample(key, name, parts.get("image"), parts.get("txt"), parts.get("json"))
-            stream.since = time.monotonic()
-    except Lost as error:
+        for key, members in group_by_sample(stream):
+            samples += 1
+            yield Sample(key, name, members.get("image"), members.get("txt"), members.get("json"))
+            stream.last_sample = time.monotonic()
+    except StreamFailed as error:
         raise BadSample(name, "", f"it cannot be read: {error}") from error
-    except DAMAGED as error:
-        raise BadSample(name, "", f"the archive is cut off or damaged after {known} samples: {error}") from error
+    except TAR_ERRORS as error:
+        raise BadSample(name, "", f"the archive is cut off or damaged after {samples} samples: {error}") from error
     finally:
         stream.close()
-    if not known:
-        raise BadSample(name, "", UNNAMED)
+    if not samples:
+        raise BadSample(name, "", NO_SAMPLES)
 
 
-def grouped(file: Any) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, members by kind) of every sample of a tar file; one that is too large is empty, and so cannot be used."""
-    current, parts = "", dict[str, bytes]()
-    with tarfile.open(fileobj=Ending(file), mode="r|", tarinfo=Header) as tar:  # type: ignore[call-overload]
+def group_by_sample(file: Any) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """(key, {kind: bytes}) of every sample of a tar file. A member over ``MAX_MEMBER_BYTES`` is b"": a bad sample.
+
+    Args:
+        file: has a method ``read``.
+
+    Raises:
+        tarfile.TarError, ValueError, OverflowError, RecursionError: if the archive is damaged; ``TAR_ERRORS``.
+    """
+    current, members = "", dict[str, bytes]()
+    with tarfile.open(fileobj=EndOnce(file), mode="r|", tarinfo=StrictTarInfo) as tar:  # type: ignore[call-overload]
         while (member := tar.next()) is not None:
-            tar.members = []  # or tarfile remembers every member it has seen
-            found = named(member)
-            if found is None:
+            tar.members = []  # or tarfile keeps every member in memory
+            key_and_column = sample_member(member)
+            if key_and_column is None:
                 continue
-            key, kind = found
-            if key != current and parts:
-                yield current, parts
-                parts = {}
+            key, column = key_and_column
+            if key != current and members:
+                yield current, members
+                members = {}
             current, data = key, tar.extractfile(member)
-            if KINDS[kind] not in parts and data is not None:
-                parts[KINDS[kind]] = data.read() if member.size <= LARGEST else b""
-    if parts:
-        yield current, parts
+            if KINDS[column] not in members and data is not None:
+                members[KINDS[column]] = data.read() if member.size <= MAX_MEMBER_BYTES else b""
+    if members:
+        yield current, members
 
 
-def one_by_one(
-    addresses: Iterable[str], patience: Patience, tell: Callable[[Bad], object], known: int = 0
+def read_shards(
+    addresses: Iterable[str], policy: RetryPolicy, on_bad: Callable[[Bad], object], repeated: int = 0
 ) -> Generator[Sample]:
-    """The samples of some shards, one shard after the other; those that cannot be read are told and passed over.
+    """The samples of shards, one shard after the other. Shards that cannot be read are skipped.
 
     Args:
         addresses: of the shards.
-        patience: with faults.
-        tell: is given those that cannot be read.
-        known: where shards come again and again, how many there are; then there is a pause where several are bad.
+        policy: when to try again and when to give up.
+        on_bad: called with the record of each shard that cannot be read.
+        repeated: the number of different shards, where ``addresses`` is an endless sequence that repeats them; there
+            is then a wait while several of them fail. 0 where each address comes once.
 
     Raises:
-        UserError: if none can be read, or for too long none.
+        UserError: if too many shards in a row fail, or no sample comes for ``policy.sample_timeout`` seconds.
     """
-    failed, different, came, since = 0, set[str](), False, time.monotonic()
+    failures, failed, any_sample, last_sample = 0, set[str](), False, time.monotonic()
     for address in addresses:
         try:
-            for sample in samples(address, patience):
+            for sample in read_samples(address, policy):
                 yield sample
-                failed, came, since = 0, True, time.monotonic()
-                different.clear()
+                failures, any_sample, last_sample = 0, True, time.monotonic()
+                failed.clear()
         except BadSample as error:
-            tell(error.bad)
-            failed, last = failed + 1, error
-            different.add(address)
-            # One that is drawn again and again does not speak for the others.
-            many = failed >= IN_A_ROW and len(different) >= min(IN_A_ROW, known or IN_A_ROW)
-            if many or time.monotonic() - since > patience.fruitless:
-                raise nothing(failed, error.bad) from error
-            if known and len(different) >= min(2, known):
-                patience.pause(min(failed, LONGEST_PAUSE))
-    if failed and not came:
-        raise nothing(failed, last.bad) from last
+            on_bad(error.bad)
+            failures, last_error = failures + 1, error
+            failed.add(address)
+            # One bad shard that is drawn many times in a row does not show that the others cannot be read.
+            different = min(MAX_FAILED_SHARDS, repeated or MAX_FAILED_SHARDS)
+            many = failures >= MAX_FAILED_SHARDS and len(failed) >= different
+            if many or time.monotonic() - last_sample > policy.sample_timeout:
+                raise streams_failed(failures, error.bad) from error
+            if repeated and len(failed) >= min(2, repeated):
+                policy.wait(min(failures, MAX_WAIT_FAILURES))
+    if failures and not any_sample:
+        raise streams_failed(failures, last_error.bad) from last_error
 
 
-def nothing(failed: int, last: Bad) -> UserError:
-    """What to raise where streams bring nothing."""
+def streams_failed(failures: int, last: Bad) -> UserError:
+    """The error for streams that give no samples.
+
+    Args:
+        failures: how many streams failed in a row.
+        last: the record of the last of them.
+    """
     return UserError(
-        f"{failed} streams in a row could not be read, the last: {last.shard}: {last.reason}.",
+        f"{failures} streams in a row could not be read, the last: {last.shard}: {last.reason}.",
         "See to the network and the server; a run that has begun goes on with --resume.",
     )
 
 
 class StreamDataset(IterableDataset[list[Batch | UserError]]):
-    """Batches of what streams bring, in pieces, without end.
+    """Endless batches of samples from streams, each batch in pieces.
+
+    Where the streams fail, the last item is a list of one :class:`~distill.errors.UserError`.
 
     Args:
         addresses: of the shards.
-        patience: with faults.
-        transform: makes batches of samples.
+        policy: when to try a stream again and when to give it up.
+        transform: turns samples into batches.
         size: samples a batch.
-        seed: numbers on which, together with the loader process, depends what is drawn.
-        pieces: in which a batch comes.
+        seed: numbers that, together with the loader process's, seed the random draws.
+        pieces: how many equal pieces a batch is divided into.
     """
 
     def __init__(
         self,
         addresses: Sequence[str],
-        patience: Patience,
+        policy: RetryPolicy,
         transform: Transform,
         size: int,
         seed: tuple[int, ...],
         pieces: int = 1,
     ) -> None:
-        self.addresses, self.patience, self.transform = tuple(addresses), patience, transform
+        self.addresses, self.policy, self.transform = tuple(addresses), policy, transform
         self.size, self.seed, self.pieces = size, seed, pieces
 
     def __iter__(self) -> Iterator[list[Batch | UserError]]:
         worker = get_worker_info()
         random = np.random.default_rng((*self.seed, worker.id if worker else 0))
         bad: list[Bad] = []
-        drawn = self._mixed(random, bad)
+        samples = self._shuffled(random, bad)
         try:
             while True:
-                pairs = self._pairs(drawn, random, bad)
+                pairs = self._pairs(samples, random, bad)
                 yield self._pieces(pairs, bad)
                 bad.clear()
-        except UserError as error:  # raised in the main process: a loader process would wrap it in its traceback
+        except UserError as error:  # given, not raised: the loader would wrap it into an error with a traceback
             yield [error]
 
     def _pieces(self, pairs: list[ShownPair], bad: list[Bad]) -> list[Batch | UserError]:
-        """A batch in pieces; images are mixed with their neighbours in it, the last with the first."""
-        size, found = self.size // self.pieces, list[Batch | UserError]()
+        """The pairs of a batch, collated in pieces. Mixup also needs the neighbour of each piece's last image."""
+        size, batches = self.size // self.pieces, list[Batch | UserError]()
         for first in range(0, self.size, size):
-            after = (first + size) % self.size
-            neighbour = pairs[after : after + 1] if self.transform.drawing.mixup else []
-            found.append(self.transform.collate(pairs[first : first + size] + neighbour, () if first else bad))
-        return found
+            following = (first + size) % self.size
+            neighbour = pairs[following : following + 1] if self.transform.drawing.mixup else []
+            batches.append(self.transform.collate(pairs[first : first + size] + neighbour, () if first else bad))
+        return batches
 
-    def _pairs(self, drawn: Iterator[Sample], random: np.random.Generator, bad: list[Bad]) -> list[ShownPair]:
-        """The next of them, no sample twice: it would be its own negative."""
-        pairs, inside = list[ShownPair](), set[tuple[str, str]]()
-        for sample in islice(drawn, 2 * self.size + ATTEMPTS):
-            if (sample.shard, sample.key) in inside:
+    def _pairs(self, samples: Iterator[Sample], random: np.random.Generator, bad: list[Bad]) -> list[ShownPair]:
+        """The pairs of the next batch. A sample that it already has is left out, as it would be its own negative."""
+        pairs, chosen = list[ShownPair](), set[tuple[str, str]]()
+        for sample in islice(samples, 2 * self.size + SPARE_SAMPLES):
+            if (sample.shard, sample.key) in chosen:
                 continue
-            # Every showing has views and captions of its own, as if it were in an epoch of its own.
+            # A random number takes the place of the epoch, so that a sample has another view and caption each time.
             number = int(random.integers(2**31))
             try:
                 pairs.append(self.transform.pair(sample, number, number))
             except BadSample as error:
                 bad.append(error.bad)
                 continue
-            inside.add((sample.shard, sample.key))
+            chosen.add((sample.shard, sample.key))
             if len(pairs) == self.size:
                 return pairs
         raise UserError(
@@ -228,15 +249,15 @@ class StreamDataset(IterableDataset[list[Batch | UserError]]):
             "Name more shards, repair them, or choose a smaller train.batch_size.",
         )
 
-    def _mixed(self, random: np.random.Generator, bad: list[Bad]) -> Iterator[Sample]:
-        """Samples of shards drawn at random, each drawn from the next few."""
-        places = (self.addresses[int(random.integers(len(self.addresses)))] for _ in count())
-        kept, taken = list[Sample](), 0
-        for sample in one_by_one(places, self.patience, bad.append, len(self.addresses)):
-            kept.append(sample)
-            taken += sample.size
-            while len(kept) >= MIXED or taken > MIXED_BYTES:
-                place = int(random.integers(len(kept)))
-                kept[place], kept[-1] = kept[-1], kept[place]
-                taken -= kept[-1].size
-                yield kept.pop()
+    def _shuffled(self, random: np.random.Generator, bad: list[Bad]) -> Iterator[Sample]:
+        """Samples of shards that are drawn at random, each drawn at random from a shuffle buffer."""
+        addresses = (self.addresses[int(random.integers(len(self.addresses)))] for _ in count())
+        buffer, size = list[Sample](), 0
+        for sample in read_shards(addresses, self.policy, bad.append, len(self.addresses)):
+            buffer.append(sample)
+            size += sample.size
+            while len(buffer) >= SHUFFLE_BUFFER or size > SHUFFLE_BUFFER_BYTES:
+                i = int(random.integers(len(buffer)))
+                buffer[i], buffer[-1] = buffer[-1], buffer[i]
+                size -= buffer[-1].size
+                yield buffer.pop()

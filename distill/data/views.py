@@ -1,8 +1,8 @@
 """Views: deterministic augmentations that student and teacher share.
 
-A view of an image is a crop and perhaps a mirroring that follow from (sample key, view number) and the
-recipe's two settings alone. So a teacher's embedding of view v can be computed once, and the student later
-sees exactly that view, at its own resolution. View 0 is always the plain image: its largest central square.
+A view of an image is a crop, perhaps mirrored. It is a function of the sample's key, the view's number and the
+recipe's ``data.crop`` and ``data.flip``. So a teacher's embedding of a view can be computed once, and the student is
+later given the same view at its own resolution. View 0 is always the plain image: its largest central square.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ from torch.nn.functional import interpolate
 from distill.data.keyed_random import uniform
 from distill.data.shards import Sample
 
-MAX_PIXELS = 100_000_000  # of an image: 300 MB once decoded
+MAX_PIXELS = 100_000_000  # of an image; decoded, this many take 300 MB
 
 
 @dataclass(frozen=True)
 class Views:
-    """How views are drawn.
+    """The distribution from which the views of images are drawn.
 
     Attributes:
-        crop: smallest and largest share of the image's area; (1, 1) is the central square of view 0.
-        flip: whether half of the views are mirrored.
+        crop: smallest and largest share of the image's area that a crop covers; (1, 1) stands for the central square
+            of view 0. The recipe's ``data.crop``.
+        flip: whether half of the views are mirrored; the recipe's ``data.flip``.
     """
 
-    crop: tuple[float, float] = (1.0, 1.0)
-    flip: bool = False
+    crop: tuple[float, float]
+    flip: bool
 
     def draw(self, key: str, view: int, size: tuple[int, int]) -> View:
-        """The view of an image.
+        """A view of an image; the same arguments always give the same view.
 
         Args:
             key: the sample's key.
-            view: its number; 0 is the plain image.
+            view: number of the view; 0 is the plain image.
             size: (width, height) of the image in pixels.
         """
         width, height = size
@@ -53,33 +54,43 @@ class Views:
         if self.crop == (1.0, 1.0):
             return View((left, top, left + side, top + side), mirrored)
         area = (self.crop[0] + share * (self.crop[1] - self.crop[0])) * width * height
-        # The usual range of shapes, 3:4 to 4:3, narrowed where the crop leaves no room for it.
+        # Aspect ratios from 3:4 to 4:3, the usual range, narrowed where a large crop would exceed the image.
         stretch = math.exp((2 * shape - 1) * min(math.log(4 / 3), -math.log(self.crop[0])))
-        w, h = within(math.sqrt(area * stretch), width), within(math.sqrt(area / stretch), height)
+        w, h = clip_pixels(math.sqrt(area * stretch), width), clip_pixels(math.sqrt(area / stretch), height)
         left, top = int(x * (width - w + 1)), int(y * (height - h + 1))
         return View((left, top, left + w, top + h), mirrored)
 
 
-def within(length: float, most: int) -> int:
-    """Whole pixels, at least one."""
+PLAIN_VIEWS = Views(crop=(1.0, 1.0), flip=False)  # for inference, which uses view 0 only
+
+
+def clip_pixels(length: float, most: int) -> int:
+    """A length rounded to whole pixels, at least 1 and at most ``most``."""
     return max(1, min(most, round(length)))
 
 
 @dataclass(frozen=True)
 class View:
-    """One crop, in pixels of the original (left, top, right, bottom), and whether it is mirrored."""
+    """One crop of an image, perhaps mirrored.
+
+    Attributes:
+        box: (left, top, right, bottom) in pixels of the image.
+        mirrored: left to right.
+    """
 
     box: tuple[int, int, int, int]
     mirrored: bool
 
     def render(self, image: Image.Image, side: int, interpolation: str = "bicubic") -> torch.Tensor:
-        """[3, side, side] uint8: the crop at the given resolution.
+        """[3, side, side] uint8: the crop, resized to ``side`` pixels.
 
-        Resampled with a filter as wide as the shrinking asks for, like Pillow's, by torch: measured three times as
-        fast. The two differ where they round and clip in between: two grey levels on drawings, more on noise.
+        It is resized with antialiasing, as by Pillow, but by torch, which was measured to be three times as fast. The
+        results differ by rounding and clipping: by up to two grey levels on drawings, by more on noise.
 
         Args:
-            interpolation: bicubic or bilinear.
+            image: RGB.
+            side: width and height of the result, in pixels.
+            interpolation: ``bicubic`` or ``bilinear``.
         """
         crop = torch.from_numpy(np.array(image.crop(self.box))).permute(2, 0, 1)[None]
         small = interpolate(crop, size=(side, side), mode=interpolation, antialias=True)[0]
@@ -87,31 +98,31 @@ class View:
 
 
 def decode(sample: Sample) -> Image.Image:
-    """A sample's image as RGB, transparency on white, turned as its EXIF says; of an animation the first picture.
+    """A sample's image as RGB, transparent parts on white, rotated as its EXIF data say; an animation's first frame.
 
     Raises:
-        BadSample: if there is none or it does not decode.
+        BadSample: if the sample has no image, or it does not decode.
     """
     if sample.image is None:
-        raise sample.bad("there is no image: no KEY.jpg, .png or .webp")
+        raise sample.error("there is no image: no KEY.jpg, .png or .webp")
     try:
         return decode_bytes(sample.image)
     except ValueError as error:
-        raise sample.bad(f"its image {error}") from error
+        raise sample.error(f"its image {error}") from error
 
 
 def decode_bytes(data: bytes) -> Image.Image:
-    """An encoded image as RGB, as :func:`decode` does it.
+    """An image file's bytes as an RGB image, like :func:`decode`.
 
     Raises:
-        ValueError: if it does not decode, as the end of a sentence.
+        ValueError: if it does not decode or is too large; the message continues a sentence that begins "the image".
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, on odd files; what matters is an exception
+            warnings.simplefilter("ignore")  # Pillow warns of unusual files that it decodes all the same
             image = Image.open(io.BytesIO(data))
             if image.width * image.height > MAX_PIXELS:
-                # A file of some kilobytes may claim any size, and decoding it would take all memory.
+                # A file of a few kilobytes can declare any size, and decoding it could use up all memory.
                 raise ValueError(f"has {image.width} × {image.height} pixels, more than {MAX_PIXELS:,}")
             return on_white(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
@@ -121,11 +132,11 @@ def decode_bytes(data: bytes) -> Image.Image:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """RGB; what is transparent becomes white."""
+    """The image as RGB, with transparent parts on white."""
     if image.mode == "RGB":
         image.load()
         return image
-    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
         grey = np.asarray(image).astype(np.int64).clip(0, 65535) // 257
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:

@@ -61,7 +61,7 @@ def run(
     # An export reads captions as its run did: what it was trained with stands in its configuration.
     trained = Data.model_validate(model.config.provenance["recipe"]["data"])
     captions = Captions(trained.caption_keys, languages or trained.languages)
-    shards = Shards.of(data)
+    shards = Shards.open(data)
     for shard, key in shards.missing("image"):
         raise UserError(f"There is no image in sample '{key}' of {shard}.", "Add it or remove the sample.")
     if languages and not spoken(shards, captions):

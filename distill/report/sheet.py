@@ -1,4 +1,4 @@
-"""A contact sheet: queries and their top answers as one picture."""
+"""A contact sheet: queries and the best results of a model for them, as one image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ RIGHT, WRONG, INK = "#1a7f37", "#c9c9c9", "#1f2328"
 
 @dataclass(frozen=True)
 class ImageAnswers:
-    """A text and the images a model finds for it, best first; ``right`` says which are right."""
+    """A text and the images that a model finds for it, best first.
+
+    Attributes:
+        query: the text.
+        images: the results.
+        right: for each result, whether it is correct.
+    """
 
     query: str
     images: Sequence[Image.Image]
@@ -25,7 +31,13 @@ class ImageAnswers:
 
 @dataclass(frozen=True)
 class TextAnswers:
-    """An image and the texts a model finds for it, best first; ``right`` says which are right."""
+    """An image and the texts that a model finds for it, best first.
+
+    Attributes:
+        query: the image.
+        texts: the results.
+        right: for each result, whether it is correct.
+    """
 
     query: Image.Image
     texts: Sequence[str]
@@ -33,7 +45,14 @@ class TextAnswers:
 
 
 def write_sheet(path: Path, title: str, searches: Sequence[ImageAnswers], names: Sequence[TextAnswers]) -> None:
-    """Write a PNG: texts with their images first, then images with their texts; right answers in green."""
+    """Write the sheet as a PNG.
+
+    Args:
+        path: where to.
+        title: the sheet's first line.
+        searches: texts with the images found for them, one in each row.
+        names: images with the texts found for them, two in each row, below the searches. Correct results are green.
+    """
     columns = max((len(s.images) for s in searches), default=0)
     width = max(LABEL + columns * (CELL + GAP), 720) + GAP
     rows = len(searches) + -(-len(names) // 2)
@@ -43,29 +62,31 @@ def write_sheet(path: Path, title: str, searches: Sequence[ImageAnswers], names:
     draw.text((GAP, GAP), title, fill=INK, font=ImageFont.load_default(size=16))
     y = 40
     for search in searches:
-        for line, text in enumerate(wrapped(search.query, LABEL - 2 * GAP, font)[:4]):
+        for line, text in enumerate(wrap(search.query, LABEL - 2 * GAP, font)[:4]):
             draw.text((GAP, y + CELL / 2 - LINE + line * LINE), text, fill=INK, font=font)
         for column, (image, right) in enumerate(zip(search.images, search.right, strict=True)):
-            paste(sheet, draw, image, LABEL + column * (CELL + GAP), y, RIGHT if right else WRONG)
+            paste_framed(sheet, draw, image, LABEL + column * (CELL + GAP), y, RIGHT if right else WRONG)
         y += CELL + GAP
     for number, name in enumerate(names):
         x = GAP + (number % 2) * (width // 2)
-        paste(sheet, draw, name.query, x, y, WRONG)
+        paste_framed(sheet, draw, name.query, x, y, WRONG)
         for line, (text, right) in enumerate(zip(name.texts, name.right, strict=True)):
-            shown = wrapped(text, width // 2 - CELL - 4 * GAP, font)[0]
-            draw.text((x + CELL + GAP, y + 4 + line * LINE), shown, fill=RIGHT if right else INK, font=font)
+            first_line = wrap(text, width // 2 - CELL - 4 * GAP, font)[0]
+            draw.text((x + CELL + GAP, y + 4 + line * LINE), first_line, fill=RIGHT if right else INK, font=font)
         y += (CELL + GAP) * (number % 2)
     write_whole(path, lambda to: sheet.save(to, "PNG"))
 
 
-def paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, image: Image.Image, x: int, y: int, colour: str) -> None:
-    """Put a picture into a cell with a frame."""
+def paste_framed(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, image: Image.Image, x: int, y: int, colour: str
+) -> None:
+    """Draw an image of ``CELL`` pixels with a frame, its upper left corner at (x, y)."""
     sheet.paste(image.resize((CELL, CELL), Image.Resampling.BICUBIC), (x, y))
     draw.rectangle((x - 3, y - 3, x + CELL + 2, y + CELL + 2), outline=colour, width=3)
 
 
-def wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """Lines of at most ``width`` pixels, broken at spaces."""
+def wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+    """The text in lines of at most ``width`` pixels, broken at spaces; a longer word is a line of its own."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import students
-from distill.errors import UserError, from_leaves
+from distill.errors import UserError, as_user_errors
 from distill.ship.config_file import ImageConfig, NetConfig
 from distill.ship.image_text import ImageText
 from distill.ship.shipped import Shipped
@@ -20,7 +20,7 @@ def build(shipped: Shipped, device: str | None) -> ImageText:
         UserError: if the tensors do not fit the configuration, or the device is not there.
     """
     config, towers = shipped.config, dict[str, nn.Module]()
-    with from_leaves():
+    with as_user_errors():
         towers["image"] = image_tower(config.image, config.width)
         if config.text is not None:
             towers["text"] = config.text.tower_class()(config.text.options(), config.text.vocab, config.width)

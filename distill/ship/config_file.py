@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 import students
-from distill.errors import UserError, from_leaves
+from distill.errors import UserError, as_user_errors
 from distill.files import read_table
 
 CONFIG, FORMAT = "config.json", "distill-export/1"
@@ -71,12 +71,12 @@ class TextConfig(BaseModel):
         Raises:
             UserError: if there is no such architecture here.
         """
-        with from_leaves():
+        with as_user_errors():
             return students.text_tower_class(str(self.spec.get("arch")))
 
     def options(self) -> students.TextOptions:
         """The options of the tower; raises ``UserError`` if they do not fit its architecture."""
-        with from_leaves():
+        with as_user_errors():
             return self.tower_class().Options(**{key: value for key, value in self.spec.items() if key != "arch"})
 
 

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 from distill.data.cache_fill import PixelFormat, ViewPixels
-from distill.data.index import IMAGE
+from distill.data.index import IMAGE_EXTENSIONS
 from distill.data.shards import Shards
-from distill.data.views import Views, decode_bytes
+from distill.data.views import PLAIN_VIEWS, decode_bytes
 from distill.errors import UserError
 from distill.ship.image_text import ImageText
 
-PICTURES = frozenset(f".{extension}" for extension in IMAGE)
+PICTURES = frozenset(f".{extension}" for extension in IMAGE_EXTENSIONS)
 BATCH = 256
 
 
@@ -28,7 +28,7 @@ def embed_images(model: ImageText, shards: Shards, workers: int = 0) -> torch.Te
     total = torch.zeros(())
     for weight, part in model.parts:
         size, interpolation = part.config.image.image_size, part.config.image.interpolation
-        dataset = ViewPixels(shards, Views(), [PixelFormat(1, size, interpolation)])
+        dataset = ViewPixels(shards, PLAIN_VIEWS, [PixelFormat(1, size, interpolation)])
         samples = [range(i, min(i + BATCH, len(shards))) for i in range(0, len(shards), BATCH)]
         with closing(dataset.batches(samples, workers)) as loaded:
             rows = torch.cat([part.encode_image(pixels[:, 0]) for (pixels,), _ in loaded])

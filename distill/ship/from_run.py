@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 import students
 import teachers
 from distill.config import Recipe
-from distill.data.shard_names import shown
-from distill.errors import UserError, from_leaves
+from distill.data.shard_names import without_secrets
+from distill.errors import UserError, as_user_errors
 from distill.lookup import ResolvedRecipe, resolve
 from distill.ship.config_file import Config, ImageConfig, NetConfig, TextConfig
 from distill.ship.shipped import Shipped
@@ -60,7 +60,7 @@ def shipped_students(run: Path) -> Shipped:
 def image_config(resolved: ResolvedRecipe) -> ImageConfig:
     """The configuration of the image tower: the student, or the locked teacher with what was learned on it."""
     recipe, table = resolved.recipe, resolved.recipe.student.image
-    with from_leaves():
+    with as_user_errors():
         tower = image_student(resolved)
     if isinstance(tower, students.ImageTower):
         return ImageConfig(
@@ -113,7 +113,7 @@ def locked_tensors(resolved: ResolvedRecipe, run: Path) -> dict[str, torch.Tenso
     """
     card, first = resolved.first, resolved.teachers[0]
     assert card is not None
-    with from_leaves():
+    with as_user_errors():
         teacher = teachers.load(card, first.table.image_size)
     trained = read_about(run)["teacher_weights"].get(first.name)
     if trained and trained != teacher.fingerprint():
@@ -152,7 +152,7 @@ def numbers_of(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
 def public_recipe(recipe: Recipe) -> dict[str, Any]:
     """The recipe as an export shows it: without the passwords that addresses of streams may hold."""
     tree = recipe.model_dump(mode="json", exclude_none=True)
-    tree["data"]["train"] = [shown(spec) for spec in recipe.data.train]
+    tree["data"]["train"] = [without_secrets(spec) for spec in recipe.data.train]
     return tree
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import students
-from distill.data.views import Views, on_white
+from distill.data.views import PLAIN_VIEWS, on_white
 from distill.errors import UserError
 from distill.ship.config_file import Config
 
@@ -44,7 +44,7 @@ class ImageText:
     def pixels(self, image: Image) -> torch.Tensor:
         """[3, S, S] uint8: a picture as the image tower expects it (its largest central square, resized)."""
         image = on_white(image)
-        view = Views().draw("", 0, image.size)
+        view = PLAIN_VIEWS.draw("", 0, image.size)
         return view.render(image, self.config.image.image_size, self.config.image.interpolation)
 
     @torch.inference_mode()

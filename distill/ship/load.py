@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from distill.errors import UserError, from_leaves
+from distill.errors import UserError, as_user_errors
 from distill.ship.build import build
 from distill.ship.config_file import CONFIG, read_config
 from distill.ship.image_text import ImageText
@@ -47,7 +47,7 @@ def read_export(folder: Path) -> Shipped:
     """
     config = read_config(folder)
     modalities = ("image", "text") if config.text else ("image",)
-    with from_leaves():
+    with as_user_errors():
         tensors = {f"{m}.{name}": value for m in modalities for name, value in read_tower(folder, m).items()}
         tokenizer = None
         if config.text is not None:

@@ -27,7 +27,7 @@ from distill.train.model import on_cpu, student_tensors
 from launch import group as processes
 from launch import zero
 
-PATIENCE = 60.0  # seconds to wait for another job to leave a run
+POLICY = 60.0  # seconds to wait for another job to leave a run
 STATE, STUDENTS, SEAL = "state.safetensors", "students.safetensors", "checkpoint.json"
 MODEL, OPTIMIZER, BUFFERS = "model", "optimizer", "buffers"  # what names in STATE begin with
 
@@ -115,7 +115,7 @@ class Checkpoints:
 
     def _take(self) -> int:
         try:
-            return lock(self.run / ".lock", self._say_busy, PATIENCE)
+            return lock(self.run / ".lock", self._say_busy, POLICY)
         except TimeoutError as error:
             raise UserError(f"Another process trains in {self.run}.", "Wait for it, or end it.") from error
 

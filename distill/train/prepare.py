@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import Recipe, pieces_of
-from distill.errors import UserError, from_leaves
+from distill.errors import UserError, as_user_errors
 from distill.files import write_text
 from distill.lookup import ResolvedRecipe
 from distill.recipe import dump
@@ -139,6 +139,6 @@ def train_tokenizer(resolved: ResolvedRecipe, data: TrainingSet) -> Tokenizer | 
         return None
     # All texts at once: SentencePiece would take an exception while it iterates for the end of the texts.
     texts = list(data.texts())
-    with from_leaves():
+    with as_user_errors():
         vocab = resolved.recipe.student.tokenizer.vocab
         return resolved.text.Tokenizer.train(texts, vocab, resolved.text_options.context)

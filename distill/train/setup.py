@@ -18,7 +18,7 @@ from distill.data.shards import Shards
 from distill.data.teacher_inputs import FromCache, FromCaptions, FromPixels, TeacherInput
 from distill.data.transform import Drawing, Transform
 from distill.data.views import Views
-from distill.errors import UserError, from_leaves
+from distill.errors import UserError, as_user_errors
 from distill.lookup import ResolvedRecipe, ResolvedTeacher
 from distill.tables import TEACHER, TowerTable
 from distill.train.model import Model
@@ -76,7 +76,7 @@ def pairs_of(resolved: ResolvedRecipe, shards: Shards, tokenizer: students.Token
 def input_of(resolved: ResolvedRecipe, teacher: ResolvedTeacher, shards: Shards | None) -> TeacherInput:
     """The source of a teacher's part of a batch."""
     if teacher.card.modality == "text":
-        with from_leaves():
+        with as_user_errors():
             return FromCaptions(teachers.tokenizer(teacher.card))
     if teacher.online:
         return FromPixels(teacher.image_size, teacher.card.interpolation)
@@ -106,7 +106,7 @@ class Networks:
         """
         if k not in self._teachers:
             wanted = self.resolved.teachers[k]
-            with from_leaves():
+            with as_user_errors():
                 self._teachers[k] = teachers.load(wanted.card, wanted.table.image_size, wanted.outputs)
         return self._teachers[k].to(device)
 
@@ -123,7 +123,7 @@ class Networks:
             UserError: if it cannot be built, or the weights it starts from are not there or do not fit.
         """
         if self._image is None:
-            with torch.random.fork_rng(devices=[]), from_leaves():
+            with torch.random.fork_rng(devices=[]), as_user_errors():
                 torch.manual_seed(self.resolved.recipe.train.seed)
                 self._image = image_student(self.resolved)
                 self._random_state = torch.get_rng_state()
@@ -135,7 +135,7 @@ class Networks:
         self.image()
         resolved = self.resolved
         if resolved.text is not None and resolved.text_options is not None:
-            with torch.device("meta"), from_leaves():
+            with torch.device("meta"), as_user_errors():
                 text = resolved.text(resolved.text_options, 4, resolved.recipe.student.width)
             if not resolved.recipe.student.text.init:
                 self._start(text, "text")
@@ -152,7 +152,7 @@ class Networks:
         if self._model is None:
             resolved, towers = self.resolved, {"image": self.image()}
             student = resolved.recipe.student
-            with torch.random.fork_rng(devices=[]), from_leaves():
+            with torch.random.fork_rng(devices=[]), as_user_errors():
                 torch.set_rng_state(self._random_state)  # goes on where building the image student stopped
                 if resolved.text is not None and resolved.text_options is not None:
                     towers["text"] = resolved.text(resolved.text_options, vocab, student.width)
@@ -172,7 +172,7 @@ class Networks:
         """
         student = self.resolved.recipe.student
         table: TowerTable = {"image": student.image, "text": student.text}[modality]
-        with from_leaves():
+        with as_user_errors():
             if modality in self.resolved.needs.folded:
                 tower.projection()  # raises where there is no projection that a head could be folded into
             if table.init:
@@ -239,7 +239,7 @@ def load_tokenizer(resolved: ResolvedRecipe, folder: Path) -> students.Tokenizer
     if resolved.text is None or resolved.text_options is None:
         return None
     kind = resolved.text.Tokenizer
-    with from_leaves():
+    with as_user_errors():
         return kind.load(folder / kind.FILE, resolved.text_options.context)
 
 
@@ -252,7 +252,7 @@ def given_tokenizer(resolved: ResolvedRecipe) -> students.Tokenizer | None:
     if resolved.text is None or resolved.text_options is None:
         return None
     student, kind, context = resolved.recipe.student, resolved.text.Tokenizer, resolved.text_options.context
-    with from_leaves():
+    with as_user_errors():
         named = kind.load(Path(student.tokenizer.file), context) if student.tokenizer.file else None
         if not student.text.init:
             return named

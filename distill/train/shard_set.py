@@ -11,7 +11,7 @@ import numpy as np
 
 from distill.data.batch import Batch
 from distill.data.captions import Captions
-from distill.data.loading import batches
+from distill.data.loading import load_batches
 from distill.data.order import Order
 from distill.data.pairs import Part, Schedule
 from distill.data.shards import Shards
@@ -38,7 +38,7 @@ class ShardSet:
     @classmethod
     def open(cls, resolved: ResolvedRecipe) -> ShardSet:
         """The shards that a recipe names."""
-        return cls(resolved, Shards.of(resolved.recipe.data.train, strict=False))
+        return cls(resolved, Shards.open(resolved.recipe.data.train, strict=False))
 
     @classmethod
     def open_again(cls, resolved: ResolvedRecipe, run: Path) -> ShardSet:
@@ -108,11 +108,11 @@ class ShardSet:
             neighbours=pairs.transform.drawing.mixup > 0,
             pieces=part.pieces,
         )
-        return batches(pairs, self.recipe.data.workers, pin, schedule, part.pieces)
+        return load_batches(pairs, self.recipe.data.workers, pin, schedule, part.pieces)
 
     def keys(self, step: int) -> list[str]:
         size, order = self.recipe.train.batch_size, Order(self.data.counts, self.recipe.train.seed)
-        return [self.data.key(i) for _, i in order.take(step * size, (step + 1) * size)]
+        return [self.data.key(i) for _, i in order.between(step * size, (step + 1) * size)]
 
     def close(self) -> None:
         self.data.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distill.config import Recipe
-from distill.errors import UserError, from_leaves
+from distill.errors import UserError, as_user_errors
 from distill.lookup import resolve
 from distill.train import checkpoint, prepare, train_worker
 from distill.train.run import read_about
@@ -44,7 +44,7 @@ def start(
 
     run, networks = run.absolute(), Networks(resolve(recipe))
     job = command.Job(Path(train_worker.__file__).resolve(), (str(run),), run, nproc, hostfile, master_addr)
-    with from_leaves():
+    with as_user_errors():
         command.check(job)
     prepare.prepare(networks.resolved, networks, run, resume, job, allow_pipe)
     if job.here:

@@ -11,11 +11,11 @@ from typing import Any
 
 from distill.data.batch import Batch
 from distill.data.captions import Captions
-from distill.data.loading import batches
+from distill.data.loading import load_batches
 from distill.data.pairs import Part
-from distill.data.remote import Patience
-from distill.data.shard_names import addresses, scheme_of
-from distill.data.streams import StreamDataset, one_by_one
+from distill.data.remote import RetryPolicy
+from distill.data.shard_names import address_scheme, stream_addresses
+from distill.data.streams import StreamDataset, read_shards
 from distill.errors import Bad, BadSample, UserError
 from distill.lookup import ResolvedRecipe
 from distill.train.health import check_bad_samples, most_bad
@@ -31,10 +31,10 @@ class StreamSet:
 
     def __init__(self, resolved: ResolvedRecipe) -> None:
         recipe = resolved.recipe
-        self.resolved, self.recipe, self.addresses = resolved, recipe, addresses(recipe.data.train)
+        self.resolved, self.recipe, self.addresses = resolved, recipe, stream_addresses(recipe.data.train)
         self.samples, self.shards = recipe.train.total_steps(0) * recipe.train.batch_size, len(self.addresses)
-        self.commands = [address for address in self.addresses if scheme_of(address) == "pipe"]
-        self.patience = Patience(recipe.data.timeout, recipe.data.retries)
+        self.commands = [address for address in self.addresses if address_scheme(address) == "pipe"]
+        self.policy = RetryPolicy(recipe.data.timeout, recipe.data.retries)
 
     @classmethod
     def open(cls, resolved: ResolvedRecipe) -> StreamSet:
@@ -49,7 +49,7 @@ class StreamSet:
     def preflight(self) -> list[Bad]:
         """Read the first sample, which fails if no stream can be read."""
         bad: list[Bad] = []
-        with closing(one_by_one(self.addresses, self.patience, self._counted(bad))) as first:
+        with closing(read_shards(self.addresses, self.policy, self._counted(bad))) as first:
             next(first)
         print(
             f"Training on {self.shards} streams: shards are drawn at random, again and again. Going on with --resume "
@@ -65,7 +65,7 @@ class StreamSet:
         """Of the first samples that come."""
         captions, last = Captions.from_table(self.recipe.data), Bad("", "", "")
         texts = 0
-        with closing(one_by_one(self.addresses, self.patience, self._counted([]))) as found:
+        with closing(read_shards(self.addresses, self.policy, self._counted([]))) as found:
             for sample in islice(found, TOKENIZER_SAMPLES):
                 try:
                     own = [caption.text for caption in captions.read(sample)]
@@ -91,8 +91,8 @@ class StreamSet:
         transform = transform_of(self.resolved, tokenizer)
         size = self.recipe.train.batch_size // part.world
         seed = self.recipe.train.seed, part.start, part.rank
-        streams = StreamDataset(self.addresses, self.patience, transform, size, seed, part.pieces)
-        with closing(batches(streams, self.recipe.data.workers, pin)) as loaded:
+        streams = StreamDataset(self.addresses, self.policy, transform, size, seed, part.pieces)
+        with closing(load_batches(streams, self.recipe.data.workers, pin)) as loaded:
             yield from islice(loaded, part.stop - part.start)
 
     def keys(self, step: int) -> list[str]:
