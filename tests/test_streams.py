@@ -133,7 +133,7 @@ def test_a_batch_in_pieces_is_the_batch(server: Server) -> None:
     for batch, parts in zip(whole, pieces, strict=True):
         assert [len(part.keys) for part in parts] == [4] * 4
         assert sum((part.keys for part in parts), ()) == batch.keys
-        assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
+        assert torch.equal(torch.cat([part.inputs["image"] for part in parts]), batch.inputs["image"])
 
 
 def test_loaders_and_commands_end_with_the_training(
