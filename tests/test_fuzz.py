@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import teachers
-from distill.config import Teacher
+from distill.config import TeacherTable
 from distill.data.cache import Cache
 from distill.data.captions import Captions
 from distill.data.index import build_index, inside, load_index, places, read_index, stamp_of
@@ -151,7 +151,7 @@ def test_cached_embeddings(tmp_path: Path, shard: Path, changes: tuple[list[tupl
 
 def cache_in(folder: Path) -> Cache:
     """The cache of a teacher of 1,280 numbers, in this folder."""
-    table = Teacher(name="packaged/efficientnet_lite0", cache=str(folder / "cache"), dtype="fp32")
+    table = TeacherTable(name="packaged/efficientnet_lite0", cache=str(folder / "cache"), dtype="fp32")
     cache = Cache(table, teachers.card(table.name), Views())
     (folder / "cache").mkdir(exist_ok=True)
     (folder / "cache" / "teacher.json").write_text(json.dumps(cache.identity | {"weights": "weights"}))
