@@ -1,22 +1,25 @@
-"""What a recipe's names stand for, looked up without loading anything: cards of teachers, the objective."""
+"""What a recipe's names stand for, looked up without loading anything: cards of teachers, objective, optimiser."""
 
 from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 import losses
 import teachers
-from distill.config import Recipe, TeacherTable
+from distill import plugins
+from distill.config import Optim, Recipe, TeacherTable
 from distill.errors import UserError, from_leaves
 from distill.validation import explain
 from losses.objectives import Facts
 
 if TYPE_CHECKING:
     from losses import Objective
+
+OPTIMIZERS = ("distill.train.optimizers", "OPTIMIZER", "distill.optimizers")  # where plugins.load finds them
 
 
 def card_of(table: TeacherTable) -> teachers.Card:
@@ -73,6 +76,49 @@ def objective_of(recipe: Recipe) -> Objective:
     except ValidationError as error:
         kind = type(losses.objective(name))
         raise UserError(*explain(error, kind, "objective")) from error
+
+
+def optimizer_of(recipe: Recipe) -> Any:
+    """The optimiser of a recipe with its options, a ``distill.train.optimizer.Optimizer``.
+
+    Raises:
+        UserError: if there is none of that name, or an option of it does not hold.
+    """
+    kind = optimizer_class(recipe.optim.name)
+    try:
+        return kind.model_validate(recipe.optim.options)
+    except ValidationError as error:
+        raise UserError(*explain(error, kind, "optim", Optim.model_fields)) from error
+
+
+def optimizer_class(name: str) -> Any:
+    """The class of an optimiser; raises like :func:`distill.plugins.load`."""
+    return plugins.load("optimizer", name, *OPTIMIZERS)
+
+
+def check_optimizer(recipe: Recipe) -> Recipe:
+    """Find out whether the optimiser exists, takes its options and works at the recipe's ZeRO stage.
+
+    Returns:
+        The recipe with all options of the optimiser, those that it leaves out too: a run must go on with the values
+        that it was started with.
+
+    Raises:
+        UserError: naming what does not hold.
+    """
+    optimizer, name, stage = optimizer_of(recipe), recipe.optim.name, recipe.zero.stage
+    highest = optimizer.highest_stage
+    if stage > highest:
+        known = [other for other in plugins.found(*OPTIMIZERS) if optimizer_class(other).highest_stage >= stage]
+        others = " or ".join(f'"{other}"' for other in known) or "another one"
+        needs = "= 0" if highest == 0 else f"at most {highest}"
+        raise UserError(
+            f'The recipe does not check out: optim.name = "{name}" needs zero.stage {needs}; '
+            f"use {others} from stage {highest + 1} on.",
+            optimizer.stage_reason,
+        )
+    options = optimizer.model_dump()
+    return recipe.model_copy(update={"optim": Optim.model_validate(recipe.optim.model_dump() | options)})
 
 
 def check_objective(recipe: Recipe) -> None:

@@ -57,7 +57,7 @@ def load(source: str, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def check(tree: dict[str, Any]) -> Recipe:
-    """A recipe from its parsed TOML, the objective's own options included.
+    """A recipe from its parsed TOML, the own options of objective and optimiser included.
 
     Raises:
         UserError: naming the first thing that is wrong, in itself or together.
@@ -66,10 +66,10 @@ def check(tree: dict[str, Any]) -> Recipe:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
         raise UserError(*explain(error, Recipe)) from error
-    from distill.lookup import check_objective
+    from distill.lookup import check_objective, check_optimizer
 
     check_objective(recipe)
-    return recipe
+    return check_optimizer(recipe)
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:

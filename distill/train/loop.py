@@ -22,8 +22,9 @@ from distill.train import open_data, setup, towers
 from distill.train.checkpoint import Checkpoints, Snapshot
 from distill.train.health import Health
 from distill.train.log import Log
-from distill.train.optim import Pace, learning_rate, optimizer
+from distill.train.optimizer import build_optimizer
 from distill.train.prepare import TOKENIZER, pieces_of, read_recipe
+from distill.train.schedule import GroupSchedule, learning_rate
 from distill.train.step import Step
 from distill.train.stop_requests import StopRequests
 from distill.train.training_set import Part
@@ -54,7 +55,7 @@ def train(run: Path) -> bool:
     tokenizer = Tokenizer.load(run / TOKENIZER, towers.text_spec(recipe).context)
     checkpoints = Checkpoints(run, recipe.checkpoint.keep, group)
     snapshot = checkpoints.latest()
-    engine, paces = make_engine(recipe, tokenizer.vocab, snapshot, group)
+    engine, schedules = make_engine(recipe, tokenizer.vocab, snapshot, group)
     start, total = snapshot.step if snapshot else 0, recipe.train.total_steps(data.samples)
     del snapshot
     advance = make_step(recipe, engine, group)
@@ -71,7 +72,7 @@ def train(run: Path) -> bool:
             watch.at(start + 1, "loading")
             for step, share in enumerate(loader, start):
                 watch.at(step + 1, "computing")
-                rates = [learning_rate(step, total, recipe.optim, pace) for pace in paces]
+                rates = [learning_rate(step, total, recipe.optim, schedule) for schedule in schedules]
                 for parameters, rate in zip(engine.optimizer.param_groups, rates, strict=True):
                     parameters["lr"] = rate
 
@@ -120,8 +121,8 @@ def make_step(recipe: Recipe, engine: Any, group: processes.Group) -> Step:
 
 def make_engine(
     recipe: Recipe, vocab: int, snapshot: Snapshot | None, group: processes.Group
-) -> tuple[Any, list[Pace]]:
-    """DeepSpeed's engine around a recipe's model, and the pace of its parameter groups.
+) -> tuple[Any, list[GroupSchedule]]:
+    """DeepSpeed's engine around a recipe's model, and the learning-rate schedules of its parameter groups.
 
     The weights follow from the seed, or are those of a snapshot. They are put in before DeepSpeed cuts them up, so it
     does not matter how they were cut up before.
@@ -133,7 +134,7 @@ def make_engine(
     if snapshot:
         snapshot.into(model, group.rank)
     model = model.to(group.device)
-    optim, paces = optimizer(model, recipe)
+    optimizer, schedules = build_optimizer(model, recipe)
     settings = deepspeed_settings(
         batch_size=recipe.train.batch_size,
         world=group.world,
@@ -142,7 +143,7 @@ def make_engine(
         precision=recipe.train.precision,
         clip=recipe.optim.clip,
     )
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optim, config=settings)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     if snapshot:
         zero.load_optimizer_state(engine, snapshot.optimizer)
-    return engine, paces
+    return engine, schedules
