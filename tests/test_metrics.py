@@ -147,7 +147,7 @@ class Tiny(nn.Module):
 
 
 @pytest.mark.parametrize("name", found(*OPTIMIZERS))
-def test_weight_decay_is_on_matrices_only(name: str) -> None:
+def test_weight_decay_is_for_kernels_only(name: str) -> None:
     model = Tiny()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimiser = optimiser_of(model, Optim(name=name, lr=0.1, weight_decay=0.5))

@@ -170,13 +170,13 @@ def test_weight_decay_of_an_image_tower_is_for_kernels_only(name: str) -> None:
 
 def test_weight_decay_inside_towers_is_that_of_their_networks() -> None:
     """Names are relative to the network that excludes them, in an image tower and beside a locked teacher."""
-    options = NETWORKS["swinv2_tiny_window8_256"][0]
-    tower = image_tower(ImageSpec(arch="swinv2_tiny_window8_256", **options), 8, 64)
-    model = nn.ModuleDict({"image": tower, "other": OnTeacher(5, 8, 2, tower, 8)})
-    found = decayed_by(model)
-    assert not [name for name in found if "cpb_mlp" in name]
-    assert {f"image.net.{n}" for n in decayed_parameters(tower.net)} < found
-    assert {"other.mlp.0.weight", "other.mlp.2.weight"} < found
+    spec = ImageSpec(arch="swinv2_tiny_window8_256", **NETWORKS["swinv2_tiny_window8_256"][0])
+    tower, beside = image_tower(spec, 8, 64), image_tower(spec, 0, 64)
+    model = nn.ModuleDict({"image": tower, "other": OnTeacher(5, 8, 2, beside, 192)})
+    expected = {f"image.net.{name}" for name in decayed_parameters(tower.net)}
+    expected |= {f"other.beside.net.{name}" for name in decayed_parameters(beside.net)}
+    assert decayed_by(model) == expected | {"other.mlp.0.weight", "other.mlp.2.weight"}
+    assert not [name for name in expected if "cpb_mlp" in name]
 
 
 @pytest.mark.parametrize("pool", ["map", "mean"])

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distill.errors import UserError
+from distill.errors import UserError, from_leaves
 from distill.files import lock, write_text, write_whole
 from distill.train.shipped import on_cpu, student_tensors
 from launch import group as processes
@@ -50,13 +50,19 @@ class Snapshot:
 
     @classmethod
     def of(cls, engine: Any, step: int, group: processes.Group) -> Snapshot:
-        """Everything that matters of a run. Every process must call this."""
+        """Everything that matters of a run. Every process must call this.
+
+        Raises:
+            UserError: if the optimiser keeps something that a checkpoint cannot hold.
+        """
         model = engine.module
         with zero.whole_parameters(model):
             state = on_cpu(model)
         own = {name: buffer.detach().cpu().clone() for name, buffer in model.named_buffers()}
         buffers = tuple(processes.everyones(own, group)) if own else ()
-        return cls(step, state, zero.optimizer_state(engine), buffers)
+        with from_leaves():
+            optimizer = zero.optimizer_state(engine)
+        return cls(step, state, optimizer, buffers)
 
     @classmethod
     def read(cls, folder: Path) -> Snapshot:

@@ -17,6 +17,7 @@ import torch
 from distill.config import Recipe
 from distill.data.batch import Batch
 from distill.data.captions import Tokenizer
+from distill.errors import from_leaves
 from distill.lookup import objective_of, teachers_of
 from distill.train import open_data, setup, towers
 from distill.train.checkpoint import Checkpoints, Snapshot
@@ -126,6 +127,9 @@ def make_engine(
 
     The weights follow from the seed, or are those of a snapshot. They are put in before DeepSpeed cuts them up, so it
     does not matter how they were cut up before.
+
+    Raises:
+        UserError: if the snapshot is another model's, or its optimiser's state does not fit this ZeRO stage.
     """
     import deepspeed
 
@@ -145,5 +149,6 @@ def make_engine(
     )
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     if snapshot:
-        zero.load_optimizer_state(engine, snapshot.optimizer)
+        with from_leaves():
+            zero.load_optimizer_state(engine, snapshot.optimizer)
     return engine, schedules
