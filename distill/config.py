@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from distill.errors import UserError
 from distill.tables import TEACHER, Open, Student, Table
@@ -129,19 +129,22 @@ class ObjectiveTable(Open):
     name: str = "three_towers"
 
 
-class Optim(Table):
-    """Optimiser and schedule: linear warm-up, then cosine decay to zero.
+class Optim(Open):
+    """Optimiser and schedule: linear warm-up, then cosine decay to zero. Further keys are the optimiser's own options.
 
     Attributes:
+        name: a module of ``distill/train/optimizers/``, or an optimiser that another installed package brings.
+        lr: the learning rate at the end of the warm-up.
+        weight_decay: decoupled; only of the kernels of linear layers and convolutions.
         warmup: a fraction of all steps below 1, a number of steps from 1 on.
-        weight_decay: decoupled; matrices only.
         clip: largest global gradient norm; 0 switches clipping off.
     """
 
-    name: Literal["adamw", "adafactor"] = "adamw"
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    name: str = "adamw"
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.99)
     warmup: float = Field(default=0.1, ge=0)
     clip: float = Field(default=1.0, ge=0)
 
@@ -217,9 +220,6 @@ class Recipe(Table):
             raise ValueError("student.text.init starts from an export; a teacher is no text student")
         if self.data.streamed and self.train.epochs is not None:
             raise ValueError("streams have no epochs: set train.steps or train.examples instead of train.epochs")
-        if self.optim.name == "adafactor" and self.zero.stage > 0:
-            # ZeRO flattens every parameter into one vector, which leaves nothing to factor.
-            raise ValueError('optim.name = "adafactor" needs zero.stage = 0; use "adamw" from stage 1 on')
         return self
 
     @property

@@ -1,82 +1,25 @@
-"""A recipe's names looked up: cards, objective, text tower; once, into one frozen object, and nothing is loaded."""
+"""A recipe's names looked up: cards, objective, towers, optimiser; once, into one frozen object; nothing is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 import losses
 import students
 import teachers
-from distill.config import Recipe, TeacherTable
+from distill import plugins
+from distill.compatibility import check_compatibility
+from distill.config import Optim, Recipe, TeacherTable
 from distill.errors import UserError, as_user_errors
-from distill.tables import NO_TOWER, ImageTowerTable
+from distill.resolved import ResolvedRecipe, ResolvedTeacher
+from distill.tables import NO_TOWER
 from distill.validation import explain
 
 OUTPUTS = ("embedding", "logits", "tokens")  # of teachers, in the order in which caches keep them
-
-
-@dataclass(frozen=True)
-class ResolvedTeacher:
-    """A teacher of a recipe.
-
-    Attributes:
-        name: the card's, with a number where several teachers of the run share it.
-        table: the recipe's ``[[teacher]]``.
-        card: what it is.
-        outputs: what it has to give.
-        online: whether it runs while training. Text teachers always do: captions change with the epoch.
-    """
-
-    name: str
-    table: TeacherTable
-    card: teachers.Card
-    outputs: tuple[str, ...]
-    online: bool
-
-    @property
-    def image_size(self) -> int:
-        """Side of its images, in pixels."""
-        return self.table.image_size or self.card.image_size
-
-
-@dataclass(frozen=True)
-class ResolvedRecipe:
-    """A recipe with everything that its names stand for.
-
-    Attributes:
-        recipe: as the user wrote it.
-        objective: what is optimised.
-        needs: what the objective asks for.
-        facts: what the objective may know of each of the recipe's teachers.
-        first: the card of the recipe's first teacher, which may be the image tower or give its first weights.
-        teachers: those that training uses: all of them if the objective reads any output of a teacher, the first
-            one if it is the image tower, or none.
-        text: the class of the text tower; None without a text student.
-        text_options: of that tower.
-    """
-
-    recipe: Recipe
-    objective: losses.Objective
-    needs: losses.Needs
-    facts: tuple[losses.TeacherFacts, ...]
-    first: teachers.Card | None
-    teachers: tuple[ResolvedTeacher, ...]
-    text: type[students.TextTower] | None
-    text_options: students.TextOptions | None
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """Of the students."""
-        return ("image", "text") if self.text else ("image",)
-
-    @property
-    def cached(self) -> tuple[ResolvedTeacher, ...]:
-        """The teachers whose outputs come from a cache."""
-        return tuple(teacher for teacher in self.teachers if not teacher.online)
+OPTIMIZERS = ("distill.train.optimizers", "OPTIMIZER", "distill.optimizers")  # where plugins.load finds them
 
 
 def resolve(recipe: Recipe) -> ResolvedRecipe:
@@ -85,8 +28,11 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
     Raises:
         UserError: naming what does not exist or does not fit.
     """
-    objective = find_objective(recipe)
+    objective, optimizer = find_objective(recipe), find_optimizer(recipe)
     needs = objective.needs
+    # A run must go on with the optimiser's options that it began with, also where another version has other defaults.
+    optim = Optim.model_validate(recipe.optim.model_dump() | optimizer.model_dump())
+    recipe = recipe.model_copy(update={"optim": optim})
     with as_user_errors():
         cards = tuple(find_card(table) for table in recipe.teacher)
         facts = tuple(facts_of(table, card, needs.teachers) for table, card in zip(recipe.teacher, cards, strict=True))
@@ -108,14 +54,11 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
             )
             for k, (table, card) in enumerate(zip(recipe.teacher[:used], cards[:used], strict=True))
         ),
+        optimizer=optimizer,
         text=text,
         text_options=text_options,
     )
-    check_objective(resolved)
-    check_teachers(resolved)
-    check_caches(resolved)
-    if recipe.on_teacher or recipe.student.image.init or recipe.student.alpha:
-        check_image_tower(resolved)
+    check_compatibility(resolved)
     return resolved
 
 
@@ -178,103 +121,26 @@ def find_text_tower(recipe: Recipe) -> tuple[type[students.TextTower], students.
         raise UserError(*explain(error, tower.Options, "student.text")) from error
 
 
-def check_objective(resolved: ResolvedRecipe) -> None:
-    """Raise ``UserError`` if objective, teachers and students do not fit together."""
-    recipe, needs, facts = resolved.recipe, resolved.needs, resolved.facts
+def find_optimizer(recipe: Recipe) -> Any:
+    """The optimiser of a recipe with its options, a :class:`distill.train.optimizer.Optimizer`.
+
+    Raises:
+        UserError: if there is none of that name, an option of it does not hold, or it does not work at the recipe's
+            ZeRO stage.
+    """
+    name, stage = recipe.optim.name, recipe.zero.stage
+    kind = plugins.load("optimizer", name, *OPTIMIZERS)
     try:
-        resolved.objective.check(facts, resolved.modalities)
-    except ValueError as error:
-        raise UserError(f"The objective '{recipe.objective.name}' {error}") from error
-    if recipe.student.alpha and (not needs.combinable or facts[0].modality != "image"):
+        optimizer = kind.model_validate(recipe.optim.options)
+    except ValidationError as error:
+        raise UserError(*explain(error, kind, "optim", Optim.model_fields)) from error
+    if stage > optimizer.highest_stage:
+        highest, all_others = optimizer.highest_stage, plugins.found(*OPTIMIZERS).items()
+        others = [f'"{other}"' for other, point in all_others if point.load().highest_stage >= stage]
+        needs = f"at most {highest}" if highest else "= 0"
         raise UserError(
-            "student.alpha combines the embeddings of an image teacher and the student, which share a space only "
-            "where no head stands between them.",
-            'Train with objective.name = "three_towers" and objective.heads = "none", or leave out alpha.',
+            f'The recipe does not check out: optim.name = "{name}" needs zero.stage {needs}; '
+            f"use {' or '.join(others) or 'another one'} from stage {highest + 1} on.",
+            optimizer.stage_reason,
         )
-
-
-def check_teachers(resolved: ResolvedRecipe) -> None:
-    """Raise ``UserError`` if a text teacher has settings of an image teacher, or reads captions that are not there."""
-    for number, (table, fact) in enumerate(zip(resolved.recipe.teacher, resolved.facts, strict=True)):
-        if fact.modality == "text" and table.image_size:
-            raise UserError(
-                f"The teacher '{fact.name}' embeds captions and has no image size.",
-                f"Leave out teacher.{number}.image_size.",
-            )
-        if fact.modality == "text" and table.cache not in ("auto", "none"):
-            raise UserError(
-                f"The teacher '{fact.name}' embeds captions, which change with the epoch: it has no cache.",
-                f'Leave out teacher.{number}.cache, or set it to "none".',
-            )
-
-
-def check_caches(resolved: ResolvedRecipe) -> None:
-    """Raise ``UserError`` if the teacher caches do not fit the data or each other."""
-    recipe, tables = resolved.recipe, resolved.recipe.teacher
-    cached = [number for number, teacher in enumerate(resolved.teachers) if not teacher.online]
-    if recipe.data.streamed and cached:
-        raise UserError(
-            f"The teacher '{resolved.facts[cached[0]].name}' has a cache, and data.train are streams, whose samples "
-            "have no rows in it.",
-            f'Set teacher.{cached[0]}.cache = "none", or copy the shards to a mounted folder.',
-        )
-    folders = [Path(tables[k].cache).resolve() for k in cached if tables[k].cache != "auto"]
-    if twice := [folder for k, folder in enumerate(folders) if folder in folders[:k]]:
-        raise UserError(
-            f"Two teachers name the same cache folder, {twice[0]}.",
-            'Name a folder of its own for each as teacher.N.cache, or set teacher.N.cache = "auto".',
-        )
-    with_caches = [table for table, fact in zip(tables, resolved.facts, strict=True) if not fact.online]
-    if len({table.views for table in with_caches}) > 1:
-        raise UserError(
-            "All teachers must cache the same number of views: the student sees the same ones.",
-            "Set the same teacher.N.views for each.",
-        )
-
-
-def check_image_tower(resolved: ResolvedRecipe) -> None:
-    """Raise ``UserError`` if an image tower that is, or starts from, the first teacher does not fit it."""
-    recipe, facts, card = resolved.recipe, resolved.facts, resolved.first
-    image, needs = recipe.student.image, resolved.needs
-    if (recipe.on_teacher or image.init == "teacher") and facts[0].modality != "image":
-        raise UserError(
-            f"The first teacher, '{facts[0].name}', embeds texts and cannot be the image tower.",
-            "Name the image teacher first.",
-        )
-    own_tower = needs.teachers and "embedding" not in needs.teachers  # what it trains is an image student
-    if recipe.on_teacher and (own_tower or needs.folded):
-        what = "heads that ship with the image tower" if needs.folded else "an image student"
-        raise UserError(
-            f"The objective '{recipe.objective.name}' trains {what}, and the image tower is the locked teacher.",
-            "Give student.image an architecture of its own.",
-        )
-    if recipe.on_teacher and not image.layers and facts[0].width != recipe.student.width:
-        raise UserError(
-            f"The teacher '{facts[0].name}' is the image tower and gives {facts[0].width} numbers an image, "
-            f"student.width is {recipe.student.width}.",
-            f"Set student.width = {facts[0].width}, or student.image.layers = 1 for a learned projection.",
-        )
-    if card is None:
-        return
-    if (recipe.on_teacher or image.init == "teacher" or recipe.student.alpha) and card.build is not None:
-        raise UserError(
-            f"The network of '{card.name}' is none of timm's: it can teach, but not be an image tower that ships.",
-            "Name another first teacher, or another student.image.",
-        )
-    check_same_network(image, card)
-    side = recipe.teacher[0].image_size or card.image_size
-    if image.beside is not None and recipe.data.image_size != side:
-        raise UserError(
-            f"The network beside the teacher looks at the same pixels, {side} a side; data.image_size is "
-            f"{recipe.data.image_size}.",
-            f"Set data.image_size = {side}.",
-        )
-
-
-def check_same_network(image: ImageTowerTable, card: teachers.Card) -> None:
-    """Raise ``UserError`` if an image student starts from a teacher of another architecture."""
-    if image.init == "teacher" and image.arch != card.arch:
-        raise UserError(
-            f"student.image.init starts from '{card.name}', which is a '{card.arch}' and no '{image.arch}'.",
-            f'Set student.image.arch = "{card.arch}".',
-        )
+    return optimizer

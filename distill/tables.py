@@ -17,7 +17,7 @@ class Table(BaseModel):
 
 
 class Open(BaseModel):
-    """A table whose further keys belong to somebody else (timm, a text tower, an objective)."""
+    """A table whose further keys belong to somebody else (timm, a text tower, an objective, an optimiser)."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 

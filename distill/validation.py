@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -9,14 +10,23 @@ from pydantic import BaseModel, ValidationError
 from distill.errors import did_you_mean
 
 
-def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> tuple[str, str]:
-    """What is wrong and what to do, for the first complaint of a validation."""
+def explain(
+    error: ValidationError, model: type[BaseModel], prefix: str = "", beside: Iterable[str] = ()
+) -> tuple[str, str]:
+    """What is wrong and what to do, for the first complaint of a validation.
+
+    Args:
+        error: of the validation.
+        model: what was validated.
+        prefix: the dotted name of its table in the recipe.
+        beside: keys of that table that are not the model's.
+    """
     first = error.errors()[0]
     # Of a value that may be one type or another, pydantic names the types too.
     location = [str(part) for part in first["loc"] if part != "bool" and not str(part).startswith("tuple[")]
     name = ".".join([prefix] * bool(prefix) + location)
     if first["type"] == "extra_forbidden":
-        known = fields_at(model, location[:-1])
+        known = fields_at(model, location[:-1]) + ([] if location[:-1] else list(beside))
         hint = did_you_mean(location[-1], known, f"Known here: {', '.join(known) or 'nothing'}.")
         return f"The recipe has an unknown key '{name}'.", hint
     if first["type"] == "missing":

@@ -41,55 +41,124 @@ def step(engine: Any) -> bool:
     return finite and (accumulating or bool(engine.was_step_applied()))
 
 
+NUMBER = ":number"  # ends the name of what the optimiser has as a Python number instead of a tensor
+
+
 def optimizer_state(engine: Any) -> dict[str, torch.Tensor]:
-    """The optimiser's state on the CPU, ``PARAMETER/KEY`` → the whole tensor. Every process must call this."""
+    """The optimiser's state on the CPU, ``PARAMETER/KEY`` → the whole tensor. Every process must call this.
+
+    Parameters may have different keys. A Python number becomes a tensor of no dimensions, ``PARAMETER/KEY:number``.
+
+    Raises:
+        ValueError: if there is something in the state that cannot be saved, or from stage 1 on assigned to parameters.
+    """
+    inner, found = _inner(engine), dict[str, torch.Tensor]()
+    _link(engine)
+    piece_of = {parameter: piece for piece, parameters in _pieces(engine) for parameter in parameters}
+    for name, parameter in _trained(engine):
+        piece = piece_of[parameter]
+        for key, value in inner.state.get(piece, {}).items():
+            if isinstance(value, (bool, int, float)):
+                kind = torch.float64 if isinstance(value, float) else None
+                found[f"{name}/{key}{NUMBER}"] = torch.tensor(value, dtype=kind)
+            else:
+                found[f"{name}/{key}"] = _whole(parameter, piece, key, value).detach().cpu().clone()
+    return found
+
+
+def _whole(parameter: nn.Parameter, piece: torch.Tensor, key: str, value: Any) -> torch.Tensor:
+    """One parameter's part of what the state of its piece has under ``key``, gathered from all processes."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
-    inner, found, flat = _inner(engine), dict[str, torch.Tensor](), bool(engine.zero_optimization())
-    _link(engine)
-    piece: dict[str, torch.Tensor] = next(iter(inner.state.values()), {}) if flat else {}
-    for name, parameter in _trained(engine):
-        for key, value in (piece if flat else inner.state.get(parameter, {})).items():
-            if flat and value.ndim:
-                value = safe_get_full_optimizer_state(parameter, key)
-            found[f"{name}/{key}"] = value.detach().cpu().clone()
-    return found
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(
+            f"The optimiser keeps '{key}' as a {type(value).__name__}: checkpoints hold tensors and numbers only."
+        )
+    if piece is parameter or not value.ndim:
+        return value
+    # DeepSpeed gathers in float32.
+    exact = value.is_floating_point() and torch.promote_types(value.dtype, torch.float32) == torch.float32
+    if value.shape != piece.shape or not exact:
+        raise ValueError(
+            f"The optimiser keeps '{key}' as {value.dtype} of shape {tuple(value.shape)} for {piece.numel()} weights: "
+            "from ZeRO stage 1 on it must be one number of at most 32 bits for each. Set zero.stage = 0."
+        )
+    whole: torch.Tensor = safe_get_full_optimizer_state(parameter, key)
+    return whole.to(value.dtype)
 
 
 def load_optimizer_state(engine: Any, state: dict[str, torch.Tensor]) -> None:
     """Give the optimiser what :func:`optimizer_state` found, at whatever stage and with however many processes.
 
     Raises:
-        KeyError: if a parameter's state is missing or of another shape.
+        KeyError: if it is the state of a parameter that is not there, or not trained.
+        ValueError: if, from stage 1 on, the parameters of a group differ in what is one for the whole group there.
     """
     inner, by_name = _inner(engine), dict[str, dict[str, torch.Tensor]]()
     for name, value in state.items():
         of, key = name.rsplit("/", 1)
         by_name.setdefault(of, {})[key] = value
     trained = dict(_trained(engine))
-    if not engine.zero_optimization():
-        for name, entries in by_name.items():
-            device = trained[name].device
-            # As torch does: scalars (the step's number) stay on the CPU.
-            inner.state[trained[name]] = {k: v.to(device) if v.ndim else v.clone() for k, v in entries.items()}
-        return
-    _make_flat_state(engine, next(iter(by_name.values()), {}))
-    for name, parameter in trained.items():
-        for key, value in by_name.get(name, {}).items():
-            if value.ndim:
-                _give(parameter, value, key)
+    if unknown := sorted(by_name.keys() - trained.keys()):
+        raise KeyError(f"The checkpoint has the optimiser's state of '{unknown[0]}', which is not trained here.")
+    names = {parameter: name for name, parameter in trained.items()}
+    for piece, parameters in _pieces(engine):
+        entries = {names[p]: by_name.get(names[p], {}) for p in parameters}
+        flat = parameters[0] is not piece
+        if flat:
+            _check_alike(entries, {names[p]: getattr(p, "ds_shape", p.shape) for p in parameters})
+        if first := entries[names[parameters[0]]]:
+            inner.state[piece] = {k.removesuffix(NUMBER): _start(piece, k, v, flat) for k, v in first.items()}
+    if engine.zero_optimization():
+        _link(engine)
+        for name, parameter in trained.items():
+            for key, value in by_name.get(name, {}).items():
+                if value.ndim:
+                    _give(parameter, value, key)
 
 
-def _make_flat_state(engine: Any, like: dict[str, torch.Tensor]) -> None:
-    """The state that DeepSpeed's flat pieces have from their first step on: numbers as in ``like``, tensors zero."""
-    inner, stage = _inner(engine), engine.zero_optimization_stage()
-    wrapper = engine.optimizer
-    pieces = wrapper.fp32_partitioned_groups_flat if stage == 3 else wrapper.single_partition_of_fp32_groups
-    for piece in pieces:
-        inner.state[piece] = {
-            key: torch.zeros_like(piece) if value.ndim else value.clone() for key, value in like.items()
-        }
-    _link(engine)
+def _start(piece: torch.Tensor, key: str, value: torch.Tensor, flat: bool) -> Any:
+    """What the state of a piece has for a saved value; if it is flat, zeros, into which parameters are written."""
+    if key.endswith(NUMBER):
+        return value.item()
+    if not value.ndim:
+        return value.clone()  # as torch does: scalars (the step's number) stay on the CPU
+    return torch.zeros_like(piece, dtype=value.dtype) if flat else value.to(piece.device, copy=True)
+
+
+def _check_alike(entries: dict[str, dict[str, torch.Tensor]], shapes: dict[str, torch.Size]) -> None:
+    """Refuse states of parameters that cannot be the state of the one flat piece that these parameters are part of."""
+    what = "from ZeRO stage 1 on, the parameters of a group share one state. Set zero.stage = 0."
+    name, first = next(iter(entries.items()))
+    for other, own in entries.items():
+        if own.keys() != first.keys():
+            raise ValueError(
+                f"The optimiser's state has {', '.join(sorted(first)) or 'nothing'} for '{name}' and "
+                f"{', '.join(sorted(own)) or 'nothing'} for '{other}': {what}"
+            )
+        for key, value in own.items():
+            like = first[key]
+            if value.ndim and (value.shape != shapes[other] or not like.ndim):
+                raise ValueError(
+                    f"The optimiser's state '{key}' of '{other}' is of shape {tuple(value.shape)}, the parameter of "
+                    f"shape {tuple(shapes[other])}: {what}"
+                )
+            if value.dtype != like.dtype or (not value.ndim and not torch.equal(value, like)):
+                raise ValueError(f"The optimiser's state '{key}' of '{name}' and of '{other}' differ: {what}")
+
+
+def _pieces(engine: Any) -> list[tuple[torch.Tensor, list[nn.Parameter]]]:
+    """What the optimiser has a state for, with the parameters that it is part of.
+
+    At stage 0 each parameter itself. From stage 1 on this process's part of a vector of all parameters of a group;
+    at stage 3 DeepSpeed may cut a group into several.
+    """
+    stage, wrapper = engine.zero_optimization_stage(), engine.optimizer
+    if stage == 0:
+        return [(parameter, [parameter]) for _, parameter in _trained(engine)]
+    if stage == 3:
+        return list(zip(wrapper.fp32_partitioned_groups_flat, wrapper.fp16_groups, strict=True))
+    return list(zip(wrapper.single_partition_of_fp32_groups, wrapper.bit16_groups, strict=True))
 
 
 def _link(engine: Any) -> None:
@@ -118,7 +187,8 @@ def _give(parameter: Any, value: torch.Tensor, key: str) -> None:
 
 def _inner(engine: Any) -> torch.optim.Optimizer:
     """The optimiser that DeepSpeed was given, which it wraps from stage 1 on."""
-    inner: torch.optim.Optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    wrapped = engine.zero_optimization()
+    inner: torch.optim.Optimizer = engine.optimizer.optimizer if wrapped else engine.optimizer
     return inner
 
 

@@ -22,7 +22,7 @@ from distill.recipe import load
 from distill.ship.embed import embed_images
 from distill.train import setup
 from distill.train.checkpoint import Snapshot
-from distill.train.optim import Pace, learning_rate
+from distill.train.schedule import GroupSchedule, learning_rate
 from distill.train.step import with_teacher_outputs
 
 RECIPE = """
@@ -224,7 +224,7 @@ def test_towers_start_from_an_export_with_its_tokenizer(home: Path) -> None:
 def test_a_delay_leaves_the_rest_of_the_schedule_to_the_tower() -> None:
     recipe = load("scratch", ["data.train=x", "optim.lr=1.0", "optim.warmup=0.1"])
     whole = [learning_rate(s, 50, recipe.optim) for s in range(50)]
-    late = [learning_rate(s, 100, recipe.optim, Pace(scale=0.1, delay=0.5)) for s in range(100)]
+    late = [learning_rate(s, 100, recipe.optim, GroupSchedule(scale=0.1, delay=0.5)) for s in range(100)]
     assert late[:50] == [0.0] * 50
     assert late[50:] == pytest.approx([0.1 * rate for rate in whole])
 

@@ -13,7 +13,10 @@ from torch import nn
 
 from distill.config import Data, Optim, Recipe
 from distill.evals import metrics
-from distill.train.optim import OPTIMIZERS, learning_rate, optimizer
+from distill.lookup import OPTIMIZERS, find_optimizer
+from distill.plugins import found
+from distill.train.optimizer import build_optimizer
+from distill.train.schedule import learning_rate
 
 
 @st.composite
@@ -123,8 +126,9 @@ def test_without_a_warm_up_the_first_step_is_at_the_peak(warmup: int) -> None:
 
 
 def optimiser_of(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
-    """The optimiser of a recipe whose towers learn at one pace."""
-    return optimizer(model, Recipe(data=Data(train=("shards",)), optim=optim))[0]
+    """The optimiser of a recipe whose towers have the same learning-rate schedule."""
+    recipe = Recipe(data=Data(train=("shards",)), optim=optim)
+    return build_optimizer(model, recipe, find_optimizer(recipe))[0]
 
 
 class Tiny(nn.Module):
@@ -143,8 +147,8 @@ class Tiny(nn.Module):
         return sum(((p - 0.3).square().sum() for p in self.parameters() if p.requires_grad), torch.zeros(()))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_weight_decay_is_on_matrices_only(name: str) -> None:
+@pytest.mark.parametrize("name", found(*OPTIMIZERS))
+def test_weight_decay_is_for_kernels_only(name: str) -> None:
     model = Tiny()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimiser = optimiser_of(model, Optim(name=name, lr=0.1, weight_decay=0.5))
@@ -158,7 +162,7 @@ def test_weight_decay_is_on_matrices_only(name: str) -> None:
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", found(*OPTIMIZERS))
 def test_an_optimiser_descends_a_quadratic(name: str) -> None:
     model = Tiny()
     optim = Optim(name=name, lr=0.03, weight_decay=0)

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import distill as package
-from distill.data.index import load_index, stamp_of
+from distill.data.index import file_stamp, load_stored_index
 from distill.data.shards import Shards
 from distill.lookup import resolve
 from distill.recipe import load, parse
@@ -47,7 +47,7 @@ def old() -> Iterator[Path]:
 def test_its_indexes_are_read(old: Path) -> None:
     for shard, count in (("train-000000.tar", 10), ("train-000001.tar", 6)):
         path = old / "shards" / shard
-        index = load_index(path.with_name(f"{shard}.index"), path, stamp_of(path))
+        index = load_stored_index(path.with_name(f"{shard}.index"), path, file_stamp(path))
         assert index is not None and len(index) == count and not index.faults
 
 

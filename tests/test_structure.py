@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent
 LEAVES = ("teachers", "students", "losses", "launch")
 # Each room of the hub may import those before it, and the leaves.
 ROOMS = (
-    *("errors", "files", "progress", "plugins", "tables", "config", "validation", "lookup", "recipe"),
+    *("errors", "files", "progress", "plugins", "tables", "config", "validation", "recipe"),
+    *("resolved", "compatibility", "lookup"),
     *("data", "train", "ship", "evals", "report", "demo", "cli"),
 )
 

@@ -13,7 +13,8 @@ import teachers
 from distill.config import Recipe
 from distill.data.shard_names import without_secrets
 from distill.errors import UserError, as_user_errors
-from distill.lookup import ResolvedRecipe, resolve
+from distill.lookup import resolve
+from distill.resolved import ResolvedRecipe
 from distill.ship.config_file import Config, ImageConfig, NetConfig, TextConfig
 from distill.ship.shipped import Shipped
 from distill.train import checkpoint

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distill.errors import UserError
+from distill.errors import UserError, as_user_errors
 from distill.files import lock, write_text, write_whole
 from distill.train.model import on_cpu, student_tensors
 from launch import group as processes
@@ -56,7 +56,9 @@ class Snapshot:
             state = on_cpu(model)
         own = {name: buffer.detach().cpu().clone() for name, buffer in model.named_buffers()}
         buffers = tuple(processes.everyones(own, group)) if own else ()
-        return cls(step, state, zero.optimizer_state(engine), buffers)
+        with as_user_errors():
+            optimizer = zero.optimizer_state(engine)
+        return cls(step, state, optimizer, buffers)
 
     @classmethod
     def read(cls, folder: Path) -> Snapshot:

@@ -20,9 +20,9 @@ from distill.data.cache_fill import MissingShards, check_space, describe_space, 
 from distill.data.shards import Shards
 from distill.errors import UserError
 from distill.files import abandoned, mark, write_text
-from distill.lookup import ResolvedRecipe
 from distill.progress import progress_bar
 from distill.recipe import dump
+from distill.resolved import ResolvedRecipe
 from distill.train import fill_worker
 from distill.train.setup import Networks, caches_of
 from launch import command

@@ -15,12 +15,14 @@ from typing import Any
 from distill.config import pieces_of
 from distill.data.batch import Batch
 from distill.data.pairs import Part
+from distill.errors import as_user_errors
 from distill.lookup import resolve
 from distill.train.checkpoint import Checkpoints, Snapshot
 from distill.train.health import Health
 from distill.train.log import Log
-from distill.train.optim import Pace, learning_rate, optimizer
+from distill.train.optimizer import build_optimizer
 from distill.train.run import read_recipe
+from distill.train.schedule import GroupSchedule, learning_rate
 from distill.train.setup import Networks, load_tokenizer
 from distill.train.step import Step
 from distill.train.stop_requests import StopRequests
@@ -53,7 +55,7 @@ def train(run: Path, networks: Networks | None = None) -> bool:
     data, tokenizer = open_data_again(resolved, run), load_tokenizer(resolved, run)
     checkpoints = Checkpoints(run, recipe.checkpoint.keep, group)
     snapshot = checkpoints.latest()
-    engine, paces = make_engine(networks, tokenizer.vocab if tokenizer is not None else 0, snapshot, group)
+    engine, schedules = make_engine(networks, tokenizer.vocab if tokenizer is not None else 0, snapshot, group)
     start, total = snapshot.step if snapshot else 0, recipe.train.total_steps(data.samples)
     del snapshot
     advance = make_step(networks, engine, group)
@@ -70,7 +72,7 @@ def train(run: Path, networks: Networks | None = None) -> bool:
             watch.at(start + 1, "loading")
             for step, share in enumerate(loader, start):
                 watch.at(step + 1, "computing")
-                rates = [learning_rate(step, total, recipe.optim, pace) for pace in paces]
+                rates = [learning_rate(step, total, recipe.optim, schedule) for schedule in schedules]
                 for parameters, rate in zip(engine.optimizer.param_groups, rates, strict=True):
                     parameters["lr"] = rate
 
@@ -122,8 +124,8 @@ def make_step(networks: Networks, engine: Any, group: processes.Group) -> Step:
 
 def make_engine(
     networks: Networks, vocab: int, snapshot: Snapshot | None, group: processes.Group
-) -> tuple[Any, list[Pace]]:
-    """DeepSpeed's engine around a run's model, and the pace of its parameter groups.
+) -> tuple[Any, list[GroupSchedule]]:
+    """DeepSpeed's engine around a run's model, and the learning-rate schedules of its parameter groups.
 
     The weights follow from the seed, or are those of a snapshot. They are put in before DeepSpeed partitions them, so
     it does not matter how they were partitioned before.
@@ -134,7 +136,7 @@ def make_engine(
     if snapshot:
         snapshot.into(model, group.rank)
     model = model.to(group.device)
-    optim, paces = optimizer(model, recipe)
+    optimizer, schedules = build_optimizer(model, recipe, networks.resolved.optimizer)
     settings = deepspeed_settings(
         batch_size=recipe.train.batch_size,
         world=group.world,
@@ -143,7 +145,8 @@ def make_engine(
         precision=recipe.train.precision,
         clip=recipe.optim.clip,
     )
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optim, config=settings)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     if snapshot:
-        zero.load_optimizer_state(engine, snapshot.optimizer)
-    return engine, paces
+        with as_user_errors():
+            zero.load_optimizer_state(engine, snapshot.optimizer)
+    return engine, schedules

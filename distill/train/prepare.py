@@ -14,8 +14,8 @@ from typing import Any
 from distill.config import Recipe, pieces_of
 from distill.errors import UserError, as_user_errors
 from distill.files import write_text
-from distill.lookup import ResolvedRecipe
 from distill.recipe import dump
+from distill.resolved import ResolvedRecipe
 from distill.train.model import parameter_counts
 from distill.train.run import RECIPE, is_run, read_about, read_recipe, write_run
 from distill.train.setup import Networks, given_tokenizer

@@ -19,7 +19,7 @@ from distill.data.teacher_inputs import FromCache, FromCaptions, FromPixels, Tea
 from distill.data.transform import Drawing, Transform
 from distill.data.views import Views
 from distill.errors import UserError, as_user_errors
-from distill.lookup import ResolvedRecipe, ResolvedTeacher
+from distill.resolved import ResolvedRecipe, ResolvedTeacher
 from distill.tables import TEACHER, TowerTable
 from distill.train.model import Model
 

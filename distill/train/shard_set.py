@@ -17,7 +17,7 @@ from distill.data.pairs import Part, Schedule
 from distill.data.shards import Shards
 from distill.data.transform import MEMBERS
 from distill.errors import Bad, BadSample, UserError
-from distill.lookup import ResolvedRecipe
+from distill.resolved import ResolvedRecipe
 from distill.train import fill_caches
 from distill.train.health import check_bad_samples, most_bad
 from distill.train.setup import Networks, caches_of, pairs_of

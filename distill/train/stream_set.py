@@ -17,7 +17,7 @@ from distill.data.remote import RetryPolicy
 from distill.data.shard_names import address_scheme, stream_addresses
 from distill.data.streams import StreamDataset, read_shards
 from distill.errors import Bad, BadSample, UserError
-from distill.lookup import ResolvedRecipe
+from distill.resolved import ResolvedRecipe
 from distill.train.health import check_bad_samples, most_bad
 from distill.train.setup import Networks, transform_of
 from launch.command import Job

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from distill.data.batch import Batch
 from distill.data.pairs import Part
 from distill.errors import Bad
-from distill.lookup import ResolvedRecipe
+from distill.resolved import ResolvedRecipe
 from distill.train.setup import Networks
 from distill.train.shard_set import ShardSet
 from distill.train.stream_set import StreamSet

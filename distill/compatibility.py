@@ -1,0 +1,122 @@
+"""Whether the parts of a resolved recipe fit together: objective, teachers, caches, image tower, optimiser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import teachers
+from distill.errors import UserError
+from distill.resolved import ResolvedRecipe
+from distill.tables import ImageTowerTable
+
+
+def check_compatibility(resolved: ResolvedRecipe) -> None:
+    """Raise ``UserError`` at the first parts that do not fit together, naming them."""
+    recipe = resolved.recipe
+    check_objective(resolved)
+    check_teachers(resolved)
+    check_caches(resolved)
+    if recipe.on_teacher or recipe.student.image.init or recipe.student.alpha:
+        check_image_tower(resolved)
+
+
+def check_objective(resolved: ResolvedRecipe) -> None:
+    """Raise ``UserError`` if objective, teachers and students do not fit together."""
+    recipe, needs, facts = resolved.recipe, resolved.needs, resolved.facts
+    try:
+        resolved.objective.check(facts, resolved.modalities)
+    except ValueError as error:
+        raise UserError(f"The objective '{recipe.objective.name}' {error}") from error
+    if recipe.student.alpha and (not needs.combinable or facts[0].modality != "image"):
+        raise UserError(
+            "student.alpha combines the embeddings of an image teacher and the student, which share a space only "
+            "where no head stands between them.",
+            'Train with objective.name = "three_towers" and objective.heads = "none", or leave out alpha.',
+        )
+
+
+def check_teachers(resolved: ResolvedRecipe) -> None:
+    """Raise ``UserError`` if a text teacher has settings of an image teacher, or reads captions that are not there."""
+    for number, (table, fact) in enumerate(zip(resolved.recipe.teacher, resolved.facts, strict=True)):
+        if fact.modality == "text" and table.image_size:
+            raise UserError(
+                f"The teacher '{fact.name}' embeds captions and has no image size.",
+                f"Leave out teacher.{number}.image_size.",
+            )
+        if fact.modality == "text" and table.cache not in ("auto", "none"):
+            raise UserError(
+                f"The teacher '{fact.name}' embeds captions, which change with the epoch: it has no cache.",
+                f'Leave out teacher.{number}.cache, or set it to "none".',
+            )
+
+
+def check_caches(resolved: ResolvedRecipe) -> None:
+    """Raise ``UserError`` if the teacher caches do not fit the data or each other."""
+    recipe, tables = resolved.recipe, resolved.recipe.teacher
+    cached = [number for number, teacher in enumerate(resolved.teachers) if not teacher.online]
+    if recipe.data.streamed and cached:
+        raise UserError(
+            f"The teacher '{resolved.facts[cached[0]].name}' has a cache, and data.train are streams, whose samples "
+            "have no rows in it.",
+            f'Set teacher.{cached[0]}.cache = "none", or copy the shards to a mounted folder.',
+        )
+    folders = [Path(tables[k].cache).resolve() for k in cached if tables[k].cache != "auto"]
+    if twice := [folder for k, folder in enumerate(folders) if folder in folders[:k]]:
+        raise UserError(
+            f"Two teachers name the same cache folder, {twice[0]}.",
+            'Name a folder of its own for each as teacher.N.cache, or set teacher.N.cache = "auto".',
+        )
+    with_caches = [table for table, fact in zip(tables, resolved.facts, strict=True) if not fact.online]
+    if len({table.views for table in with_caches}) > 1:
+        raise UserError(
+            "All teachers must cache the same number of views: the student sees the same ones.",
+            "Set the same teacher.N.views for each.",
+        )
+
+
+def check_image_tower(resolved: ResolvedRecipe) -> None:
+    """Raise ``UserError`` if an image tower that is, or starts from, the first teacher does not fit it."""
+    recipe, facts, card = resolved.recipe, resolved.facts, resolved.first
+    image, needs = recipe.student.image, resolved.needs
+    if (recipe.on_teacher or image.init == "teacher") and facts[0].modality != "image":
+        raise UserError(
+            f"The first teacher, '{facts[0].name}', embeds texts and cannot be the image tower.",
+            "Name the image teacher first.",
+        )
+    own_tower = needs.teachers and "embedding" not in needs.teachers  # what it trains is an image student
+    if recipe.on_teacher and (own_tower or needs.folded):
+        what = "heads that ship with the image tower" if needs.folded else "an image student"
+        raise UserError(
+            f"The objective '{recipe.objective.name}' trains {what}, and the image tower is the locked teacher.",
+            "Give student.image an architecture of its own.",
+        )
+    if recipe.on_teacher and not image.layers and facts[0].width != recipe.student.width:
+        raise UserError(
+            f"The teacher '{facts[0].name}' is the image tower and gives {facts[0].width} numbers an image, "
+            f"student.width is {recipe.student.width}.",
+            f"Set student.width = {facts[0].width}, or student.image.layers = 1 for a learned projection.",
+        )
+    if card is None:
+        return
+    if (recipe.on_teacher or image.init == "teacher" or recipe.student.alpha) and card.build is not None:
+        raise UserError(
+            f"The network of '{card.name}' is none of timm's: it can teach, but not be an image tower that ships.",
+            "Name another first teacher, or another student.image.",
+        )
+    check_same_network(image, card)
+    side = recipe.teacher[0].image_size or card.image_size
+    if image.beside is not None and recipe.data.image_size != side:
+        raise UserError(
+            f"The network beside the teacher looks at the same pixels, {side} a side; data.image_size is "
+            f"{recipe.data.image_size}.",
+            f"Set data.image_size = {side}.",
+        )
+
+
+def check_same_network(image: ImageTowerTable, card: teachers.Card) -> None:
+    """Raise ``UserError`` if an image student starts from a teacher of another architecture."""
+    if image.init == "teacher" and image.arch != card.arch:
+        raise UserError(
+            f"student.image.init starts from '{card.name}', which is a '{card.arch}' and no '{image.arch}'.",
+            f'Set student.image.arch = "{card.arch}".',
+        )
