@@ -1,7 +1,7 @@
-"""Recipes: what a run is, checked before anything else happens.
+"""The tables of a recipe as frozen pydantic models, which check every value; ``[student]`` is in ``tables.py``.
 
-A recipe is one TOML file, and every table of it is a frozen model, here or in ``tables.py``. ``recipe.py``
-reads and writes it.
+A recipe is one TOML file that says everything about a run. ``recipe.py`` reads and writes it. The "Attributes:" of
+each model are also what ``distill recipe show`` says of its keys.
 """
 
 from __future__ import annotations
@@ -13,35 +13,38 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from distill.errors import UserError
 from distill.tables import TEACHER, Open, Student, Table
 
-CAPTION_KEYS = ("captions", "caption")  # of a sample's JSON, also where there is no recipe
+CAPTION_KEYS = ("captions", "caption")  # keys of a sample's JSON that hold captions, if no recipe says others
 
 
 def is_remote(spec: str) -> bool:
-    """Whether a specification of shards names streams instead of files."""
+    """Whether a specification of shards is an address or a command, which are read as streams, and not a path."""
     return "://" in spec or spec.startswith("pipe:")
 
 
 class Data(Table):
-    """Where pairs come from and how an image and a caption are drawn from a sample.
+    """Where image-text pairs come from, and how an image and a caption are drawn from a sample.
 
     Attributes:
-        train, eval: WebDataset shards: brace notation, a folder, or a list of either. For training also streams:
-            http://…, https://…, s3://…, pipe:COMMAND.
-        image_size: side of the student's input, in pixels.
+        train: training shards in the WebDataset layout: a path with brace notation, a folder, or a list of either;
+            also streams: http://…, https://…, s3://…, pipe:COMMAND.
+        eval: shards to evaluate on: a path with brace notation, a folder, or a list of either.
+        image_size: side of the student's square input, in pixels, 1 to 8192.
         captions: "sample" draws one of an image's captions anew each epoch, "first" always takes the first, "joint"
             trains on several at once, with the losses summed (LiT, arXiv 2111.07991, appendix C).
-        captions_per_image: with "joint", how many at once; an image with fewer repeats its own, one with more goes
-            on with the next in the next epoch.
+        captions_per_image: with captions = "joint", how many captions of an image are in one batch, at least 2. An
+            image with fewer repeats them; one with more continues with the next ones in the next epoch.
         caption_keys: the keys of ``KEY.json`` that hold captions; ``KEY.txt``, where present, comes first.
-        languages: keep only captions of these languages (and those without one); empty keeps all.
-        first_share: with "sample", how often the first caption is drawn; null draws all alike.
-        crop: smallest and largest share of the image's area that an augmented view shows.
-        flip: whether a view may be mirrored.
-        workers: loader processes for each training process; 0 loads in the training process.
-        bad_samples: how many samples that cannot be used (an image that does not decode, no caption) training passes
-            over before it stops: a share of all below 1, a number from 1 on.
-        timeout: of streams: how many seconds one may send nothing.
-        retries: of streams: after how many faults in a row one is given up.
+        languages: language codes; only captions of these languages, and those without one, are kept. Empty keeps all.
+        first_share: with captions = "sample", the probability, 0 to 1, that the first caption is drawn; if it is not
+            set, all captions are equally likely.
+        crop: smallest and largest share of the image's area that an augmented view shows, each above 0 and at most 1.
+        flip: whether a view may be mirrored left to right: true or false.
+        workers: number of loader processes for each training process; 0 loads in the training process.
+        bad_samples: how many samples that cannot be used (an image that does not decode, no caption) training skips
+            before it stops: below 1 a share of all samples, from 1 on a number of samples.
+        timeout: for streams: after how many seconds without data a connection has failed, at most 86400.
+        retries: for streams: how many failures in a row are followed by another attempt; after that the rest of the
+            stream counts as bad samples.
     """
 
     train: tuple[str, ...]
@@ -66,12 +69,12 @@ class Data(Table):
 
     @property
     def streamed(self) -> bool:
-        """Whether training reads streams, instead of shards that can be addressed."""
+        """Whether training reads streams, instead of shard files of which any sample can be read at any time."""
         return any(is_remote(spec) for spec in self.train)
 
     @property
     def captions_at_once(self) -> int:
-        """C, the captions of an image in one batch."""
+        """C, the number of captions of each image in one batch."""
         return self.captions_per_image if self.captions == "joint" else 1
 
     @field_validator("crop")
@@ -83,20 +86,22 @@ class Data(Table):
 
 
 class TeacherTable(Table):
-    """One frozen pretrained encoder.
+    """A frozen pretrained encoder; there is one [[teacher]] for each.
 
     Attributes:
-        name: a card's name, see ``distill teachers list``; ``timm/ARCH`` for any timm model; or the path of a folder,
-            as ``./FOLDER``, that timm or sentence-transformers has saved.
-        weights: a file with other weights of that architecture: safetensors, or a pickle of nothing but tensors.
-        sha256: of that file, or the first digits of it; "" accepts any.
-        cache: "auto" (embeddings kept beside the shards, made when missing), a folder, or "none" (online).
-        views: how many deterministic views of each image are cached; view 0 is the plain image.
-        weight: the weight of this teacher's transfer terms.
-        dtype: of the cached embeddings.
-        image_size: side of the teacher's input, in pixels; 0 takes the card's.
-        audit: how many cached embeddings are compared with the live teacher's before training starts; 0 compares none
-            and does without the teacher's weights.
+        name: the name of a card, see ``distill teachers list``; ``timm/ARCH`` for any timm model; or the path of a
+            folder, such as ``./FOLDER``, that timm or sentence-transformers has saved.
+        weights: path of a file with other weights of that architecture: safetensors, or a pickle that holds nothing
+            but tensors. "" takes the published weights.
+        sha256: the SHA-256 of the file ``weights``, or its first hexadecimal digits; "" accepts any file.
+        cache: where the teacher's outputs are kept: "auto" (beside the shards, computed when missing), a folder, or
+            "none" (nothing is kept: the teacher runs while training).
+        views: how many deterministic views of each image are cached; view 0 is the image without augmentation.
+        weight: the weight of this teacher's transfer terms in the loss, from 0 on.
+        dtype: number type of the cached outputs: "fp32", "fp16" or "bf16".
+        image_size: side of the teacher's square input, in pixels, at most 8192; 0 takes the size on the card.
+        audit: how many cached outputs are compared with those of the loaded teacher before training starts; 0 compares
+            none, and then the teacher's weights are not needed.
     """
 
     name: str
@@ -124,20 +129,26 @@ class TeacherTable(Table):
 
 
 class ObjectiveTable(Open):
-    """The objective: a module of ``losses/objectives/`` and its own options."""
+    """What is optimised. The other keys are the objective's own options.
+
+    Attributes:
+        name: the name of an objective: a module of ``losses/objectives/``, or one that another installed package
+            brings.
+    """
 
     name: str = "three_towers"
 
 
 class Optim(Open):
-    """Optimiser and schedule: linear warm-up, then cosine decay to zero. Further keys are the optimiser's own options.
+    """Optimiser and learning rate: linear warm-up, then cosine decay to zero. The other keys are the optimiser's own.
 
     Attributes:
-        name: a module of ``distill/train/optimizers/``, or an optimiser that another installed package brings.
-        lr: the learning rate at the end of the warm-up.
-        weight_decay: decoupled; only of the kernels of linear layers and convolutions.
-        warmup: a fraction of all steps below 1, a number of steps from 1 on.
-        clip: largest global gradient norm; 0 switches clipping off.
+        name: the name of an optimiser: a module of ``distill/train/optimizers/``, or one that another installed
+            package brings.
+        lr: the learning rate at the end of the warm-up, above 0.
+        weight_decay: decoupled weight decay, from 0 on; only for the kernels of linear layers and convolutions.
+        warmup: length of the linear warm-up: below 1 a share of all steps, from 1 on a number of steps.
+        clip: the largest global norm of the gradient, above which it is scaled down; 0 switches clipping off.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -150,14 +161,20 @@ class Optim(Open):
 
 
 class Train(Table):
-    """How long, how much at a time, how precisely. Exactly one of ``steps``, ``epochs``, ``examples``.
+    """How long training is, in which batches and precision. Exactly one of steps, epochs and examples is set.
 
     Attributes:
-        batch_size: of the loss, over all processes.
-        micro_batch: how many samples a process embeds at a time; 0: its whole share. The loss and its gradient stay
-            those of the whole batch (gradient caching), for the price of a second forward.
-        skip_nonfinite: how many steps whose loss or gradient is not finite are passed over before training stops.
-        stall_seconds: after which a process that the others wait for is named.
+        steps: length of the training as a number of optimiser steps.
+        epochs: length of the training as a number of passes over the training images, also a fraction; not for
+            streams.
+        examples: length of the training as a number of images.
+        batch_size: number of images in a batch, over all processes; the loss compares all of them with each other.
+        micro_batch: how many images a process embeds at a time; 0 embeds its whole share of the batch. The loss and
+            its gradient stay those of the whole batch (gradient caching), at the cost of a second forward pass.
+        precision: number type of the forward and backward pass: "fp32" or "bf16".
+        seed: number from which the order of the data, augmentation, first weights and dropout follow, from 0 on.
+        skip_nonfinite: how many steps whose loss or gradient is not finite are skipped before training stops.
+        stall_seconds: after how many seconds a process that the others wait for is named in a message.
     """
 
     steps: int | None = Field(default=None, gt=0)
@@ -185,13 +202,24 @@ class Train(Table):
 
 
 class Zero(Table):
-    """DeepSpeed's ZeRO stage: 0 replicates, 1 shards optimiser state, 2 also gradients, 3 also weights."""
+    """DeepSpeed's ZeRO: what is divided among the processes instead of replicated.
+
+    Attributes:
+        stage: 0 replicates everything on each process; 1 divides the optimiser's state among the processes, 2 also the
+            gradients, 3 also the weights.
+    """
 
     stage: Literal[0, 1, 2, 3] = 0
 
 
 class Checkpoint(Table):
-    """A checkpoint every so many steps, every so many minutes (0: never), and at the end; ``keep`` of them stay."""
+    """When the state of a run is saved, besides at its end, and how many checkpoints are kept.
+
+    Attributes:
+        every_steps: number of steps from one checkpoint to the next.
+        every_minutes: number of minutes after which a checkpoint is also written; 0: only every so many steps.
+        keep: how many of the newest checkpoints are kept.
+    """
 
     every_steps: int = Field(default=1000, gt=0)
     every_minutes: float = Field(default=0.0, ge=0)
@@ -199,7 +227,18 @@ class Checkpoint(Table):
 
 
 class Recipe(Table):
-    """Everything about a run."""
+    """Everything about a run.
+
+    Attributes:
+        data: where pairs come from.
+        teacher: the frozen encoders, in the order that the objective reads them; none trains from scratch.
+        student: the towers that are trained.
+        objective: what is optimised.
+        optim: optimiser and learning-rate schedule.
+        train: how long and with which batch.
+        zero: DeepSpeed's ZeRO stage.
+        checkpoint: when the state is saved.
+    """
 
     data: Data
     teacher: tuple[TeacherTable, ...] = ()
@@ -224,15 +263,19 @@ class Recipe(Table):
 
     @property
     def on_teacher(self) -> bool:
-        """Whether the locked teacher is the image tower, or part of it (LiT, FlexiLiT)."""
+        """Whether the image tower is the locked first teacher, or contains it (LiT, FlexiLiT)."""
         return self.student.image.arch == TEACHER
 
 
 def pieces_of(recipe: Recipe, world: int) -> int:
-    """How many micro-batches each process's share of a batch is cut into.
+    """Into how many micro-batches each process divides its share of a batch.
+
+    Args:
+        recipe: with batch size and micro-batch.
+        world: number of processes.
 
     Raises:
-        UserError: if batch, processes and micro-batch do not divide.
+        UserError: if the batch is no multiple of the processes, or a share of it none of the micro-batch.
     """
     size, micro = recipe.train.batch_size, recipe.train.micro_batch
     if size % world:

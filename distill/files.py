@@ -1,4 +1,4 @@
-"""Files that are complete or absent, and never somebody else's."""
+"""Writing files so that they are complete or absent, and reading tables and hashes from them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from typing import Any
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that it is complete or absent: temporary name, fsync, rename. Its mode is the umask's.
+    """Write a file so that it is complete or absent: under a temporary name, then fsync, then rename.
+
+    Its permissions are those that the umask asks for.
 
     Args:
-        path: where it ends up; its folder is made when it is missing.
-        write: is given the temporary path and writes everything to it.
+        path: of the file; its folder is made if it is missing.
+        write: is called with the temporary path, and writes the whole content to it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{mark()}.tmp")
@@ -33,21 +35,25 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def as_usual(path: Path) -> None:
-    """Give a new file the mode that the user's umask asks for; some writers, such as safetensors', have their own."""
+    """Give a new file the permissions that the umask asks for; safetensors, for one, writes with others."""
     mask = os.umask(0o077)
     os.umask(mask)
     if stat.S_IMODE(path.stat().st_mode) != 0o666 & ~mask:
-        with suppress(OSError):  # where modes are not the user's to change
+        with suppress(OSError):  # some file systems do not let a user change permissions
             path.chmod(0o666 & ~mask)
 
 
 def mark() -> str:
-    """What temporary names carry: the host and the process that made them."""
+    """The part of a temporary name that says which host and process made it."""
     return f"{socket.gethostname()}~{os.getpid()}~"
 
 
 def abandoned(path: Path) -> bool:
-    """Whether a temporary name is of a process of this host that is gone, or of this one, left from before."""
+    """Whether no running process is going to finish a temporary file.
+
+    That is so if a process of this host made it that has ended, or if its process has the number of this one, which
+    asks before it writes: then an earlier process with the same number made it. Of other hosts nothing is known.
+    """
     made = re.search(re.escape(socket.gethostname()) + r"~(\d+)~", path.name)
     if made is None:
         return False
@@ -67,10 +73,14 @@ def digest(path: Path) -> str:
 
 
 def read_table(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    """What a UTF-8 file says, by ``parse``: ``json.loads`` or ``tomllib.loads``.
+    """The table that a UTF-8 file holds.
+
+    Args:
+        path: of the file.
+        parse: ``json.loads`` or ``tomllib.loads``.
 
     Raises:
-        ValueError: if there is no table in it, whatever there is instead.
+        ValueError: if the file cannot be read or parsed, or holds something other than a table.
     """
     try:
         found = parse(path.read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable
 from importlib import resources
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -33,32 +34,56 @@ def load(source: str, overrides: Iterable[str] = ()) -> Recipe:
         overrides: ``section.key=value``; the value is TOML, or else a string; ``teacher.0.cache=DIR``.
 
     Raises:
-        UserError: if there is no such recipe, it is not TOML, or it does not check out.
+        UserError: if there is no such recipe, it is not TOML, or a key or value of it is not valid.
     """
-    path = Path(source)
-    if not path.is_file():
-        known = packaged()
-        if source not in known:
-            hint = did_you_mean(source, known, f"Give a TOML file or one of: {', '.join(known)}.")
-            raise UserError(f"There is no recipe '{source}'.", hint)
-        path = known[source]
+    return parse(read_tree(find(source), overrides))
+
+
+def find(source: str) -> Path:
+    """The file of a recipe: ``source`` itself, or that of the packaged recipe of this name.
+
+    Raises:
+        UserError: if there is neither.
+    """
+    known = packaged()
+    if Path(source).is_file():
+        return Path(source)
+    if source not in known:
+        hint = did_you_mean(source, known, f"Give a TOML file or one of: {', '.join(known)}.")
+        raise UserError(f"There is no recipe '{source}'.", hint)
+    return known[source]
+
+
+def read_tree(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The parsed TOML of a recipe file with overrides, in which relative paths have become absolute.
+
+    Raises:
+        UserError: if it is not TOML, or an override cannot be applied.
+    """
     try:
         tree = read_table(path, tomllib.loads)
     except ValueError as error:
         raise UserError(f"{path} is not valid TOML: {error}.", "Correct that line.") from error
-    # A file's relative paths are relative to that file; those typed with --set, to where they were typed.
+    # Relative paths in a file are relative to its folder, those in overrides to the working directory.
     anchor(tree, path.parent.absolute())
     for override in overrides:
         apply_override(tree, override)
     anchor(tree, Path.cwd())
-    return parse(tree)
+    return tree
+
+
+def purpose(path: Path) -> str:
+    """What a recipe is for: the comment lines at the start of its file, as one line."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = takewhile(lambda line: line.startswith("#"), lines)
+    return " ".join(line.lstrip("#").strip() for line in comments)
 
 
 def parse(tree: dict[str, Any]) -> Recipe:
     """A recipe from its parsed TOML.
 
     Raises:
-        UserError: naming the first key that does not exist or value that is out of range.
+        UserError: naming the first key that does not exist or value that is not valid.
     """
     try:
         return Recipe.model_validate(tree)
@@ -81,7 +106,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         value = text
     *parents, last = path.split(".")
     if path in LENGTHS and isinstance(tree.get("train"), dict):
-        # Only one of them may stand: the one typed replaces the one in the file.
+        # Only one of them may be set: the override replaces the one in the file.
         tree["train"] = {k: v for k, v in tree["train"].items() if f"train.{k}" not in LENGTHS}
     node: Any = tree
     for key in parents:
@@ -96,7 +121,11 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
 
 
 def descend(node: Any, key: str, override: str) -> Any:
-    """The child ``key`` of a table (made when missing) or of a list (which must have it)."""
+    """The value under ``key`` in a table, where it is added if missing, or in a list, where it must exist.
+
+    Raises:
+        UserError: if the list has no such index, or the node is neither a table nor a list.
+    """
     if isinstance(node, list):
         if not key.isdigit() or int(key) >= len(node):
             raise UserError(f"--set {override}: there is no entry '{key}'; the list has {len(node)}.", "Count from 0.")
@@ -107,7 +136,12 @@ def descend(node: Any, key: str, override: str) -> Any:
 
 
 def anchor(tree: dict[str, Any], base: Path) -> None:
-    """Make the relative paths of a parsed recipe absolute, in place; what is not a path is left alone."""
+    """Make the relative paths in a parsed recipe absolute, in place; all other values stay.
+
+    Args:
+        tree: the parsed recipe, which need not be valid.
+        base: the folder that they are relative to.
+    """
     from teachers import is_path
 
     def absolute(value: Any, *words: str) -> Any:

@@ -1,4 +1,4 @@
-"""The recipe's ``[student]``, two towers and what their captions become; and what all tables have in common."""
+"""The recipe's ``[student]``: the two towers and the tokenizer; and the base classes of all tables."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NO_TOWER = "none"  # student.text.arch of a run without a text student; text = false says the same
-TEACHER = "teacher"  # student.image.arch of a run whose image tower is the frozen teacher itself (LiT)
+TEACHER = "teacher"  # student.image.arch of a run whose image tower is the locked teacher (LiT)
 
 
 class Table(BaseModel):
-    """A table of a recipe: frozen, and closed to keys it does not know."""
+    """A table of a recipe: it cannot be changed, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -43,23 +43,34 @@ def is_comparable(value: Any) -> bool:
 
 
 class TokenizerTable(Table):
-    """A SentencePiece model: ``file``, or one of ``vocab`` pieces trained from the training captions."""
+    """The SentencePiece model that turns captions into tokens: one from a file, or one trained from the captions.
+
+    Attributes:
+        vocab: number of pieces of the tokenizer that is trained from the training captions, at least 4; not used with
+            ``file``.
+        file: path of a SentencePiece model to use instead; "" trains one.
+    """
 
     vocab: int = Field(default=4000, gt=3)
     file: str = ""
 
 
 class TowerTable(Open):
-    """A tower: ``arch``, the options of that architecture, and how it starts and learns.
+    """A tower: its architecture, how it starts and learns. The other keys are options of the architecture.
 
-    With ``init``, ``locked``, ``lr_scale`` and ``delay`` these are the settings of LiT (arXiv 2111.07991): u without
-    any, U with ``init``, L with ``init`` and ``locked``; the schedules of its appendix F with the last two.
+    The settings of LiT (arXiv 2111.07991) are: u with neither ``init`` nor ``locked``, U with ``init``, L with both;
+    ``lr_scale`` and ``delay`` are the schedules of its appendix F.
 
     Attributes:
-        init: weights to start from: an export, or for an image tower "teacher" (the first one, of the same ``arch``).
-        locked: true locks all but the projection, a list locks the named parts only.
-        lr_scale: times optim.lr.
-        delay: share of the steps before the tower starts to learn; its warm-up and decay fill the rest.
+        arch: the name of an architecture: for an image tower of a timm model, or "teacher"; for a text tower a module
+            of ``students/texts/``, one that another installed package brings, or "none".
+        init: weights to start from: the folder of an export; for an image tower also "teacher", the first teacher,
+            which must have the same ``arch``. "" starts from random weights.
+        locked: true locks all weights but the last projection, which needs ``init``; a list of module names locks
+            those only; false locks nothing.
+        lr_scale: factor of optim.lr for this tower, from 0 on.
+        delay: share of all steps, 0 to below 1, before the tower starts to learn; warm-up and decay of its learning
+            rate take place in the rest.
     """
 
     arch: str
@@ -81,12 +92,13 @@ class TowerTable(Open):
 
 
 class ImageTowerTable(TowerTable):
-    """The image tower: any timm architecture, or arch = "teacher": the first teacher, locked, is inside.
+    """The image tower: a timm architecture, or the locked first teacher. The other keys are options of timm's.
 
     Attributes:
-        layers: on a teacher, layers of a learned MLP on its embedding: 0 is LiT, 1 LiT with a linear head, 4
-            FlexiLiT (arXiv 2305.16999, section E.5).
-        beside: on a teacher, a learned timm network beside it, joined by the MLP (FlexiLiT 2).
+        layers: with arch = "teacher", number of layers of a learned MLP on the teacher's embedding: 0 for LiT, 1 for
+            LiT with a linear head, 4 for FlexiLiT (arXiv 2305.16999, section E.5).
+        beside: with arch = "teacher" and ``layers``, a table with the ``arch`` of a timm network, and its options,
+            that is trained beside the teacher; the MLP joins both embeddings (FlexiLiT 2).
     """
 
     layers: int = Field(default=0, ge=0)
@@ -114,11 +126,12 @@ class Student(Table):
     Attributes:
         width: D, the width of the shared embedding.
         image: the image tower.
-        text: the text tower and its options, see ``students/texts/``; false trains an image tower alone.
+        text: the text tower and its options; false trains an image tower alone.
         tokenizer: how captions become tokens.
-        temperature: τ at the start; learned from there.
-        alpha: evaluate α·h(I) + (1 − α)·f(I), h the first teacher through its adapter, instead of f(I). Needs towers
-            that were trained without heads (arXiv 2305.16999, section E.4); what is exported is f and g all the same.
+        temperature: τ of the loss at the start, 0.01 to 1; it is learned.
+        alpha: share α, 0 to 1, of the teacher in the image embedding that is evaluated, α·h(I) + (1 − α)·f(I), with h
+            the first teacher through its adapter. Above 0 it needs towers that were trained without heads (arXiv
+            2305.16999, section E.4). What is exported are f and g in any case.
     """
 
     width: int = Field(default=512, gt=0)

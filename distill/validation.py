@@ -1,4 +1,4 @@
-"""What a failed validation means to the person who wrote the recipe."""
+"""The error message for a recipe that is not valid, from what pydantic says."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from distill.errors import did_you_mean
 def explain(
     error: ValidationError, model: type[BaseModel], prefix: str = "", beside: Iterable[str] = ()
 ) -> tuple[str, str]:
-    """What is wrong and what to do, for the first complaint of a validation.
+    """What is wrong and what to do, for the first error of a validation: the two arguments of a ``UserError``.
 
     Args:
-        error: of the validation.
-        model: what was validated.
-        prefix: the dotted name of its table in the recipe.
-        beside: keys of that table that are not the model's.
+        error: raised by the validation.
+        model: the class that was validated.
+        prefix: the dotted name of its table in the recipe; "" for the whole recipe.
+        beside: further keys that this table has, and the model does not.
     """
     first = error.errors()[0]
-    # Of a value that may be one type or another, pydantic names the types too.
+    # For a field with a union of types, pydantic's location also names the types that it tried.
     location = [str(part) for part in first["loc"] if part != "bool" and not str(part).startswith("tuple[")]
     name = ".".join([prefix] * bool(prefix) + location)
     if first["type"] == "extra_forbidden":
@@ -38,7 +38,7 @@ def explain(
 
 
 def fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
-    """The keys that exist in the table at ``location``; list indices are passed over."""
+    """The keys that exist in the table at ``location``, where list indices are skipped."""
     for part in location:
         if part.isdigit():
             continue

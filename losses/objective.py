@@ -123,8 +123,8 @@ class Objective(BaseModel):
     """A named combination of losses. Its fields are the options of the recipe's ``[objective]`` table.
 
     Attributes:
-        pair: the loss between two towers: "softmax" (CLIP, 3T) or "sigmoid" (SigLIP).
-        bias: of the sigmoid loss, at the start; learned from there.
+        pair: the loss between two towers: "softmax" (CLIP, Three Towers) or "sigmoid" (SigLIP).
+        bias: bias of the logits at the start, with pair = "sigmoid"; it is learned.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

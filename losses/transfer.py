@@ -23,8 +23,9 @@ class Transfer(Objective):
     distance). A dropped term leaves the mean over the others, as in its section E.5. A subclass says what T is.
 
     Attributes:
-        weight: w, the weight of the transfer terms; 1 in the paper.
-        terms: which are kept: "fg" between the students, "fh" from teacher to image, "gh" from teacher to text.
+        weight: w, the weight of the transfer terms, from 0 on; 1 in the paper.
+        terms: which terms are kept, a list: "fg" between the students, "fh" from teacher to image student, "gh" from
+            teacher to text student; at least one of the last two.
     """
 
     wants_teacher: ClassVar[bool] = True
@@ -97,9 +98,10 @@ class SharedSpaceTransfer(Transfer):
     """A transfer in the shared space of D dimensions, through adapter and heads.
 
     Attributes:
-        heads: which heads are learned: "default" all four, "third" the teacher's, "main" the students', "none", or
-            "independent": two more for f↔g (section E.5 of the paper).
-        adapter: "linear", or "mlp": Linear to 4P, GELU, Linear to D.
+        heads: which heads are learned: "default" all four, "third" the teacher's, "main" the students', "none" no
+            head, or "independent" all four and two more for f↔g (section E.5 of the paper).
+        adapter: what maps the teacher's embedding to D dimensions: "linear", one linear layer, or "mlp": linear to 4P,
+            GELU, linear to D.
     """
 
     heads: Heads = "default"

@@ -15,7 +15,7 @@ class TextOptions(BaseModel):
     """The options that every text tower has; each architecture adds its own.
 
     Attributes:
-        context: tokens a text.
+        context: number of tokens of a text; longer texts are cut off, shorter ones padded.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

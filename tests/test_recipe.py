@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import datetime
+import json
 import math
+import re
 import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from conftest import distill
+from pydantic import BaseModel
 
+import losses
+from distill import plugins
 from distill.config import Recipe
 from distill.errors import UserError
-from distill.recipe import dump, parse
+from distill.lookup import OPTIMIZERS, resolve
+from distill.recipe import dump, load, packaged, parse, purpose
+from distill.recipe_reference import as_toml, meanings, reference
+from students import text_tower_class, texts
+
+SHARDS = "data.train=a.tar"
 
 
 def recipe_with(**options: object) -> Recipe:
@@ -41,3 +55,142 @@ def test_what_is_written_is_read_back(options: dict[str, object]) -> None:
 def test_options_that_could_not_be_read_back_are_refused(value: object) -> None:
     with pytest.raises(UserError, match="the option 'depth' contains null, which TOML does not have, or not a number"):
         recipe_with(depth=value)
+
+
+def tables_of(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """A model of a recipe and those of the tables in it."""
+    yield model
+    for field in model.model_fields.values():
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from tables_of(kind)
+
+
+MODELS = [
+    *dict.fromkeys(tables_of(Recipe)),
+    *(losses.objective_class(name) for name in losses.names()),
+    *(text_tower_class(name).Options for name in texts.found()),
+    *(point.load() for point in plugins.found(*OPTIMIZERS).values()),
+]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_every_key_of_every_table_is_documented(model: type[BaseModel]) -> None:
+    documented = meanings(model)
+    for name, field in model.model_fields.items():
+        assert len(documented.get(name, "")) > 10, f"{model.__name__} does not say what {name} means"
+        for value in words_of(field.annotation):
+            assert f'"{value}"' in documented[name], f"{model.__name__} does not say what {name} = {value} means"
+    assert model.__doc__
+
+
+def words_of(kind: Any) -> list[str]:
+    """The words that a type allows, also in a tuple."""
+    if get_origin(kind) is Literal:
+        return [word for word in get_args(kind) if isinstance(word, str)]
+    return [word for inner in get_args(kind) for word in words_of(inner)]
+
+
+def test_sections_of_attributes_are_read() -> None:
+    class Base(BaseModel):
+        """A base.
+
+        Attributes:
+            a: what
+                it is.
+            b, c: ``both``.
+
+        More text: not a key.
+        """
+
+        a: int = 0
+        b: int = 0
+        c: int = 0
+
+    class Derived(Base):
+        """Derived.
+
+        Attributes:
+            a: something else.
+            d: of no field.
+        """
+
+    assert meanings(Base) == {"a": "what it is.", "b": "`both`.", "c": "`both`."}
+    assert meanings(Derived) == meanings(Base) | {"a": "something else."}
+
+
+@pytest.mark.parametrize("name", packaged())
+def test_what_is_shown_of_a_packaged_recipe_is_that_recipe(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "shown.toml"
+    file.write_text(as_toml(name))
+    assert load(str(file), [SHARDS]) == load(name, [SHARDS])
+    assert purpose(file) == purpose(packaged()[name]) != ""
+    with pytest.raises(UserError, match="does not say 'data.train'"):
+        load(str(file))
+
+
+@pytest.mark.parametrize("name", packaged())
+def test_the_defaults_that_are_shown_are_those_that_hold(name: str, tmp_path: Path) -> None:
+    """Setting every key to what is shown changes nothing."""
+    text = "\n".join(line for line in as_toml(name).splitlines() if not re.fullmatch(r"#\S+ =  # .*", line))
+    if "\n#[[teacher]]" in text:  # this one would have no name
+        text = re.sub(r"\n#\[\[teacher]](.|\n)*?(?=\n\n)", "", text)
+    file = tmp_path / "all.toml"
+    file.write_text(re.sub(r"^#(?=\S)", "", text, flags=re.M))
+    shown, expected = (resolve(load(source, [SHARDS])) for source in (str(file), name))
+    assert shown.objective == expected.objective and shown.text_options == expected.text_options
+    assert shown.optimizer == expected.optimizer
+    assert load(str(file), [SHARDS]).objective.options.keys() == type(expected.objective).model_fields.keys()
+    for table in ("data", "teacher", "optim", "train", "zero", "checkpoint"):
+        assert getattr(shown.recipe, table) == getattr(expected.recipe, table)
+    assert shown.recipe.student.image == expected.recipe.student.image
+
+
+def test_tables_that_a_recipe_does_not_have_are_shown_with_their_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "small.toml"
+    file.write_text('[data]\ntrain = "/a.tar"\n[student]\ntext = false\n[objective]\nname = "contrastive"\n')
+    (tmp_path / "shown.toml").write_text(as_toml(str(file)))
+    assert load(str(tmp_path / "shown.toml")) == load(str(file))
+    keys = {f"{table.path}.{key.name}": key for table in reference(str(file)) for key in table.keys}
+    assert (keys["train.epochs"].value, keys["train.epochs"].is_set) == (30, False)
+    assert keys["student.image.arch"].default == "vit_tiny_patch16_224" and keys["teacher.0.name"].value is None
+    assert keys["student.text.arch"].value == "none" and "student.text.depth" not in keys
+
+
+def test_the_command_lists_shows_and_checks(tmp_path: Path) -> None:
+    listed = json.loads(distill("recipe", "list", "--json").stdout)
+    assert [one["name"] for one in listed] == list(packaged()) and all(one["purpose"] for one in listed)
+    assert "LiT (arXiv 2111.07991)" in distill("recipe", "list").stdout
+
+    keys = {one["key"]: one for one in json.loads(distill("recipe", "show", "lit", "--json").stdout)}
+    assert keys["student.width"] | {"meaning": ""} == {
+        "key": "student.width",
+        "value": 1280,
+        "default": 512,
+        "meaning": "",
+    }
+    assert keys["data.train"]["value"] is None and keys["optim.betas"]["default"] == [0.9, 0.99]
+    (tmp_path / "shown.toml").write_text(distill("recipe", "show", "lit").stdout)
+
+    said = distill("recipe", "check", "shown.toml", "--set", SHARDS, cwd=tmp_path).stdout
+    for words in ("contrastive", "lite0: 1280 wide, cached", "6-layer Transformer", "epochs 30", "batch_size 1024"):
+        assert words in said
+    online = ("--set", "teacher.0.cache=none", "--set", SHARDS, "--json")
+    found = json.loads(distill("recipe", "check", "three_towers", *online).stdout)
+    assert found["teachers"] == [{"name": "packaged/efficientnet_lite0", "width": 1280, "mode": "online"}]
+    assert "teachers       none" in distill("recipe", "check", "scratch", "--set", SHARDS).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("check", "lit"), "does not say 'data.train'"),
+        (("check", "lti", "--set", SHARDS), "There is no recipe 'lti'. Did you mean 'lit'?"),
+        (("check", "lit", "--set", SHARDS, "--set", "student.width=3"), "Set student.width = 1280"),
+        (("check", "lit", "--set", SHARDS, "--set", "data.colour=3"), "unknown key 'data.colour'"),
+        (("show", "nothing"), "There is no recipe 'nothing'"),
+    ],
+)
+def test_the_command_refuses_with_one_sentence(words: tuple[str, ...], sentence: str) -> None:
+    said = distill("recipe", *words, status=2).stderr
+    assert sentence in said and said.startswith("Error: ") and "Traceback" not in said

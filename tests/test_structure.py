@@ -16,7 +16,7 @@ LEAVES = ("teachers", "students", "losses", "launch")
 # Each room of the hub may import those before it, and the leaves.
 ROOMS = (
     *("errors", "files", "progress", "plugins", "tables", "config", "validation", "recipe"),
-    *("resolved", "compatibility", "lookup"),
+    *("resolved", "compatibility", "lookup", "recipe_reference"),
     *("data", "train", "ship", "evals", "report", "demo", "cli"),
 )
 

@@ -14,6 +14,7 @@ from distill.errors import UserError, did_you_mean
 
 COMMANDS = {
     "demo": "The whole job on a small real data set, on this machine.",
+    "recipe": "List, explain and check recipes.",
     "data": "Check, index and make shards.",
     "train": "Train a recipe.",
     "evaluate": "Measure a run or an export.",

@@ -20,8 +20,8 @@ class ContrastiveRelational(Objective):
     Yang et al., CLIP-KD, arXiv 2307.12732, section 3.2. The two teachers are the towers of one image–text model.
 
     Attributes:
-        weight: w.
-        teacher_temperature: τ of the teachers' similarities; fixed.
+        weight: w, the weight of the KL divergence, from 0 on.
+        teacher_temperature: τ of the teachers' similarities, above 0; it is not learned.
     """
 
     wants_teacher: ClassVar[bool] = True

@@ -22,10 +22,10 @@ class FunctionMatching(Objective):
     and not at a few points only. Mixtures are new at every epoch, so a teacher can only give its answers online.
 
     Attributes:
-        weight: w.
-        temperature: T of both softmaxes.
-        mixup: the largest share of its neighbour in the batch that is mixed into an image; each share up to it is
-            as likely; 0: nothing is mixed.
+        weight: w, the weight of the KL divergences, from 0 on.
+        temperature: T of the softmax of teacher and student, above 0.
+        mixup: the largest share, 0 to 1, of its neighbour in the batch that is mixed into an image; shares from 0 to
+            it are equally likely. 0 mixes nothing; above 0 all teachers must run online.
     """
 
     wants_teacher: ClassVar[bool] = True

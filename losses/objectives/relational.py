@@ -22,7 +22,7 @@ class Relational(Transfer):
     They need one teacher, of images or of texts; ``crd`` compares images with texts, and needs both.
 
     Attributes:
-        teacher_temperature: τ of the teacher's similarities; fixed.
+        teacher_temperature: τ of the teacher's similarities, above 0; it is not learned.
     """
 
     teacher_temperature: float = Field(default=0.07, gt=0)

@@ -14,7 +14,7 @@ class SmoothL1Features(Transfer):
     """Each student, through one linear layer, reproduces the teacher's standardised embedding (arXiv 2205.14141).
 
     Attributes:
-        beta: where the square turns into the absolute value.
+        beta: absolute difference, above 0, from which on the loss grows linearly; below it grows with the square.
     """
 
     beta: float = Field(default=2.0, gt=0)

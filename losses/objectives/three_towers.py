@@ -16,7 +16,7 @@ class ThreeTowers(SharedSpaceTransfer):
     """Eq. 1 of arXiv 2305.16999: all three terms contrastive.
 
     Attributes:
-        temperatures: "shared", one for all terms, or "own", one a term (section E.5).
+        temperatures: "shared", one temperature for all terms, or "own", one for each term (section E.5).
     """
 
     temperatures: Literal["shared", "own"] = "shared"

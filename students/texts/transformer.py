@@ -18,12 +18,12 @@ class TransformerOptions(TextOptions):
     """The sizes of the text Transformer.
 
     Attributes:
-        dim: the width of its tokens.
-        depth: layers.
-        heads: of attention, in each layer and in the pooling.
+        dim: the width of its tokens, a multiple of ``heads``.
+        depth: number of layers.
+        heads: number of attention heads, in each layer and in the pooling.
         mlp: the width of each layer's MLP, as a multiple of ``dim``.
-        dropout: share of activations that are set to zero while training.
-        pool: "map": attention with one learned query; "mean": the mean over the tokens.
+        dropout: share of the activations, 0 to below 1, that are set to zero while training.
+        pool: how tokens become one embedding: "map", attention with one learned query, or "mean", the mean over them.
     """
 
     dim: int = Field(default=192, gt=0)

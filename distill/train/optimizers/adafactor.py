@@ -15,7 +15,8 @@ class Adafactor(Optimizer):
     Factored second moments, first moment in bfloat16, no relative step size.
 
     Attributes:
-        betas: the decay rate of the average of the gradient, and the upper bound of that of its square.
+        betas: two numbers, each from 0 to below 1: the decay rate of the average of the gradient, and the upper bound
+            of that of its square.
     """
 
     highest_stage: ClassVar[int] = 0

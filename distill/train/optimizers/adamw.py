@@ -13,7 +13,7 @@ class AdamW(Optimizer):
     """Adam with decoupled weight decay (arXiv 1711.05101, algorithm 2); torch's.
 
     Attributes:
-        betas: the decay rates of the averages of the gradient and of its square, each from 0 to below 1.
+        betas: two numbers, each from 0 to below 1: the decay rates of the averages of the gradient and of its square.
     """
 
     betas: tuple[float, float] = (0.9, 0.99)
