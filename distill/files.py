@@ -49,10 +49,10 @@ def mark() -> str:
 
 
 def abandoned(path: Path) -> bool:
-    """Whether no running process is going to finish a temporary file.
+    """Whether a temporary file was made by a process of this host that has ended.
 
-    That is so if a process of this host made it that has ended, or if its process has the number of this one, which
-    asks before it writes: then an earlier process with the same number made it. Of other hosts nothing is known.
+    To be asked before this process makes temporary files of its own: one whose name has the number of this process was
+    then made by an earlier process with that number. For files of other hosts the answer is False.
     """
     made = re.search(re.escape(socket.gethostname()) + r"~(\d+)~", path.name)
     if made is None:

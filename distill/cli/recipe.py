@@ -87,7 +87,7 @@ def check(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
     click.echo(f"text tower     {found['text_tower'] or 'none'}")
     click.echo(f"embedding      {found['width']} wide")
     click.echo(f"training       {in_words(found['training'])}")
-    click.echo(f"optimiser      {in_words(found['optimizer'])}")
+    click.echo(f"optimiser      {found['optimizer']['name']}, lr {found['optimizer']['lr']}")
 
 
 def facts(resolved: ResolvedRecipe) -> dict[str, Any]:
