@@ -257,19 +257,24 @@ def test_what_a_killed_trainer_has_forked_does_not_hold_its_lock(
     context = multiprocessing.get_context("fork")
     trainer = context.Process(target=hold_with_a_child, args=(tmp_path,))
     trainer.start()
-    trainer.join(60)
-    assert trainer.exitcode == -signal.SIGKILL
+    # Not join with a timeout: it would also wait for the process that the trainer has forked.
+    assert os.waitstatus_to_exitcode(os.waitpid(trainer.pid or 0, 0)[1]) == -signal.SIGKILL
     monkeypatch.setattr(run_lock, "PATIENCE", 0.0)
-    with run_lock.locked(tmp_path):
-        pass
+    forked = int((tmp_path / "forked").read_text())
+    try:
+        with run_lock.locked(tmp_path):
+            assert psutil.pid_exists(forked), "it must still run, or this would test nothing"
+    finally:
+        os.kill(forked, signal.SIGKILL)
 
 
 def hold_with_a_child(run: Path) -> None:
     """Take a run, fork a process that runs for some seconds, and die."""
     with run_lock.locked(run):
-        if os.fork() == 0:
-            time.sleep(3)
+        if (forked := os.fork()) == 0:
+            time.sleep(60)
             os._exit(0)
+        (run / "forked").write_text(str(forked))
         os.kill(os.getpid(), signal.SIGKILL)
 
 
