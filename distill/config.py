@@ -42,7 +42,7 @@ class Data(Table):
         workers: number of loader processes for each training process; 0 loads in the training process.
         bad_samples: how many samples that cannot be used (an image that does not decode, no caption) training skips
             before it stops: below 1 a share of all samples, from 1 on a number of samples.
-        timeout: for streams: after how many seconds without data a connection has failed, at most 86400.
+        timeout: for streams: after how many seconds without data a connection has failed, above 0 and at most 86400.
         retries: for streams: how many failures in a row are followed by another attempt; after that the rest of the
             stream counts as bad samples.
     """
@@ -96,7 +96,8 @@ class TeacherTable(Table):
         sha256: the SHA-256 of the file ``weights``, or its first hexadecimal digits; "" accepts any file.
         cache: where the teacher's outputs are kept: "auto" (beside the shards, computed when missing), a folder, or
             "none" (nothing is kept: the teacher runs while training).
-        views: how many deterministic views of each image are cached; view 0 is the image without augmentation.
+        views: how many deterministic views of each image are cached, at least 1; view 0 is the image without
+            augmentation.
         weight: the weight of this teacher's transfer terms in the loss, from 0 on.
         dtype: number type of the cached outputs: "fp32", "fp16" or "bf16".
         image_size: side of the teacher's square input, in pixels, at most 8192; 0 takes the size on the card.
@@ -164,17 +165,19 @@ class Train(Table):
     """How long training is, in which batches and precision. Exactly one of steps, epochs and examples is set.
 
     Attributes:
-        steps: length of the training as a number of optimiser steps.
-        epochs: length of the training as a number of passes over the training images, also a fraction; not for
-            streams.
-        examples: length of the training as a number of images.
-        batch_size: number of images in a batch, over all processes; the loss compares all of them with each other.
+        steps: length of the training as a number of optimiser steps, at least 1.
+        epochs: length of the training as a number of passes over the training images, above 0, also a fraction; not
+            for streams.
+        examples: length of the training as a number of images, at least 1.
+        batch_size: number of images in a batch, over all processes and a multiple of their number; the loss compares
+            all of them with each other.
         micro_batch: how many images a process embeds at a time; 0 embeds its whole share of the batch. The loss and
             its gradient stay those of the whole batch (gradient caching), at the cost of a second forward pass.
         precision: number type of the forward and backward pass: "fp32" or "bf16".
         seed: number from which the order of the data, augmentation, first weights and dropout follow, from 0 on.
-        skip_nonfinite: how many steps whose loss or gradient is not finite are skipped before training stops.
-        stall_seconds: after how many seconds a process that the others wait for is named in a message.
+        skip_nonfinite: how many steps whose loss or gradient is not finite are skipped before training stops; 0 stops
+            at the first.
+        stall_seconds: after how many seconds, above 0, a process that the others wait for is named in a message.
     """
 
     steps: int | None = Field(default=None, gt=0)
@@ -216,9 +219,9 @@ class Checkpoint(Table):
     """When the state of a run is saved, besides at its end, and how many checkpoints are kept.
 
     Attributes:
-        every_steps: number of steps from one checkpoint to the next.
+        every_steps: number of steps from one checkpoint to the next, at least 1.
         every_minutes: number of minutes after which a checkpoint is also written; 0: only every so many steps.
-        keep: how many of the newest checkpoints are kept.
+        keep: how many of the newest checkpoints are kept, at least 1.
     """
 
     every_steps: int = Field(default=1000, gt=0)

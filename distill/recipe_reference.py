@@ -165,8 +165,9 @@ def plain(text: str) -> str:
 
 def as_toml(source: str) -> str:
     """A recipe as TOML with every key and its meaning; what the recipe does not set is commented out."""
+    found = reference(source)  # first, so that a file that is no recipe is refused before anything else reads it
     parts = [comment(purpose(find(source))), comment(HOW_TO_READ)]
-    for one in reference(source):
+    for one in found:
         lines = [comment(one.meaning), one.header if one.is_set else f"#{one.header}"]
         for key in one.keys:
             lines += [comment(key.meaning), line(key)]

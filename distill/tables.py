@@ -62,10 +62,9 @@ class TowerTable(Open):
     ``lr_scale`` and ``delay`` are the schedules of its appendix F.
 
     Attributes:
-        arch: the name of an architecture: for an image tower of a timm model, or "teacher"; for a text tower a module
-            of ``students/texts/``, one that another installed package brings, or "none".
-        init: weights to start from: the folder of an export; for an image tower also "teacher", the first teacher,
-            which must have the same ``arch``. "" starts from random weights.
+        arch: the name of a text architecture: a module of ``students/texts/``, or one that another installed package
+            brings; "none" trains an image tower alone.
+        init: weights to start from: the folder of an export; "" starts from random weights.
         locked: true locks all weights but the last projection, which needs ``init``; a list of module names locks
             those only; false locks nothing.
         lr_scale: factor of optim.lr for this tower, from 0 on.
@@ -95,6 +94,9 @@ class ImageTowerTable(TowerTable):
     """The image tower: a timm architecture, or the locked first teacher. The other keys are options of timm's.
 
     Attributes:
+        arch: the name of a timm architecture, or "teacher": the first teacher, locked.
+        init: weights to start from: the folder of an export, or "teacher", the first teacher, which must have the
+            same ``arch``; "" starts from random weights.
         layers: with arch = "teacher", number of layers of a learned MLP on the teacher's embedding: 0 for LiT, 1 for
             LiT with a linear head, 4 for FlexiLiT (arXiv 2305.16999, section E.5).
         beside: with arch = "teacher" and ``layers``, a table with the ``arch`` of a timm network, and its options,
@@ -124,7 +126,7 @@ class Student(Table):
     """The two towers that are trained.
 
     Attributes:
-        width: D, the width of the shared embedding.
+        width: D, the number of dimensions of the shared embedding, at least 1.
         image: the image tower.
         text: the text tower and its options; false trains an image tower alone.
         tokenizer: how captions become tokens.

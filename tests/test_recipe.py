@@ -173,12 +173,37 @@ def test_the_command_lists_shows_and_checks(tmp_path: Path) -> None:
     (tmp_path / "shown.toml").write_text(distill("recipe", "show", "lit").stdout)
 
     said = distill("recipe", "check", "shown.toml", "--set", SHARDS, cwd=tmp_path).stdout
-    for words in ("contrastive", "lite0: 1280 wide, cached", "6-layer Transformer", "epochs 30", "batch_size 1024"):
+    for words in (
+        "contrastive",
+        "lite0: 1280 wide, cached beside the shards",
+        "6-layer Transformer",
+        "epochs 30",
+        "batch_size 1024",
+    ):
         assert words in said
     online = ("--set", "teacher.0.cache=none", "--set", SHARDS, "--json")
     found = json.loads(distill("recipe", "check", "three_towers", *online).stdout)
-    assert found["teachers"] == [{"name": "packaged/efficientnet_lite0", "width": 1280, "mode": "online"}]
+    assert found["teachers"] == [
+        {"name": "packaged/efficientnet_lite0", "width": 1280, "mode": "online", "cache": None}
+    ]
+    kept = ("--set", "teacher.0.cache=kept", "--set", SHARDS)
+    said = distill("recipe", "check", "three_towers", *kept, cwd=tmp_path).stdout
+    assert f"1280 wide, cached in {tmp_path / 'kept'}" in said
     assert "teachers       none" in distill("recipe", "check", "scratch", "--set", SHARDS).stdout
+
+
+@pytest.mark.parametrize("command", ["show", "check"])
+def test_a_file_that_is_no_text_is_refused(command: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_bytes(b"# \xff\n[data]\n")
+    said = distill("recipe", command, "recipe.toml", cwd=tmp_path, status=2).stderr
+    assert said.startswith("Error: recipe.toml is not valid TOML") and "Traceback" not in said
+
+
+def test_each_tower_says_what_its_own_architectures_are() -> None:
+    keys = {f"{table.path}.{key.name}": key.meaning for table in reference("three_towers") for key in table.keys}
+    assert "timm" in keys["student.image.arch"] and "students/texts" not in keys["student.image.arch"]
+    assert "students/texts" in keys["student.text.arch"] and "timm" not in keys["student.text.arch"]
+    assert '"teacher"' in keys["student.image.init"] and "teacher" not in keys["student.text.init"]
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def check(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
     objective = {**found["objective"]}
     click.echo(f"objective      {objective.pop('name')}: {in_words(objective)}")
     for number, teacher in enumerate(found["teachers"]):
-        click.echo(f"teacher {number:<6} {teacher['name']}: {teacher['width']} wide, {teacher['mode']}")
+        click.echo(f"teacher {number:<6} {teacher['name']}: {teacher['width']} wide, {origin(teacher)}")
     if not found["teachers"]:
         click.echo("teachers       none")
     click.echo(f"image tower    {found['image_tower']}, images of {found['image_size']} pixels a side")
@@ -99,11 +99,12 @@ def facts(resolved: ResolvedRecipe) -> dict[str, Any]:
     modes = [
         "not used" if k >= used else "online" if fact.online else "cached" for k, fact in enumerate(resolved.facts)
     ]
+    folders = [table.cache if mode == "cached" else None for table, mode in zip(recipe.teacher, modes, strict=True)]
     return {
         "objective": {"name": recipe.objective.name} | resolved.objective.model_dump(),
         "teachers": [
-            {"name": fact.name, "width": fact.width, "mode": mode}
-            for fact, mode in zip(resolved.facts, modes, strict=True)
+            {"name": fact.name, "width": fact.width, "mode": mode, "cache": folder}
+            for fact, mode, folder in zip(resolved.facts, modes, folders, strict=True)
         ],
         "image_tower": recipe.student.image.arch,
         "image_size": recipe.data.image_size,
@@ -112,6 +113,13 @@ def facts(resolved: ResolvedRecipe) -> dict[str, Any]:
         "training": length | {"batch_size": train.batch_size, "precision": train.precision},
         "optimizer": {"name": recipe.optim.name, "lr": recipe.optim.lr},
     }
+
+
+def origin(teacher: dict[str, Any]) -> str:
+    """Where a teacher's outputs come from during training."""
+    if teacher["mode"] == "cached":
+        return "cached beside the shards" if teacher["cache"] == "auto" else f"cached in {teacher['cache']}"
+    return {"online": "computed while training", "not used": "not used by the objective"}[teacher["mode"]]
 
 
 def in_words(values: dict[str, Any]) -> str:
