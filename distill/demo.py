@@ -30,7 +30,8 @@ from distill.ship.load import ImageText
 from distill.ship.load import load as load_students
 from distill.train import fill_caches, fill_worker, towers
 from distill.train.start import start
-from launch.command import Job
+from launch.job import Job
+from launch.launchers.local import Local
 
 TEACHER = "packaged/efficientnet_lite0"
 # The same recipe three ways: what differs is the objective and who the image tower is.
@@ -94,7 +95,8 @@ class Demo:
             self.say(f"  largest difference {difference:.1e}")
         with self.stage("embedding the training pictures with the teacher"):
             three_towers = recipes["three_towers"]
-            fill_caches.fill_and_audit(three_towers, shards, Job(Path(fill_worker.__file__), (), self.out))
+            job = Job(Path(fill_worker.__file__), (), self.out, Local())
+            fill_caches.fill_and_audit(three_towers, shards, job)
         for name, recipe in recipes.items():
             with self.stage(f"training {name}"):
                 start(recipe, self.out / "runs" / name)

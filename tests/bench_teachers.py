@@ -132,10 +132,11 @@ def stepper(recipe: Any) -> Callable[[], float]:
     from distill.train import fill_worker, loop, open_data, prepare
     from distill.train.training_set import Part
     from launch import group as processes
-    from launch.command import Job
+    from launch.job import Job
+    from launch.launchers.local import Local
 
-    group, data = processes.start(), open_data.of(recipe)
-    data.embed(Job(Path(fill_worker.__file__), (), Path.cwd()))
+    group, data = processes.join(), open_data.of(recipe)
+    data.embed(Job(Path(fill_worker.__file__), (), Path.cwd(), Local()))
     tokenizer = prepare.make_tokenizer(recipe, data)
     engine, _ = loop.make_engine(recipe, tokenizer.vocab, None, group)
     advance = loop.make_step(recipe, engine, group)

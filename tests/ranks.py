@@ -82,10 +82,11 @@ def prepare_all(home: Path, runs: Mapping[Path, Sequence[str]], nproc: int, resu
     """Make the folders of some runs of ``home``'s recipe ready."""
     from distill.recipe import load
     from distill.train import prepare
-    from launch.command import Job
+    from launch.job import Job
+    from launch.launchers.local import Local
 
     for run, overrides in runs.items():
-        job = Job(home / "train_worker.py", (str(run),), home, nproc=nproc)
+        job = Job(home / "train_worker.py", (str(run),), home, Local(nproc=nproc))
         prepare.prepare(load(str(home / "recipe.toml"), overrides), run, resume, job)
 
 
@@ -96,4 +97,4 @@ def train_all(runs: Sequence[Path]) -> None:
 
     for run in runs:
         train(run)
-    group.stop()
+    group.leave()

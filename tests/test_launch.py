@@ -112,7 +112,7 @@ import torch
 from launch import group, zero
 from launch.settings import deepspeed_settings
 
-alone = group.start()
+alone = group.join()
 import deepspeed
 
 class Rising(torch.nn.Module):
@@ -139,7 +139,7 @@ for stage in range(4):
             seen.append(round(float(model.number), 4))
     print("found", json.dumps([stage, seen]))
     engine.destroy()
-group.stop()
+group.leave()
 """
 
 

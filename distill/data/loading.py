@@ -16,8 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from distill.data.batch import Batch
 from distill.errors import UserError
-from launch.command import end_with_parent
-from launch.memory import keep_freed_memory
+from launch.process import end_with_parent, keep_freed_memory
 
 AHEAD = 4  # batches a loader process has ready
 SECONDS = 5  # that one gets to close what it has open
@@ -65,7 +64,8 @@ def ahead(dataset: Dataset[Any], workers: int, pin: bool, **asked: Any) -> Gener
         )
     )
     own = [process for process in multiprocessing.active_children() if process not in others]
-    # Where an error that ends this process still holds the generator. They are deaf to what multiprocessing would do.
+    # An error that ends this process may keep a reference to the generator, so that its "finally" does not run; and
+    # multiprocessing would send the loader processes SIGTERM, which they ignore.
     at_exit = multiprocessing.util.Finalize(None, _end, (own,), exitpriority=LAST)
     try:
         yield from loader

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Protocol
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from launch.command import end_with_parent
+from launch.process import end_with_parent
 
 CHUNK = 1 << 16  # bytes; tarfile copies what it has of one with every member
 # Of HTTP's status codes those that may be another one soon: time-outs and too many requests; and all from 500 on.

@@ -25,7 +25,7 @@ from distill.lookup import names_of, online, teachers_of
 from distill.progress import progress_bar
 from distill.recipe import dump
 from distill.train import fill_worker, setup
-from launch import command
+from launch import job as jobs
 from launch.group import default_device
 
 
@@ -42,7 +42,7 @@ def cached(recipe: Recipe) -> dict[str, Cache]:
     return dict(zip((name for name, table in tables if not online(table)), setup.caches_of(recipe), strict=True))
 
 
-def fill_and_audit(recipe: Recipe, shards: Shards, job: command.Job) -> dict[str, dict[str, Any]]:
+def fill_and_audit(recipe: Recipe, shards: Shards, job: jobs.Job) -> dict[str, dict[str, Any]]:
     """Complete the teacher caches of a recipe, and compare some of their rows with the live teachers.
 
     Args:
@@ -78,7 +78,7 @@ def fill_and_audit(recipe: Recipe, shards: Shards, job: command.Job) -> dict[str
     return audits
 
 
-def fill(recipe: Recipe, caches: Sequence[Cache], shards: Shards, job: command.Job, live: fill_worker.Live) -> None:
+def fill(recipe: Recipe, caches: Sequence[Cache], shards: Shards, job: jobs.Job, live: fill_worker.Live) -> None:
     """Embed what caches lack: in this process, or in those of a job, shard by shard.
 
     Raises:
@@ -105,7 +105,7 @@ def fill(recipe: Recipe, caches: Sequence[Cache], shards: Shards, job: command.J
         lacking = [[str(i.path), list(some)] for i, some in zip(todo.shards.indexes, todo.lacking, strict=True)]
         write_text(scratch / fill_worker.TODO, json.dumps(lacking))
         script = Path(fill_worker.__file__).resolve()
-        status = command.run(replace(job, script=script, arguments=(str(scratch),), folder=scratch))
+        status = jobs.run(replace(job, script=script, arguments=(str(scratch),), folder=scratch))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if status:

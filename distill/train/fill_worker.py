@@ -18,6 +18,9 @@ RECIPE, TODO = "recipe.toml", "todo.json"
 
 
 def main(folder: Path) -> int:
+    from launch.process import set_up_process
+
+    set_up_process()
     from distill.data.cache_fill import Todo, embed
     from distill.data.shards import Shards, read_index
     from distill.errors import UserError
@@ -26,7 +29,7 @@ def main(folder: Path) -> int:
     from distill.train import setup
     from launch import group as processes
 
-    group = processes.start()
+    group = processes.join()
     try:
         recipe = check(tomllib.loads((folder / RECIPE).read_text(encoding="utf-8")))
         caches = setup.caches_of(recipe)
@@ -48,7 +51,7 @@ def main(folder: Path) -> int:
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    processes.stop()
+    processes.leave()
     return 0
 
 

@@ -30,7 +30,7 @@ from distill.train.training_set import Part
 from launch import group as processes
 from launch import zero
 from launch.settings import deepspeed_settings
-from launch.watch import Watch
+from launch.watchdog import Watchdog
 
 
 def train(run: Path) -> bool:
@@ -48,7 +48,7 @@ def train(run: Path) -> bool:
     Raises:
         UserError: if it cannot go on.
     """
-    group = processes.start()
+    group = processes.join()
     recipe = read_recipe(run)
     data = open_data.of_run(recipe, run)
     tokenizer = Tokenizer.load(run / TOKENIZER, towers.text_spec(recipe).context)
@@ -65,12 +65,12 @@ def train(run: Path) -> bool:
     try:
         with (
             StopRequests(run, recipe.checkpoint.every_minutes, group.first) as requests,
-            Watch(group, recipe.train.stall_seconds, say) as watch,
+            Watchdog(group, recipe.train.stall_seconds, say) as watchdog,
             closing(data.batches(tokenizer, part, pin=group.device.type == "cuda")) as loader,
         ):
-            watch.at(start + 1, "loading")
+            watchdog.at(start + 1, "loading")
             for step, share in enumerate(loader, start):
-                watch.at(step + 1, "computing")
+                watchdog.at(step + 1, "computing")
                 rates = [learning_rate(step, total, recipe.optim, pace) for pace in paces]
                 for parameters, rate in zip(engine.optimizer.param_groups, rates, strict=True):
                     parameters["lr"] = rate
@@ -84,12 +84,12 @@ def train(run: Path) -> bool:
                     log.step({"step": done} | outcome.numbers | {"lr": lr, "samples": samples})
                 stop = outcome.counts["stop"] > 0
                 if stop or outcome.counts["save"] or done % recipe.checkpoint.every_steps == 0 or done == total:
-                    watch.at(done, "saving")
+                    watchdog.at(done, "saving")
                     checkpoints.save(engine, done)
                     requests.granted()
                 if stop:
                     break
-                watch.at(done + 1, "loading")
+                watchdog.at(done + 1, "loading")
             checkpoints.close()
     finally:
         checkpoints.leave()

@@ -25,7 +25,7 @@ from distill.train import fill_caches, open_data, setup, towers
 from distill.train.health import BAD_SAMPLES
 from distill.train.stop_requests import STOP
 from distill.train.training_set import TrainingSet
-from launch.command import Job
+from launch.job import Job
 
 RECIPE, TOKENIZER, ABOUT = "recipe.toml", "tokenizer.model", "run.json"
 # What may be given anew to resume: how much is checked and saved, how it is loaded and cut up, what is passed over.

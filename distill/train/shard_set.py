@@ -20,7 +20,7 @@ from distill.errors import Bad, BadSample, UserError
 from distill.train import fill_caches, setup
 from distill.train.health import most_bad, refuse_too_many
 from distill.train.training_set import Part
-from launch.command import Job
+from launch.job import Job
 
 SHARDS = "shards.safetensors"
 TOKENIZER_SAMPLES = 1_000_000  # more of them change a vocabulary of usual size very little

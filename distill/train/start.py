@@ -1,24 +1,21 @@
-"""Start a training: in this process, in several on this machine, or on several machines."""
+"""Start a training: in this process, or in those of a launcher."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distill.config import Recipe
 from distill.errors import UserError, from_leaves
 from distill.train import checkpoint, prepare, train_worker
 from distill.train.stop_requests import STOP
 
+if TYPE_CHECKING:
+    from launch.launcher import Launcher
+
 
 def start(
-    recipe: Recipe,
-    run: Path,
-    *,
-    resume: bool = False,
-    nproc: int = 1,
-    hostfile: Path | None = None,
-    master_addr: str = "",
-    allow_pipe: bool = False,
+    recipe: Recipe, run: Path, *, resume: bool = False, launcher: Launcher | None = None, allow_pipe: bool = False
 ) -> bool:
     """Prepare a run and train it to its end.
 
@@ -26,9 +23,7 @@ def start(
         recipe: resolved.
         run: the run folder; on a file system all hosts share when there are several.
         resume: continue the run that is there.
-        nproc: processes on this machine.
-        hostfile: DeepSpeed's host file; then its slots count, and ``nproc`` does not.
-        master_addr: see :class:`launch.command.Job`.
+        launcher: starts the processes that train; None trains in this process.
         allow_pipe: whether the recipe may run the shell commands of its ``pipe:`` streams.
 
     Returns:
@@ -37,20 +32,19 @@ def start(
     Raises:
         UserError: for anything the user can put right, and when a process of a larger job has failed.
     """
-    from launch import command
+    from launch import job as jobs
+    from launch.launchers.local import Local
 
     run = run.absolute()
-    job = command.Job(Path(train_worker.__file__).resolve(), (str(run),), run, nproc, hostfile, master_addr)
+    job = jobs.Job(Path(train_worker.__file__).resolve(), (str(run),), run, launcher or Local())
     with from_leaves():
-        command.check(job)
+        jobs.check(job)
     prepare.prepare(recipe, run, resume, job, allow_pipe)
     if job.here:
-        from distill.train.loop import train
-
-        return train(run)
-    # SIGTERM reaches this process alone: through the file all others hear of it, on other hosts too.
-    with command.on_termination((run / STOP).touch):
-        status = command.run(job)
+        return train_here(run)
+    # SIGTERM is sent to this process only. The file asks all training processes to stop, on other hosts too.
+    with jobs.on_termination((run / STOP).touch):
+        status = jobs.run(job)
     if status:
         raise UserError(
             f"The training stopped: a process ended with status {status}; its own message stands above.",
@@ -58,3 +52,15 @@ def start(
         )
     (run / STOP).unlink(missing_ok=True)
     return checkpoint.is_complete(run, prepare.read_about(run)["steps"])
+
+
+def train_here(run: Path) -> bool:
+    """Train a prepared run in this process; afterwards there is no process group, and the environment is as before."""
+    from distill.train.loop import train
+    from launch.group import default_device, joined
+    from launch.process import keep_freed_memory
+
+    if default_device().type == "cpu":
+        keep_freed_memory()
+    with joined():
+        return train(run)

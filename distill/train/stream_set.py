@@ -20,7 +20,7 @@ from distill.errors import Bad, BadSample, UserError
 from distill.train import setup
 from distill.train.health import most_bad, refuse_too_many
 from distill.train.training_set import Part
-from launch.command import Job
+from launch.job import Job
 
 TOKENIZER_SAMPLES = 20_000  # streams bring images along with the captions
 

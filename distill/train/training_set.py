@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from distill.data.batch import Batch
 from distill.data.captions import Tokenizer
 from distill.errors import Bad
-from launch.command import Job
+from launch.job import Job
 
 
 class Part(NamedTuple):
