@@ -13,9 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from launch.process import environment
+from launch.process import temporary_environment
 
-_until_left = ExitStack()  # undone by leave(): the environment variable that join() has set
+_until_left = ExitStack()  # closed by leave(): the environment variable that join() has set
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,17 @@ def join() -> Group:
     reads it from the environment in ``deepspeed.initialize``, and at ZeRO stage 3 also in the first training steps.
     A process that is in a group already stays in it.
     """
+    return _join(_until_left)
+
+
+def _join(until_left: ExitStack) -> Group:
     device, alone = default_device(), "RANK" not in os.environ
     _import_deepspeed(device)
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
     if alone and os.environ.get("LOCAL_RANK") != "0":
-        _until_left.enter_context(environment(LOCAL_RANK="0"))
+        until_left.enter_context(temporary_environment(LOCAL_RANK="0"))
     local_rank = 0 if alone else int(os.environ["LOCAL_RANK"])
     if device.type != "cpu":
         get_accelerator().set_device(local_rank)
@@ -64,15 +68,13 @@ def join() -> Group:
 
 
 def _import_deepspeed(device: torch.device) -> None:
-    """Import DeepSpeed for computing on ``device``; its choice of accelerator holds from then on.
+    """Import DeepSpeed for computing on ``device``.
 
-    It reads ``DS_ACCELERATOR`` while it is imported, and would warn that it finds no GPU. It also sets a variable that
-    keeps ``torch.cuda.is_available()`` from starting CUDA, which :func:`default_device` has called already.
+    DeepSpeed reads ``DS_ACCELERATOR`` when it is imported, and never again. Without it, on a machine that has no GPU,
+    DeepSpeed warns that it has found none.
     """
-    variables = {"PYTORCH_NVML_BASED_CUDA_CHECK": os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK", "1")}
-    if device.type == "cpu":
-        variables["DS_ACCELERATOR"] = os.environ.get("DS_ACCELERATOR", "cpu")
-    with environment(**variables):
+    cpu = {"DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "cpu")} if device.type == "cpu" else {}
+    with temporary_environment(**cpu):
         import deepspeed
     if device.type == "cpu":
         # DeepSpeed would compile collectives of its own; gloo's need no compiler on the user's machine.
@@ -94,17 +96,17 @@ def leave() -> None:
 
 @contextmanager
 def joined() -> Iterator[Group]:
-    """Inside, this process is in a group, see :func:`join`; a group of one that was not there before is left again.
+    """Inside, this process is in a group, see :func:`join`; afterwards the environment is as before.
 
-    A group of several is not left: if this process fails, that could wait for the others for ever.
+    A group of one that was formed here is left. A group of several is not: after an error in this process, leaving
+    could block until the others leave too.
     """
     before = dist.is_initialized()
-    group = join()
-    try:
+    with ExitStack() as at_end:
+        group = _join(at_end)
+        if group.world == 1 and not before:
+            at_end.callback(leave)
         yield group
-    finally:
-        if not before and group.world == 1:
-            leave()
 
 
 def default_device() -> torch.device:

@@ -46,15 +46,16 @@ def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
 
 
 @contextmanager
-def environment(**variables: str) -> Iterator[None]:
-    """Inside, these environment variables have these values; afterwards those they had before, or none."""
-    before = {name: os.environ.get(name) for name in variables}
+def temporary_environment(**variables: str) -> Iterator[None]:
+    """Inside, these environment variables are set; afterwards the environment is as before.
+
+    So are variables that libraries set inside: ``torch.compile`` sets one, ``import deepspeed`` another.
+    """
+    before = dict(os.environ)
     os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)

@@ -194,7 +194,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS=str(options.threads), MKL_NUM_THREADS=str(options.threads))
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command has it
+    from launch.process import set_up_process
+
+    set_up_process()  # as the command does
     import torch
 
     import teachers

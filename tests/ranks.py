@@ -65,6 +65,9 @@ def _rank(
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["rank"]
+    from launch.process import set_up_process
+
+    set_up_process()
     work(*arguments)
 
 
