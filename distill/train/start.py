@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from distill.config import Recipe
 from distill.errors import UserError, from_leaves
 from distill.train import checkpoint, prepare, train_worker
 from distill.train.stop_requests import STOP
-
-if TYPE_CHECKING:
-    from launch.launcher import Launcher
+from launch import job as jobs
+from launch.group import joined
+from launch.launcher import Launcher
+from launch.launchers.local import Local
+from launch.process import keep_freed_memory
 
 
 def start(
@@ -32,9 +33,7 @@ def start(
     Raises:
         UserError: for anything the user can put right, and when a process of a larger job has failed.
     """
-    from launch import job as jobs
-    from launch.launchers.local import Local
-
+    keep_freed_memory()
     run = run.absolute()
     job = jobs.Job(Path(train_worker.__file__).resolve(), (str(run),), run, launcher or Local())
     with from_leaves():
@@ -57,10 +56,6 @@ def start(
 def train_here(run: Path) -> bool:
     """Train a prepared run in this process; afterwards there is no process group, and the environment is as before."""
     from distill.train.loop import train
-    from launch.group import default_device, joined
-    from launch.process import keep_freed_memory
 
-    if default_device().type == "cpu":
-        keep_freed_memory()
     with joined():
         return train(run)
