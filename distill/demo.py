@@ -32,7 +32,8 @@ from distill.ship.load import load as load_students
 from distill.train import fill_caches, fill_worker
 from distill.train.setup import Networks, image_student
 from distill.train.start import start
-from launch.command import Job
+from launch.job import Job
+from launch.launchers.local import Local
 
 TEACHER = "packaged/efficientnet_lite0"
 # The same recipe three ways: what differs is the objective and who the image tower is.
@@ -98,7 +99,7 @@ class Demo:
             three_towers = recipes["three_towers"]
             resolved = resolve(three_towers)
             fill_caches.fill_and_audit(
-                resolved, Networks(resolved), shards, Job(Path(fill_worker.__file__), (), self.out)
+                resolved, Networks(resolved), shards, Job(Path(fill_worker.__file__), (), self.out, Local())
             )
         for name, recipe in recipes.items():
             with self.stage(f"training {name}"):

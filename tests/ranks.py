@@ -65,6 +65,9 @@ def _rank(
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["rank"]
+    from launch.process import set_up_process
+
+    set_up_process()
     work(*arguments)
 
 
@@ -84,10 +87,11 @@ def prepare_all(home: Path, runs: Mapping[Path, Sequence[str]], nproc: int, resu
     from distill.recipe import load
     from distill.train import prepare
     from distill.train.setup import Networks
-    from launch.command import Job
+    from launch.job import Job
+    from launch.launchers.local import Local
 
     for run, overrides in runs.items():
-        job = Job(home / "train_worker.py", (str(run),), home, nproc=nproc)
+        job = Job(home / "train_worker.py", (str(run),), home, Local(nproc=nproc))
         resolved = resolve(load(str(home / "recipe.toml"), overrides))
         prepare.prepare(resolved, Networks(resolved), run, resume, job)
 
@@ -99,4 +103,4 @@ def train_all(runs: Sequence[Path]) -> None:
 
     for run in runs:
         train(run)
-    group.stop()
+    group.leave()

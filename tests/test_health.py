@@ -79,7 +79,7 @@ def poisoned_all(runs: list[Path]) -> None:
             poisoned(run)
         except UserError as error:
             print(f"Error: {error}", file=sys.stderr, flush=True)
-    group.stop()
+    group.leave()
 
 
 PLAIN = ("teacher=[]", "objective.name=contrastive")

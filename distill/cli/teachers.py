@@ -6,8 +6,14 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from distill.cli.launch_options import launch_options
+
+if TYPE_CHECKING:
+    from launch.launcher import Launcher
 
 
 @click.group()
@@ -92,19 +98,9 @@ def show(name: str, as_json: bool) -> None:
 @click.argument("recipe")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a value of the recipe; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), help="The cache folder, for a recipe with one teacher.")
-@click.option("--nproc", default=1, show_default=True, type=click.IntRange(min=1), help="Processes on this machine.")
-@click.option("--hostfile", type=click.Path(path_type=Path), help="Several machines: lines of 'HOST slots=N'.")
-@click.option("--master-addr", default="", help="Address of the first host, if DeepSpeed is not to ask it.")
+@launch_options
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
-def embed(
-    recipe: str,
-    overrides: tuple[str, ...],
-    out: Path | None,
-    nproc: int,
-    hostfile: Path | None,
-    master_addr: str,
-    as_json: bool,
-) -> None:
+def embed(recipe: str, overrides: tuple[str, ...], out: Path | None, launcher: Launcher, as_json: bool) -> None:
     """Embed RECIPE's training shards with its teachers, as training would do first.
 
     Every image is decoded once for all teachers. Each process takes whole shards; a shard's file appears when it is
@@ -120,7 +116,7 @@ def embed(
     from distill.lookup import resolve
     from distill.recipe import load
     from distill.train import fill_caches, fill_worker, setup
-    from launch import command
+    from launch import job as jobs
 
     if out is not None:
         overrides += (f"teacher.0.cache={json.dumps(str(out.absolute()))}",)
@@ -134,9 +130,9 @@ def embed(
     shards = Shards.open(checked.data.train, strict=False)
     if shards.faults:
         print(f"{shards.faults[0].shard} is damaged, and embedded as far as it can be read.", file=sys.stderr)
-    job = command.Job(Path(fill_worker.__file__).resolve(), (), Path.cwd(), nproc, hostfile, master_addr)
+    job = jobs.Job(Path(fill_worker.__file__).resolve(), (), Path.cwd(), launcher)
     with as_user_errors():
-        command.check(job)
+        jobs.check(job)
     audits = fill_caches.fill_and_audit(resolved, setup.Networks(resolved), shards, job)
     folders = sorted({str(cache.folder(index.path)) for cache in caches for index in shards.indexes})
     if as_json:

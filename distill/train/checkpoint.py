@@ -55,7 +55,7 @@ class Snapshot:
         with zero.whole_parameters(model):
             state = on_cpu(model)
         own = {name: buffer.detach().cpu().clone() for name, buffer in model.named_buffers()}
-        buffers = tuple(processes.everyones(own, group)) if own else ()
+        buffers = tuple(processes.gather_objects(own, group)) if own else ()
         with as_user_errors():
             optimizer = zero.optimizer_state(engine)
         return cls(step, state, optimizer, buffers)
@@ -126,7 +126,7 @@ class Checkpoints:
 
     def latest(self) -> Snapshot | None:
         """The newest checkpoint that is whole; the first process looks, so all take the same."""
-        folder = processes.everyones(newest(self.run) if self.group.first else None, self.group)[0]
+        folder = processes.gather_objects(newest(self.run) if self.group.first else None, self.group)[0]
         return Snapshot.read(folder) if folder else None
 
     def leave(self) -> None:

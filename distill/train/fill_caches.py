@@ -25,7 +25,7 @@ from distill.recipe import dump
 from distill.resolved import ResolvedRecipe
 from distill.train import fill_worker
 from distill.train.setup import Networks, caches_of
-from launch import command
+from launch import job as jobs
 from launch.group import default_device
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def fill_and_audit(
-    resolved: ResolvedRecipe, networks: Networks, shards: Shards, job: command.Job
+    resolved: ResolvedRecipe, networks: Networks, shards: Shards, job: jobs.Job
 ) -> dict[str, dict[str, Any]]:
     """Complete the teacher caches of a recipe, and compare some of their rows with the live teachers.
 
@@ -82,7 +82,7 @@ def fill(
     resolved: ResolvedRecipe,
     caches: Sequence[Cache],
     shards: Shards,
-    job: command.Job,
+    job: jobs.Job,
     live: Callable[[int], Teacher],
 ) -> None:
     """Compute what caches lack: in this process, or in those of a job, shard by shard.
@@ -112,7 +112,7 @@ def fill(
         lacking = [[str(i.path), list(some)] for i, some in zip(missing.shards.indexes, missing.lacking, strict=True)]
         write_text(scratch / fill_worker.MISSING, json.dumps(lacking))
         script = Path(fill_worker.__file__).resolve()
-        status = command.run(replace(job, script=script, arguments=(str(scratch),), folder=scratch))
+        status = jobs.run(replace(job, script=script, arguments=(str(scratch),), folder=scratch))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if status:

@@ -19,8 +19,10 @@ def main(folder: Path) -> int:
     from distill.recipe import parse
     from distill.train.setup import Networks, caches_of
     from launch import group as processes
+    from launch.process import set_up_process
 
-    group = processes.start()
+    set_up_process()
+    group = processes.join()
     try:
         resolved = resolve(parse(tomllib.loads((folder / RECIPE).read_text(encoding="utf-8"))))
         networks, caches = Networks(resolved), caches_of(resolved)
@@ -43,7 +45,7 @@ def main(folder: Path) -> int:
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    processes.stop()
+    processes.leave()
     return 0
 
 

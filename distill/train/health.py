@@ -63,12 +63,12 @@ class Health:
         """
         if outcome.counts["bad"]:
             bad = [one for piece in share for one in piece.bad]
-            self.take_bad(step, chain(*processes.everyones(bad, self.group)))
+            self.take_bad(step, chain(*processes.gather_objects(bad, self.group)))
         if outcome.trouble:
             own = [key for piece in share for key in piece.keys]
-            shown = list(chain(*processes.everyones(own, self.group)))
+            shown = list(chain(*processes.gather_objects(own, self.group)))
             # Whose rows it was knows most.
-            what = max(processes.everyones(outcome.trouble, self.group), key=len)
+            what = max(processes.gather_objects(outcome.trouble, self.group), key=len)
             outcome = replace(outcome, trouble=what)
             self.take_trouble(step, outcome, [shown[i] for i in outcome.positions] or shown)
         else:

@@ -30,7 +30,7 @@ from distill.train.training_set import open_data_again
 from launch import group as processes
 from launch import zero
 from launch.settings import deepspeed_settings
-from launch.watch import Watch
+from launch.watchdog import Watchdog
 
 
 def train(run: Path, networks: Networks | None = None) -> bool:
@@ -49,7 +49,7 @@ def train(run: Path, networks: Networks | None = None) -> bool:
     Raises:
         UserError: if it cannot go on.
     """
-    group = processes.start()
+    group = processes.join()
     networks = networks or Networks(resolve(read_recipe(run)))
     resolved, recipe = networks.resolved, networks.resolved.recipe
     data, tokenizer = open_data_again(resolved, run), load_tokenizer(resolved, run)
@@ -66,12 +66,12 @@ def train(run: Path, networks: Networks | None = None) -> bool:
     try:
         with (
             StopRequests(run, recipe.checkpoint.every_minutes, group.first) as requests,
-            Watch(group, recipe.train.stall_seconds, say) as watch,
+            Watchdog(group, recipe.train.stall_seconds, say) as watchdog,
             closing(data.batches(tokenizer, part, pin=group.device.type == "cuda")) as loader,
         ):
-            watch.at(start + 1, "loading")
+            watchdog.at(start + 1, "loading")
             for step, share in enumerate(loader, start):
-                watch.at(step + 1, "computing")
+                watchdog.at(step + 1, "computing")
                 rates = [learning_rate(step, total, recipe.optim, schedule) for schedule in schedules]
                 for parameters, rate in zip(engine.optimizer.param_groups, rates, strict=True):
                     parameters["lr"] = rate
@@ -85,12 +85,12 @@ def train(run: Path, networks: Networks | None = None) -> bool:
                     log.step({"step": done} | outcome.numbers | {"lr": lr, "samples": samples})
                 stop = outcome.counts["stop"] > 0
                 if stop or outcome.counts["save"] or done % recipe.checkpoint.every_steps == 0 or done == total:
-                    watch.at(done, "saving")
+                    watchdog.at(done, "saving")
                     checkpoints.save(engine, done)
                     requests.granted()
                 if stop:
                     break
-                watch.at(done + 1, "loading")
+                watchdog.at(done + 1, "loading")
             checkpoints.close()
     finally:
         checkpoints.leave()

@@ -21,7 +21,7 @@ from distill.train.run import RECIPE, is_run, read_about, read_recipe, write_run
 from distill.train.setup import Networks, given_tokenizer
 from distill.train.stop_requests import STOP
 from distill.train.training_set import TrainingSet, open_data
-from launch.command import Job
+from launch.job import Job
 from students import Tokenizer
 
 # What may be given anew to resume: how much is checked and saved, how it is loaded and cut up, what is passed over.

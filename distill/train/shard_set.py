@@ -21,7 +21,7 @@ from distill.resolved import ResolvedRecipe
 from distill.train import fill_caches
 from distill.train.health import check_bad_samples, most_bad
 from distill.train.setup import Networks, caches_of, pairs_of
-from launch.command import Job
+from launch.job import Job
 from students import Tokenizer
 
 SHARDS = "shards.safetensors"

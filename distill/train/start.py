@@ -1,4 +1,4 @@
-"""Start a training: in this process, in several on this machine, or on several machines."""
+"""Start a training: in this process, or in those of a launcher."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from distill.train import checkpoint, prepare, train_worker
 from distill.train.run import read_about
 from distill.train.setup import Networks
 from distill.train.stop_requests import STOP
+from launch import job as jobs
+from launch.group import joined
+from launch.launcher import Launcher
+from launch.launchers.local import Local
+from launch.process import keep_freed_memory
 
 
 def start(
-    recipe: Recipe,
-    run: Path,
-    *,
-    resume: bool = False,
-    nproc: int = 1,
-    hostfile: Path | None = None,
-    master_addr: str = "",
-    allow_pipe: bool = False,
+    recipe: Recipe, run: Path, *, resume: bool = False, launcher: Launcher | None = None, allow_pipe: bool = False
 ) -> bool:
     """Prepare a run and train it to its end.
 
@@ -29,9 +27,7 @@ def start(
         recipe: what to train.
         run: the run folder; on a file system all hosts share when there are several.
         resume: continue the run that is there.
-        nproc: processes on this machine.
-        hostfile: DeepSpeed's host file; then its slots count, and ``nproc`` does not.
-        master_addr: see :class:`launch.command.Job`.
+        launcher: starts the processes that train; None trains in this process.
         allow_pipe: whether the recipe may run the shell commands of its ``pipe:`` streams.
 
     Returns:
@@ -40,21 +36,18 @@ def start(
     Raises:
         UserError: for anything the user can put right, and when a process of a larger job has failed.
     """
-    from launch import command
-
+    keep_freed_memory()
     run, networks = run.absolute(), Networks(resolve(recipe))
-    job = command.Job(Path(train_worker.__file__).resolve(), (str(run),), run, nproc, hostfile, master_addr)
+    job = jobs.Job(Path(train_worker.__file__).resolve(), (str(run),), run, launcher or Local())
     with as_user_errors():
-        command.check(job)
+        jobs.check(job)
     prepare.prepare(networks.resolved, networks, run, resume, job, allow_pipe)
     if job.here:
-        from distill.train.loop import train
-
-        return train(run, networks)
+        return train_here(run, networks)
     del networks  # its memory is for the processes that train
-    # SIGTERM reaches this process alone: the others, also on other hosts, read it from a file.
-    with command.on_termination((run / STOP).touch):
-        status = command.run(job)
+    # SIGTERM is sent to this process only. The file asks all training processes to stop, on other hosts too.
+    with jobs.on_termination((run / STOP).touch):
+        status = jobs.run(job)
     if status:
         raise UserError(
             f"The training stopped: a process ended with status {status}; its own message stands above.",
@@ -62,3 +55,11 @@ def start(
         )
     (run / STOP).unlink(missing_ok=True)
     return checkpoint.is_complete(run, read_about(run)["steps"])
+
+
+def train_here(run: Path, networks: Networks) -> bool:
+    """Train a prepared run in this process; afterwards there is no process group, and the environment is as before."""
+    from distill.train.loop import train
+
+    with joined():
+        return train(run, networks)

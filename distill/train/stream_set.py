@@ -20,7 +20,7 @@ from distill.errors import Bad, BadSample, UserError
 from distill.resolved import ResolvedRecipe
 from distill.train.health import check_bad_samples, most_bad
 from distill.train.setup import Networks, transform_of
-from launch.command import Job
+from launch.job import Job
 from students import Tokenizer
 
 TOKENIZER_SAMPLES = 20_000  # streams bring images along with the captions

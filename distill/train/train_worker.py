@@ -7,6 +7,9 @@ from pathlib import Path
 
 
 def main(run: str) -> int:
+    from launch.process import set_up_process
+
+    set_up_process()
     from distill.errors import UserError
     from distill.train.loop import train
     from launch import group
@@ -17,11 +20,11 @@ def main(run: str) -> int:
         print(f"Error: {error}", file=sys.stderr, flush=True)
         return 2
     except RuntimeError as error:
-        if not group.ended(error):
+        if not group.is_lost_connection(error):
             raise
         print("This process stops, for another one has ended; its own message stands beside this.", file=sys.stderr)
         return 1
-    group.stop()
+    group.leave()
     return 0
 
 

@@ -13,7 +13,7 @@ from distill.resolved import ResolvedRecipe
 from distill.train.setup import Networks
 from distill.train.shard_set import ShardSet
 from distill.train.stream_set import StreamSet
-from launch.command import Job
+from launch.job import Job
 from students import Tokenizer
 
 
