@@ -106,7 +106,7 @@ class Demo:
                 start(recipe, self.out / "runs" / name)
         with self.stage("measuring retrieval on the unseen emoji"):
             models = {name: load_students(self.out / "runs" / name) for name in recipes}
-            scores = {name: retrieval.evaluate(model, unseen, ENGLISH) for name, model in models.items()}
+            scores = {name: retrieval.measure(model, unseen, ENGLISH) for name, model in models.items()}
             speeds = {name: images_per_second(model) for name, model in models.items()}
         with self.stage("exporting the 3T students and drawing the contact sheet"):
             export(self.out / "runs" / "three_towers", self.out / "export")

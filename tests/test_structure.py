@@ -17,7 +17,7 @@ LEAVES = ("teachers", "students", "losses", "launch")
 ROOMS = (
     *("errors", "files", "progress", "plugins", "tables", "config", "validation", "recipe"),
     *("resolved", "compatibility", "lookup"),
-    *("data", "train", "ship", "evals", "report", "demo", "cli"),
+    *("data", "train", "ship", "evals", "report", "demo", "api", "cli"),
 )
 
 

@@ -111,34 +111,13 @@ def embed(recipe: str, overrides: tuple[str, ...], out: Path | None, launcher: L
       distill teachers embed recipe.toml --out cache/ --nproc 8
       distill train recipe.toml --set teacher.0.cache=cache/
     """
-    from distill.data.shards import Shards
-    from distill.errors import UserError, as_user_errors
-    from distill.lookup import resolve
-    from distill.recipe import load
-    from distill.train import fill_caches, fill_worker, setup
-    from launch import job as jobs
+    import distill
 
-    if out is not None:
-        overrides += (f"teacher.0.cache={json.dumps(str(out.absolute()))}",)
-    checked = load(recipe, overrides)
-    resolved = resolve(checked)
-    if out is not None and len(checked.teacher) != 1:
-        raise UserError("--out is for a recipe with one teacher.", "Set teacher.N.cache of each in the recipe.")
-    caches = setup.caches_of(resolved)
-    if not caches:
-        raise UserError("No teacher of this recipe has a cache to be filled.", 'Embed one whose cache is not "none".')
-    shards = Shards.open(checked.data.train, strict=False)
-    if shards.faults:
-        print(f"{shards.faults[0].shard} is damaged, and embedded as far as it can be read.", file=sys.stderr)
-    job = jobs.Job(Path(fill_worker.__file__).resolve(), (), Path.cwd(), launcher)
-    with as_user_errors():
-        jobs.check(job)
-    audits = fill_caches.fill_and_audit(resolved, setup.Networks(resolved), shards, job)
-    folders = sorted({str(cache.folder(index.path)) for cache in caches for index in shards.indexes})
+    done = distill.embed_teachers(recipe, out, overrides=overrides, launcher=launcher)
     if as_json:
-        click.echo(json.dumps({"folders": folders, "audits": audits}, indent=1))
+        click.echo(json.dumps(done, indent=1))
         return
-    for folder in folders:
+    for folder in done["folders"]:
         click.echo(folder)
 
 

@@ -37,12 +37,11 @@ def train(
       distill train recipe.toml --out runs/first --resume
       distill train recipe.toml --out /shared/runs/first --hostfile hosts
     """
-    from distill.recipe import load
-    from distill.train.start import start
+    import distill
 
-    out = out or Path("runs") / Path(recipe).stem
-    complete = start(load(recipe, overrides), out, resume=resume, launcher=launcher, allow_pipe=allow_pipe)
-    if complete:
-        click.echo(f"The run is in {out}. Next: distill export {out} --out {out.name}-export")
+    training = distill.train(recipe, out, overrides=overrides, resume=resume, launcher=launcher, allow_pipe=allow_pipe)
+    run = training.run
+    if training.complete:
+        click.echo(f"The run is in {run}. Next: distill export {run} --out {run.name}-export")
     else:
-        click.echo(f"Stopped as asked; {out} has all that was learned. Go on with --resume --out {out}")
+        click.echo(f"Stopped as asked; {run} has all that was learned. Go on with --resume --out {run}")

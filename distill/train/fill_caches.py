@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from distill.config import Recipe
 from distill.data.audit import audit
 from distill.data.cache import Cache
 from distill.data.cache_fill import MissingShards, check_space, describe_space, embed
 from distill.data.shards import Shards
-from distill.errors import UserError
+from distill.errors import UserError, as_user_errors
 from distill.files import abandoned, mark, write_text
+from distill.lookup import resolve
 from distill.progress import progress_bar
 from distill.recipe import dump
 from distill.resolved import ResolvedRecipe
@@ -27,9 +29,35 @@ from distill.train import fill_worker
 from distill.train.setup import Networks, caches_of
 from launch import job as jobs
 from launch.group import default_device
+from launch.launcher import Launcher
+from launch.launchers.local import Local
+from launch.process import keep_freed_memory
 
 if TYPE_CHECKING:
     from teachers import Teacher
+
+
+def embed_teachers(recipe: Recipe, out: Path | None, launcher: Launcher | None) -> dict[str, Any]:
+    """Fill the teacher caches of a recipe ahead of training; see :func:`distill.embed_teachers`."""
+    keep_freed_memory()
+    if out is not None:
+        if len(recipe.teacher) != 1:
+            raise UserError("--out is for a recipe with one teacher.", "Set teacher.N.cache of each in the recipe.")
+        table = recipe.teacher[0].model_copy(update={"cache": str(out.absolute())})
+        recipe = recipe.model_copy(update={"teacher": (table,)})
+    resolved = resolve(recipe)
+    caches = caches_of(resolved)
+    if not caches:
+        raise UserError("No teacher of this recipe has a cache to be filled.", 'Embed one whose cache is not "none".')
+    shards = Shards.open(recipe.data.train, strict=False)
+    if shards.faults:
+        print(f"{shards.faults[0].shard} is damaged, and embedded as far as it can be read.", file=sys.stderr)
+    job = jobs.Job(Path(fill_worker.__file__).resolve(), (), Path.cwd(), launcher or Local())
+    with as_user_errors():
+        jobs.check(job)
+    audits = fill_and_audit(resolved, Networks(resolved), shards, job)
+    folders = sorted({str(cache.folder(index.path)) for cache in caches for index in shards.indexes})
+    return {"folders": folders, "audits": audits}
 
 
 def fill_and_audit(
