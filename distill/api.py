@@ -52,7 +52,7 @@ def train(
     Raises:
         distill.UserError: for anything the user can put right.
     """
-    from distill.train.start import start
+    from distill.training.start import start
 
     name = "recipe" if not isinstance(recipe, str | Path) else Path(recipe).stem
     run = Path(out) if out is not None else Path("runs") / name
@@ -79,7 +79,7 @@ def embed_teachers(
     Raises:
         distill.UserError: for anything the user can put right.
     """
-    from distill.train.fill_caches import embed_teachers as embed
+    from distill.training.fill_caches import embed_teachers as embed
 
     return embed(load_recipe(recipe, overrides), None if out is None else Path(out), launcher)
 

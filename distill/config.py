@@ -133,7 +133,7 @@ class Optim(Open):
     """Optimiser and schedule: linear warm-up, then cosine decay to zero. Further keys are the optimiser's own options.
 
     Attributes:
-        name: a module of ``distill/train/optimizers/``, or an optimiser that another installed package brings.
+        name: a module of ``distill/training/optimizers/``, or an optimiser that another installed package brings.
         lr: the learning rate at the end of the warm-up.
         weight_decay: decoupled; only of the kernels of linear layers and convolutions.
         warmup: a fraction of all steps below 1, a number of steps from 1 on.

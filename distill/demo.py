@@ -29,9 +29,9 @@ from distill.ship.embed import embed_images
 from distill.ship.export import export
 from distill.ship.image_text import ImageText
 from distill.ship.load import load as load_students
-from distill.train import fill_caches, fill_worker
-from distill.train.setup import Networks, image_student
-from distill.train.start import start
+from distill.training import fill_caches, fill_worker
+from distill.training.setup import Networks, image_student
+from distill.training.start import start
 from launch.job import Job
 from launch.launchers.local import Local
 

@@ -131,9 +131,9 @@ def stepper(recipe: Any) -> Callable[[], float]:
     """A training whose steps are taken one by one: each loads its batch in this process, and says how long it took."""
     from distill.data.pairs import Part
     from distill.lookup import resolve
-    from distill.train import fill_worker, loop, prepare
-    from distill.train.setup import Networks
-    from distill.train.training_set import open_data
+    from distill.training import fill_worker, loop, prepare
+    from distill.training.setup import Networks
+    from distill.training.training_set import open_data
     from launch import group as processes
     from launch.job import Job
     from launch.launchers.local import Local

@@ -85,8 +85,8 @@ def prepare_all(home: Path, runs: Mapping[Path, Sequence[str]], nproc: int, resu
     """Make the folders of some runs of ``home``'s recipe ready."""
     from distill.lookup import resolve
     from distill.recipe import load
-    from distill.train import prepare
-    from distill.train.setup import Networks
+    from distill.training import prepare
+    from distill.training.setup import Networks
     from launch.job import Job
     from launch.launchers.local import Local
 
@@ -98,7 +98,7 @@ def prepare_all(home: Path, runs: Mapping[Path, Sequence[str]], nproc: int, resu
 
 def train_all(runs: Sequence[Path]) -> None:
     """In a process of a job: train runs that are ready."""
-    from distill.train.loop import train
+    from distill.training.loop import train
     from launch import group
 
     for run in runs:

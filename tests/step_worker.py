@@ -21,8 +21,8 @@ from torch import nn
 import losses
 import students
 from distill.data.batch import Batch
-from distill.train.model import Model
-from distill.train.step import Step, embed, with_teacher_outputs
+from distill.training.model import Model
+from distill.training.step import Step, embed, with_teacher_outputs
 from launch import group as processes
 from launch import zero
 from launch.settings import deepspeed_settings

@@ -27,8 +27,8 @@ from distill.data.views import PLAIN_VIEWS
 from distill.errors import BadSample
 from distill.lookup import resolve
 from distill.recipe import load
-from distill.train import setup
-from distill.train.checkpoint import Snapshot
+from distill.training import setup
+from distill.training.checkpoint import Snapshot
 from launch import group as processes
 from launch import zero
 

@@ -113,7 +113,7 @@ from pathlib import Path
 import torch.distributed
 
 from distill.recipe import load
-from distill.train.start import start
+from distill.training.start import start
 
 before = dict(os.environ)
 for stage in (3, 0):

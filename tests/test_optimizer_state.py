@@ -17,7 +17,7 @@ from torch import nn
 
 from distill.lookup import find_optimizer
 from distill.recipe import parse
-from distill.train.optimizer import build_optimizer
+from distill.training.optimizer import build_optimizer
 from launch import group as processes
 from launch import zero
 from launch.settings import deepspeed_settings

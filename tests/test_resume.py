@@ -19,7 +19,7 @@ from conftest import RECIPE, SCRATCH, distill, losses_of, metrics, wait_for_step
 from ranks import train_together
 from safetensors.torch import load_file, save_file
 
-from distill.train import checkpoint
+from distill.training import checkpoint
 from launch.group import Group
 
 SCRIPT = Path(sys.executable).with_name("distill")

@@ -14,7 +14,7 @@ from distill.errors import UserError, did_you_mean
 from distill.evals.evaluation import Context, Evaluation
 from distill.ship.image_text import ImageText
 from distill.ship.load import load
-from distill.train.run import is_run, read_recipe
+from distill.training.run import is_run, read_recipe
 
 EVALUATIONS = ("distill.evals", "EVALUATION", "distill.evaluations")  # where plugins.load finds them
 

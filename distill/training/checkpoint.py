@@ -23,7 +23,7 @@ from torch import nn
 
 from distill.errors import UserError, as_user_errors
 from distill.files import lock, write_text, write_whole
-from distill.train.model import on_cpu, student_tensors
+from distill.training.model import on_cpu, student_tensors
 from launch import group as processes
 from launch import zero
 

@@ -17,7 +17,7 @@ def main(folder: Path) -> int:
     from distill.lookup import resolve
     from distill.progress import progress_bar
     from distill.recipe import parse
-    from distill.train.setup import Networks, caches_of
+    from distill.training.setup import Networks, caches_of
     from launch import group as processes
     from launch.process import set_up_process
 

@@ -18,9 +18,9 @@ from distill.data.shards import Shards
 from distill.data.transform import MEMBERS
 from distill.errors import Bad, BadSample, UserError
 from distill.resolved import ResolvedRecipe
-from distill.train import fill_caches
-from distill.train.health import check_bad_samples, most_bad
-from distill.train.setup import Networks, caches_of, pairs_of
+from distill.training import fill_caches
+from distill.training.health import check_bad_samples, most_bad
+from distill.training.setup import Networks, caches_of, pairs_of
 from launch.job import Job
 from students import Tokenizer
 
@@ -29,7 +29,7 @@ TOKENIZER_SAMPLES = 1_000_000  # more of them change a vocabulary of usual size 
 
 
 class ShardSet:
-    """A :class:`~distill.train.training_set.TrainingSet` of local shards."""
+    """A :class:`~distill.training.training_set.TrainingSet` of local shards."""
 
     def __init__(self, resolved: ResolvedRecipe, data: Shards) -> None:
         self.resolved, self.recipe, self.data = resolved, resolved.recipe, data

@@ -109,7 +109,7 @@ class Model(nn.Module):
     def scale(self) -> torch.Tensor:
         """1/τ, at most ``MAX_SCALE``; at the bound the gradient still flows, so τ can come back.
 
-        A step may leave ``log_scale`` beyond the bound: :class:`~distill.train.step.Step` puts it back.
+        A step may leave ``log_scale`` beyond the bound: :class:`~distill.training.step.Step` puts it back.
         """
         log = self.log_scale.float()
         return (log + (log.clamp(max=MAX_LOG_SCALE) - log).detach()).exp()

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from distill.train.optimizer import Optimizer
+from distill.training.optimizer import Optimizer
 
 
 class Adafactor(Optimizer):

@@ -18,8 +18,8 @@ from distill.data.shard_names import address_scheme, stream_addresses
 from distill.data.streams import StreamDataset, read_shards
 from distill.errors import Bad, BadSample, UserError
 from distill.resolved import ResolvedRecipe
-from distill.train.health import check_bad_samples, most_bad
-from distill.train.setup import Networks, transform_of
+from distill.training.health import check_bad_samples, most_bad
+from distill.training.setup import Networks, transform_of
 from launch.job import Job
 from students import Tokenizer
 
@@ -27,7 +27,7 @@ TOKENIZER_SAMPLES = 20_000  # streams bring images along with the captions
 
 
 class StreamSet:
-    """A :class:`~distill.train.training_set.TrainingSet` of streams."""
+    """A :class:`~distill.training.training_set.TrainingSet` of streams."""
 
     def __init__(self, resolved: ResolvedRecipe) -> None:
         recipe = resolved.recipe

@@ -18,9 +18,9 @@ from pathlib import Path
 from distill.config import Recipe
 from distill.data.batch import Batch
 from distill.errors import Bad, UserError
-from distill.train.log import Journal
-from distill.train.run import BAD_SAMPLES, EVENTS
-from distill.train.step import Outcome
+from distill.training.log import Journal
+from distill.training.run import BAD_SAMPLES, EVENTS
+from distill.training.step import Outcome
 from launch import group as processes
 
 MEMORY = 50  # losses that a spike is compared with

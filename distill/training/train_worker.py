@@ -11,7 +11,7 @@ def main(run: str) -> int:
 
     set_up_process()
     from distill.errors import UserError
-    from distill.train.loop import train
+    from distill.training.loop import train
     from launch import group
 
     try:

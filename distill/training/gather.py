@@ -14,7 +14,7 @@ NUMBERS = ("scale", "bias")  # parameters of the loss: alike on every process, n
 
 
 class NotFiniteRows(Exception):
-    """Something that a :class:`~distill.train.model.Model` computed is NaN or infinite; raised on all processes alike.
+    """Something that a :class:`~distill.training.model.Model` computed is NaN or infinite; all processes raise it.
 
     Attributes:
         positions: which samples of the whole batch it happened to; all, where it is a number of the loss itself.
@@ -30,7 +30,7 @@ def embeddings(rows: Rows, needs: Needs, weights: Sequence[float], group: proces
     """What the objective is given, once for every caption an image has in this batch.
 
     Args:
-        rows: what a :class:`~distill.train.model.Model` makes of this process's share.
+        rows: what a :class:`~distill.training.model.Model` makes of this process's share.
         needs: of the objective; its ``gather`` names the rows that are gathered, all others stay local.
         weights: one a teacher; none where the objective reads no teacher.
         group: the processes.

@@ -17,16 +17,16 @@ from distill.data.batch import Batch
 from distill.data.pairs import Part
 from distill.errors import as_user_errors
 from distill.lookup import resolve
-from distill.train.checkpoint import Checkpoints, Snapshot
-from distill.train.health import Health
-from distill.train.log import Log
-from distill.train.optimizer import build_optimizer
-from distill.train.run import read_recipe
-from distill.train.schedule import GroupSchedule, learning_rate
-from distill.train.setup import Networks, load_tokenizer
-from distill.train.step import Step
-from distill.train.stop_requests import StopRequests
-from distill.train.training_set import open_data_again
+from distill.training.checkpoint import Checkpoints, Snapshot
+from distill.training.health import Health
+from distill.training.log import Log
+from distill.training.optimizer import build_optimizer
+from distill.training.run import read_recipe
+from distill.training.schedule import GroupSchedule, learning_rate
+from distill.training.setup import Networks, load_tokenizer
+from distill.training.step import Step
+from distill.training.stop_requests import StopRequests
+from distill.training.training_set import open_data_again
 from launch import group as processes
 from launch import zero
 from launch.settings import deepspeed_settings
@@ -40,7 +40,7 @@ def train(run: Path, networks: Networks | None = None) -> bool:
     captions, learning rate and random numbers.
 
     Args:
-        run: a folder that ``distill.train.prepare`` made.
+        run: a folder that ``distill.training.prepare`` made.
         networks: what preparing it in this process has built; otherwise all is built here.
 
     Returns:

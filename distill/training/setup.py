@@ -21,7 +21,7 @@ from distill.data.views import Views
 from distill.errors import UserError, as_user_errors
 from distill.resolved import ResolvedRecipe, ResolvedTeacher
 from distill.tables import TEACHER, TowerTable
-from distill.train.model import Model
+from distill.training.model import Model
 
 
 def views_of(resolved: ResolvedRecipe) -> Views:

@@ -25,8 +25,8 @@ from distill.lookup import resolve
 from distill.progress import progress_bar
 from distill.recipe import dump
 from distill.resolved import ResolvedRecipe
-from distill.train import fill_worker
-from distill.train.setup import Networks, caches_of
+from distill.training import fill_worker
+from distill.training.setup import Networks, caches_of
 from launch import job as jobs
 from launch.group import default_device
 from launch.launcher import Launcher

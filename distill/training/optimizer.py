@@ -11,14 +11,14 @@ from torch import nn
 
 from distill.config import Recipe
 from distill.tables import TowerTable
-from distill.train.schedule import GroupSchedule
-from distill.train.weight_decay import decayed_parameters, kernels
+from distill.training.schedule import GroupSchedule
+from distill.training.weight_decay import decayed_parameters, kernels
 
 
 class Optimizer(BaseModel):
     """An optimiser: its fields are its own options, which stand in the recipe's ``[optim]``.
 
-    A subclass is found by its name: as ``OPTIMIZER`` of the module ``distill/train/optimizers/NAME.py``, or by an
+    A subclass is found by its name: as ``OPTIMIZER`` of the module ``distill/training/optimizers/NAME.py``, or by an
     entry point NAME of the group ``distill.optimizers`` of another installed package. Learning rate, warm-up, weight
     decay and gradient clipping are the recipe's, not the optimiser's.
 
@@ -44,7 +44,7 @@ class Optimizer(BaseModel):
             name: dotted, in the model.
             parameter: with its shape; not to be changed.
             kernel: whether it is the kernel of a linear layer or a convolution, see
-                :func:`distill.train.weight_decay.kernels`.
+                :func:`distill.training.weight_decay.kernels`.
 
         Returns:
             Further keys of the group, besides "params", "lr" and "weight_decay"; none unless overridden.
@@ -67,7 +67,7 @@ def build_optimizer(
     """The optimiser of a recipe, and the learning-rate schedule of each of its parameter groups.
 
     Parameters share a group if they have the same schedule, the same weight decay (that of the recipe or none, see
-    :func:`distill.train.weight_decay.decayed_parameters`) and the same settings of the optimiser's own.
+    :func:`distill.training.weight_decay.decayed_parameters`) and the same settings of the optimiser's own.
 
     Args:
         model: whose first level of modules are named as the towers in ``[student]``.

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from distill.data.batch import Batch, Tensors
-from distill.train.gather import NUMBERS, NotFiniteRows, embeddings, terms
-from distill.train.model import MAX_LOG_SCALE, MAX_SCALE
+from distill.training.gather import NUMBERS, NotFiniteRows, embeddings, terms
+from distill.training.model import MAX_LOG_SCALE, MAX_SCALE
 from launch import group as processes
 from launch import zero
 from losses import Objective
@@ -45,7 +45,7 @@ class Step:
     """What a step needs besides its batch.
 
     Attributes:
-        engine: DeepSpeed's, around a :class:`~distill.train.model.Model`.
+        engine: DeepSpeed's, around a :class:`~distill.training.model.Model`.
         objective: what is optimised.
         teachers: for each, its frozen forward if it runs online, None if the batch holds its outputs.
         weights: one a teacher.
@@ -156,7 +156,7 @@ def embed(model: nn.Module, pieces: Sequence[Batch], seed: int, first: int = 0) 
     """The model's rows for some pieces, one after the other, as if they had been one.
 
     Args:
-        model: a :class:`~distill.train.model.Model`, or DeepSpeed's engine around one.
+        model: a :class:`~distill.training.model.Model`, or DeepSpeed's engine around one.
         pieces: with every teacher's part as outputs.
         seed: piece i draws its random numbers from (seed, i) alone, so a replay repeats them.
         first: the number of the first of these pieces.

@@ -16,11 +16,11 @@ from distill.errors import UserError, as_user_errors
 from distill.files import write_text
 from distill.recipe import dump
 from distill.resolved import ResolvedRecipe
-from distill.train.model import parameter_counts
-from distill.train.run import RECIPE, is_run, read_about, read_recipe, write_run
-from distill.train.setup import Networks, given_tokenizer
-from distill.train.stop_requests import STOP
-from distill.train.training_set import TrainingSet, open_data
+from distill.training.model import parameter_counts
+from distill.training.run import RECIPE, is_run, read_about, read_recipe, write_run
+from distill.training.setup import Networks, given_tokenizer
+from distill.training.stop_requests import STOP
+from distill.training.training_set import TrainingSet, open_data
 from launch.job import Job
 from students import Tokenizer
 

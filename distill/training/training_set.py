@@ -10,9 +10,9 @@ from distill.data.batch import Batch
 from distill.data.pairs import Part
 from distill.errors import Bad
 from distill.resolved import ResolvedRecipe
-from distill.train.setup import Networks
-from distill.train.shard_set import ShardSet
-from distill.train.stream_set import StreamSet
+from distill.training.setup import Networks
+from distill.training.shard_set import ShardSet
+from distill.training.stream_set import StreamSet
 from launch.job import Job
 from students import Tokenizer
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from distill.config import Recipe
 from distill.errors import UserError, as_user_errors
 from distill.lookup import resolve
-from distill.train import checkpoint, prepare, train_worker
-from distill.train.run import read_about
-from distill.train.setup import Networks
-from distill.train.stop_requests import STOP
+from distill.training import checkpoint, prepare, train_worker
+from distill.training.run import read_about
+from distill.training.setup import Networks
+from distill.training.stop_requests import STOP
 from launch import job as jobs
 from launch.group import joined
 from launch.launcher import Launcher
@@ -59,7 +59,7 @@ def start(
 
 def train_here(run: Path, networks: Networks) -> bool:
     """Train a prepared run in this process; afterwards there is no process group, and the environment is as before."""
-    from distill.train.loop import train
+    from distill.training.loop import train
 
     with joined():
         return train(run, networks)
