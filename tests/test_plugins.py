@@ -106,7 +106,7 @@ def test_its_evaluation_has_its_own_options_and_data(package: Installed) -> None
     assert found["k"] == 3 and 0 < found["metrics"]["accuracy"] <= 1
     for wrong, said in (
         (("--set", "trian=x"), "The evaluation 'knn' has no option 'trian'. Did you mean 'train'?"),
-        (("--set", "k=0"), "The option 'k' of the evaluation 'knn' does not check out"),
+        (("--set", "k=0"), "The evaluation 'knn' does not accept its option 'k': "),
         (("--language", "en"), "The evaluation 'knn' has no option 'languages'"),
         ((), "Name shards with --set train=SHARDS"),
     ):

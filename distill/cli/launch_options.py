@@ -80,7 +80,8 @@ def build(name: str, **options: Any) -> Launcher:
     """The launcher called ``name``; raises UserError like :func:`launcher_of`."""
     from pydantic import ValidationError
 
-    from distill.errors import UserError, as_user_errors, did_you_mean
+    from distill.errors import UserError, as_user_errors
+    from distill.validation import explain_options
     from launch import launchers
 
     with as_user_errors():
@@ -88,17 +89,4 @@ def build(name: str, **options: Any) -> Launcher:
     try:
         return found(**options)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(found.model_fields) or "none"
-            hint = did_you_mean(key, found.model_fields, f"Its options: {known}.")
-            raise UserError(f"The launcher '{name}' has no option '{key}'.", hint) from error
-        if first["type"] == "missing":
-            raise UserError(
-                f"The launcher '{name}' needs the option '{key}'.", f"Add --launch {key}=VALUE."
-            ) from error
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(
-            f"The launcher '{name}' does not accept its option '{key}': {message}.", f"Correct --launch {key}=VALUE."
-        ) from error
+        raise UserError(*explain_options(error, found, f"The launcher '{name}'", "--launch")) from error

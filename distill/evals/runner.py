@@ -10,11 +10,12 @@ from pydantic import BaseModel, Field, ValidationError
 
 from distill import plugins
 from distill.data.captions import Captions
-from distill.errors import UserError, did_you_mean
+from distill.errors import UserError
 from distill.evals.evaluation import Context, Evaluation
 from distill.ship.image_text import ImageText
 from distill.ship.load import load
 from distill.training.run import is_run, read_recipe
+from distill.validation import explain_options
 
 EVALUATIONS = ("distill.evals", "EVALUATION", "distill.evaluations")  # where plugins.load finds them
 
@@ -71,16 +72,7 @@ def with_options(task: str, options: dict[str, Any]) -> Evaluation:
     try:
         return kind(**options)
     except ValidationError as error:
-        first = error.errors()[0]
-        name, known = ".".join(map(str, first["loc"])), list(kind.model_fields)
-        if first["type"] == "extra_forbidden":
-            remedy = did_you_mean(name, known, f"Its options: {', '.join(known)}.")
-            raise UserError(f"The evaluation '{task}' has no option '{name}'.", remedy) from error
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(
-            f"The option '{name}' of the evaluation '{task}' does not check out: {message}.",
-            f"Correct it with --set {name}=VALUE.",
-        ) from error
+        raise UserError(*explain_options(error, kind, f"The evaluation '{task}'", "--set")) from error
 
 
 def context_of(model: ImageText) -> Context:
