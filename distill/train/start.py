@@ -12,13 +12,14 @@ from launch import job as jobs
 from launch.group import joined
 from launch.launcher import Launcher
 from launch.launchers.local import Local
-from launch.process import keep_freed_memory
+from launch.process import keep_freed_memory, temporary_environment
 
 
+@temporary_environment()
 def start(
     recipe: Recipe, run: Path, *, resume: bool = False, launcher: Launcher | None = None, allow_pipe: bool = False
 ) -> bool:
-    """Prepare a run and train it to its end.
+    """Prepare a run and train it to its end. Afterwards the environment variables are as before.
 
     Args:
         recipe: resolved.
@@ -54,7 +55,7 @@ def start(
 
 
 def train_here(run: Path) -> bool:
-    """Train a prepared run in this process; afterwards there is no process group, and the environment is as before."""
+    """Train a prepared run in this process, and leave no process group behind."""
     from distill.train.loop import train
 
     with joined():
