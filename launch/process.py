@@ -49,7 +49,7 @@ def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
 def temporary_environment(**variables: str) -> Iterator[None]:
     """Inside, these environment variables are set; afterwards the environment is as before.
 
-    So are variables that libraries set inside: ``torch.compile`` sets one, ``import deepspeed`` another.
+    So are variables that libraries set inside: ``import torchvision`` sets one, ``import deepspeed`` another.
     """
     before = dict(os.environ)
     os.environ.update(variables)

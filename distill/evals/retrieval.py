@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ from pydantic import field_validator
 
 from distill.data.captions import Captions
 from distill.data.shards import Shards
-from distill.errors import UserError
+from distill.errors import BadSample, UserError
 from distill.evals import metrics
 from distill.evals.evaluation import Context, Evaluation
 from distill.ship.embed import embed_images
@@ -52,8 +53,13 @@ class Retrieval(Evaluation):
 
 def has_language(shards: Shards, captions: Captions) -> bool:
     """Whether any caption says that it is in one of the languages asked for."""
-    samples = (shards.read(i, ["txt", "json"]) for i in range(len(shards)))
-    return any(caption.language in captions.languages for sample in samples for caption in captions.read(sample))
+    for i in range(len(shards)):
+        with suppress(BadSample):  # it has captions in other languages only
+            if any(
+                caption.language in captions.languages for caption in captions.read(shards.read(i, ["txt", "json"]))
+            ):
+                return True
+    return False
 
 
 def measure(model: ImageText, shards: Shards, captions: Captions, workers: int = 0) -> dict[str, Any]:

@@ -15,13 +15,14 @@ from launch import job as jobs
 from launch.group import joined
 from launch.launcher import Launcher
 from launch.launchers.local import Local
-from launch.process import keep_freed_memory
+from launch.process import keep_freed_memory, temporary_environment
 
 
+@temporary_environment()
 def start(
     recipe: Recipe, run: Path, *, resume: bool = False, launcher: Launcher | None = None, allow_pipe: bool = False
 ) -> bool:
-    """Prepare a run and train it to its end.
+    """Prepare a run and train it to its end. Afterwards the environment variables are as before.
 
     Args:
         recipe: what to train.
