@@ -32,7 +32,7 @@ from distill.ship.load import load as load_students
 from distill.training import fill_caches, fill_worker
 from distill.training.setup import Networks, image_student
 from distill.training.start import start
-from launch.job import Job
+from launch.launcher import Job
 from launch.launchers.local import Local
 
 TEACHER = "packaged/efficientnet_lite0"

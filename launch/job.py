@@ -1,4 +1,4 @@
-"""A job: a script that a launcher runs in one or several processes.
+"""Checking and running a job: a script that a launcher runs in one or several processes.
 
 The script has an absolute path, and runs in a folder of ours and with Python's safe path: a ``losses.py`` in the
 user's current directory must not be imported instead of ours.
@@ -12,39 +12,10 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
-from launch.launcher import Launcher
+from launch.launcher import Job
 from launch.process import end_with_parent
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to start, where, and how.
-
-    Attributes:
-        script: the worker, an absolute path that exists on every host.
-        arguments: the worker's command-line arguments.
-        folder: the working directory, on every host; a launcher may write files of its own into it.
-        launcher: starts the processes.
-    """
-
-    script: Path
-    arguments: tuple[str, ...]
-    folder: Path
-    launcher: Launcher
-
-    @property
-    def world(self) -> int:
-        """The number of processes; raises like :attr:`launch.launcher.Launcher.world`."""
-        return self.launcher.world
-
-    @property
-    def here(self) -> bool:
-        """Whether it is one process on this machine: then the calling process does the work, and starts nothing."""
-        return self.launcher.here
 
 
 def check(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""The base class of launchers: what starts the processes of a job.
+"""The base class of launchers, which start the processes of a job; and the job.
 
 A launcher is one file of ``launch/launchers/``, or an entry point ``distill.launchers`` of another installed package.
 """
@@ -6,12 +6,10 @@ A launcher is one file of ``launch/launchers/``, or an entry point ``distill.lau
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
-
-if TYPE_CHECKING:
-    from launch.job import Job
 
 
 class Launcher(BaseModel, ABC):
@@ -62,3 +60,30 @@ class Launcher(BaseModel, ABC):
             The environment of the command; by default the one given.
         """
         return environment
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to start, where, and how.
+
+    Attributes:
+        script: the worker, an absolute path that exists on every host.
+        arguments: the worker's command-line arguments.
+        folder: the working directory, on every host; a launcher may write files of its own into it.
+        launcher: starts the processes.
+    """
+
+    script: Path
+    arguments: tuple[str, ...]
+    folder: Path
+    launcher: Launcher
+
+    @property
+    def world(self) -> int:
+        """The number of processes; raises like :attr:`Launcher.world`."""
+        return self.launcher.world
+
+    @property
+    def here(self) -> bool:
+        """Whether it is one process on this machine: then the calling process does the work, and starts nothing."""
+        return self.launcher.here

@@ -135,7 +135,7 @@ def stepper(recipe: Any) -> Callable[[], float]:
     from distill.training.setup import Networks
     from distill.training.training_set import open_data
     from launch import group as processes
-    from launch.job import Job
+    from launch.launcher import Job
     from launch.launchers.local import Local
 
     networks, group = Networks(resolve(recipe)), processes.join()

@@ -87,7 +87,7 @@ def prepare_all(home: Path, runs: Mapping[Path, Sequence[str]], nproc: int, resu
     from distill.recipe import load
     from distill.training import prepare
     from distill.training.setup import Networks
-    from launch.job import Job
+    from launch.launcher import Job
     from launch.launchers.local import Local
 
     for run, overrides in runs.items():

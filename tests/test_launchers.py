@@ -11,7 +11,7 @@ from distill.cli.launch_options import launcher_of
 from distill.errors import UserError
 from launch import job as jobs
 from launch import launchers
-from launch.job import Job
+from launch.launcher import Job
 
 # A launcher that starts its processes one after the other, in Python.
 SOURCE = """

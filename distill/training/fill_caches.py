@@ -29,7 +29,7 @@ from distill.training import fill_worker
 from distill.training.setup import Networks, caches_of
 from launch import job as jobs
 from launch.group import default_device
-from launch.launcher import Launcher
+from launch.launcher import Job, Launcher
 from launch.launchers.local import Local
 from launch.process import keep_freed_memory
 
@@ -52,7 +52,7 @@ def embed_teachers(recipe: Recipe, out: Path | None, launcher: Launcher | None) 
     shards = Shards.open(recipe.data.train, strict=False)
     if shards.faults:
         print(f"{shards.faults[0].shard} is damaged, and embedded as far as it can be read.", file=sys.stderr)
-    job = jobs.Job(Path(fill_worker.__file__).resolve(), (), Path.cwd(), launcher or Local())
+    job = Job(Path(fill_worker.__file__).resolve(), (), Path.cwd(), launcher or Local())
     with as_user_errors():
         jobs.check(job)
     audits = fill_and_audit(resolved, Networks(resolved), shards, job)
@@ -61,7 +61,7 @@ def embed_teachers(recipe: Recipe, out: Path | None, launcher: Launcher | None) 
 
 
 def fill_and_audit(
-    resolved: ResolvedRecipe, networks: Networks, shards: Shards, job: jobs.Job
+    resolved: ResolvedRecipe, networks: Networks, shards: Shards, job: Job
 ) -> dict[str, dict[str, Any]]:
     """Complete the teacher caches of a recipe, and compare some of their rows with the live teachers.
 
@@ -110,7 +110,7 @@ def fill(
     resolved: ResolvedRecipe,
     caches: Sequence[Cache],
     shards: Shards,
-    job: jobs.Job,
+    job: Job,
     live: Callable[[int], Teacher],
 ) -> None:
     """Compute what caches lack: in this process, or in those of a job, shard by shard.

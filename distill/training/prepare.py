@@ -21,7 +21,7 @@ from distill.training.run import RECIPE, is_run, read_about, read_recipe, write_
 from distill.training.setup import Networks, given_tokenizer
 from distill.training.stop_requests import STOP
 from distill.training.training_set import TrainingSet, open_data
-from launch.job import Job
+from launch.launcher import Job
 from students import Tokenizer
 
 # What may be given anew to resume: how much is checked and saved, how it is loaded and cut up, what is passed over.

@@ -21,7 +21,7 @@ from distill.resolved import ResolvedRecipe
 from distill.training import fill_caches
 from distill.training.health import check_bad_samples, most_bad
 from distill.training.setup import Networks, caches_of, pairs_of
-from launch.job import Job
+from launch.launcher import Job
 from students import Tokenizer
 
 SHARDS = "shards.safetensors"

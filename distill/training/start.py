@@ -13,7 +13,7 @@ from distill.training.setup import Networks
 from distill.training.stop_requests import STOP
 from launch import job as jobs
 from launch.group import joined
-from launch.launcher import Launcher
+from launch.launcher import Job, Launcher
 from launch.launchers.local import Local
 from launch.process import keep_freed_memory, temporary_environment
 
@@ -39,7 +39,7 @@ def start(
     """
     keep_freed_memory()
     run, networks = run.absolute(), Networks(resolve(recipe))
-    job = jobs.Job(Path(train_worker.__file__).resolve(), (str(run),), run, launcher or Local())
+    job = Job(Path(train_worker.__file__).resolve(), (str(run),), run, launcher or Local())
     with as_user_errors():
         jobs.check(job)
     prepare.prepare(networks.resolved, networks, run, resume, job, allow_pipe)

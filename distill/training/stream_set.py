@@ -20,7 +20,7 @@ from distill.errors import Bad, BadSample, UserError
 from distill.resolved import ResolvedRecipe
 from distill.training.health import check_bad_samples, most_bad
 from distill.training.setup import Networks, transform_of
-from launch.job import Job
+from launch.launcher import Job
 from students import Tokenizer
 
 TOKENIZER_SAMPLES = 20_000  # streams bring images along with the captions

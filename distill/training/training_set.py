@@ -13,7 +13,7 @@ from distill.resolved import ResolvedRecipe
 from distill.training.setup import Networks
 from distill.training.shard_set import ShardSet
 from distill.training.stream_set import StreamSet
-from launch.job import Job
+from launch.launcher import Job
 from students import Tokenizer
 
 

@@ -8,13 +8,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from launch.group import free_port
-from launch.launcher import Launcher
-
-if TYPE_CHECKING:
-    from launch.job import Job
+from launch.launcher import Job, Launcher
 
 FORMAT = "Write one line a host: NAME slots=GPUS"
 # DeepSpeed copies these environment variables to the other hosts.

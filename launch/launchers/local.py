@@ -6,16 +6,12 @@ import base64
 import json
 import os
 import sys
-from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
 
 from launch.group import default_device, free_port
-from launch.launcher import Launcher
-
-if TYPE_CHECKING:
-    from launch.job import Job
+from launch.launcher import Job, Launcher
 
 
 class Local(Launcher):

@@ -10,8 +10,7 @@ from pathlib import Path
 from pydantic import Field
 
 from launch.group import free_port
-from launch.job import Job
-from launch.launcher import Launcher
+from launch.launcher import Job, Launcher
 
 
 class Plain(Launcher):
