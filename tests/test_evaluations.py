@@ -74,3 +74,8 @@ def test_a_wrong_option_is_named_before_the_model_is_measured(
     with pytest.raises(UserError) as refused:
         package.evaluate(home / "run", "retrieval", **options)
     assert said in str(refused.value)
+
+
+def test_an_option_given_in_two_ways_is_refused(home: Path) -> None:
+    words = ("evaluate", "run", "--task", "retrieval", "--data", "shards", "--set", "data=shards")
+    assert "Both --data and --set data are given." in distill(*words, cwd=home, status=2).stderr

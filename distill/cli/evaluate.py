@@ -56,8 +56,10 @@ def evaluate(
     tree: dict[str, Any] = {}
     for option in options:
         apply_override(tree, option)
-    tree |= {"data": data} if data else {}
-    tree |= {"languages": languages} if languages else {}
+    for flag, key, values in (("--data", "data", data), ("--language", "languages", languages)):
+        if values and key in tree:
+            raise UserError(f"Both {flag} and --set {key} are given.", "Leave one of them out.")
+        tree |= {key: values} if values else {}
     result = json.dumps(distill.evaluate(path, task, device=device, alpha=alpha, **tree), indent=1)
     click.echo(result)
     if file is not None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from distill.data.captions import Captions
 from distill.ship.image_text import ImageText
+
+# An option that is a list of strings; a single string is a list of one.
+Strings = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Context:
     workers: int
 
 
-class Evaluation(BaseModel):
+class Evaluation(BaseModel, ABC):
     """One evaluation; the fields of a subclass are its options, which ``--set`` sets.
 
     A subclass is found by its name: as ``EVALUATION`` of the module ``distill/evals/NAME.py``, or by an entry point
@@ -36,13 +40,9 @@ class Evaluation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    data: tuple[str, ...] = ()
+    data: Strings = ()
 
-    @field_validator("data", mode="before")
-    @classmethod
-    def one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
+    @abstractmethod
     def evaluate(self, model: ImageText, context: Context) -> dict[str, Any]:
         """Measure a model.
 
@@ -52,4 +52,3 @@ class Evaluation(BaseModel):
         Raises:
             UserError: if the data cannot be read, or are not enough for this evaluation.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say what it measures.")

@@ -6,13 +6,11 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from pydantic import field_validator
-
 from distill.data.captions import Captions
 from distill.data.shards import Shards
 from distill.errors import BadSample, UserError
 from distill.evals import metrics
-from distill.evals.evaluation import Context, Evaluation
+from distill.evals.evaluation import Context, Evaluation, Strings
 from distill.ship.embed import embed_images
 from distill.ship.image_text import ImageText
 
@@ -27,12 +25,7 @@ class Retrieval(Evaluation):
         languages: only captions of these, and those without one; none means those that the model was trained with.
     """
 
-    languages: tuple[str, ...] = ()
-
-    @field_validator("languages", mode="before")
-    @classmethod
-    def one_or_more(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+    languages: Strings = ()
 
     def evaluate(self, model: ImageText, context: Context) -> dict[str, Any]:
         """{"task", "images", "texts", "metrics": {"i2t_r1": …, "t2i_r10": …}, "chance": {…}}, recalls in [0, 1].
