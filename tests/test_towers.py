@@ -197,7 +197,7 @@ def test_weights_that_do_not_fit_or_are_not_there_are_refused(teacher: teachers.
     "name, said",
     [
         ("packaged/efficientnet_lite", f"Did you mean {LITE0}?"),
-        ("zzz", "groups in21k, jft, packaged, places, web; or timm/ARCH"),
+        ("zzz", "groups .*in21k, .*jft, .*packaged, .*places, .*web.*; or timm/ARCH"),
         ("timm/vit_tiny_patch16_225", f"Did you mean .*timm/{VIT}"),
         (f"timm/{VIT}.no_such_tag", f"It has timm/{VIT}.augreg_in21k"),
     ],

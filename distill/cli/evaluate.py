@@ -8,18 +8,10 @@ from typing import Any
 
 import click
 
-
-class ListsTasks(click.Command):
-    """A command whose help lists the evaluations that exist."""
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from distill.evals.runner import tasks
-
-        formatter.write_paragraph()
-        formatter.write_text(f"Tasks: {', '.join(tasks())}.")
+from distill.cli.listing import ListingCommand
 
 
-@click.command(cls=ListsTasks)
+@click.command(cls=ListingCommand, title="Tasks", names="distill.evals.runner:tasks")
 @click.argument("path", metavar="RUN|EXPORT", type=click.Path(path_type=Path))
 @click.option("--task", required=True, help="What to measure; the tasks are listed below.")
 @click.option("--data", multiple=True, help="Shards; repeatable. Default for a run: its recipe's data.eval.")

@@ -6,18 +6,10 @@ from pathlib import Path
 
 import click
 
-
-class ListsFormats(click.Command):
-    """A command whose help lists the export formats that exist."""
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from distill.ship.export import formats
-
-        formatter.write_paragraph()
-        formatter.write_text(f"Formats: {', '.join(formats())}.")
+from distill.cli.listing import ListingCommand
 
 
-@click.command(cls=ListsFormats)
+@click.command(cls=ListingCommand, title="Formats", names="distill.ship.export:formats")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A folder that does not exist yet.")
 @click.option("--format", default="distill", show_default=True, help="An export format; they are listed below.")

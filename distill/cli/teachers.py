@@ -25,10 +25,20 @@ def teachers() -> None:
 @click.argument("words", nargs=-1)
 @click.option("--modality", type=click.Choice(["image", "text"]), help="What they embed.")
 @click.option("--max-parameters", metavar="N", help="At most so many weights, such as 90M.")
-@click.option("--loaded", is_flag=True, help="Only those whose real weights this project has loaded and compared.")
+@click.option("--loaded", is_flag=True, help="Short for --checked loaded.")
+@click.option(
+    "--checked",
+    type=click.Choice(["loaded", "layout", "configuration"]),
+    help="What was tried: the real weights, a file of random weights, or the configuration only.",
+)
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def list_(
-    words: tuple[str, ...], modality: str | None, max_parameters: str | None, loaded: bool, as_json: bool
+    words: tuple[str, ...],
+    modality: str | None,
+    max_parameters: str | None,
+    loaded: bool,
+    checked: str | None,
+    as_json: bool,
 ) -> None:
     """Teachers that have a card, those with all WORDS in their name, data, licence or paper.
 
@@ -52,7 +62,7 @@ def list_(
         if all(word.lower() in " ".join([card.name, card.data, card.licence, card.paper]).lower() for word in words)
         and modality in (None, card.modality)
         and card.parameters <= most
-        and (card.checked == "loaded" or not loaded)
+        and card.checked in ({"loaded"} if loaded else {checked} if checked else {card.checked})
     ]
     if as_json:
         click.echo(json.dumps([facts(card) for card in found], indent=1))

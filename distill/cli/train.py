@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from distill.cli.launch_options import launch_options
+from distill.cli.listing import ListingCommand
 
 if TYPE_CHECKING:
     from launch.launcher import Launcher
 
 
-@click.command()
+@click.command(cls=ListingCommand, title="Packaged recipes", names="distill.recipe:packaged")
 @click.argument("recipe")
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder; default runs/RECIPE.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a value of the recipe; repeatable.")
@@ -28,7 +29,7 @@ def train(
     resume: bool,
     allow_pipe: bool,
 ) -> None:
-    """Train RECIPE: a TOML file, or one of three_towers, scratch, lit, l2.
+    """Train RECIPE: a TOML file, or the name of a packaged recipe.
 
     \b
     Examples:
