@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import socket
 import stat
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -60,39 +58,6 @@ def abandoned(path: Path) -> bool:
     except PermissionError:
         return False
     return int(made[1]) == os.getpid()
-
-
-def lock(path: Path, busy: Callable[[], None], seconds: float) -> int:
-    """Take a file that one process at a time may have; it is free again when its descriptor is closed.
-
-    Args:
-        busy: called once, if somebody has it.
-        seconds: to wait for it.
-
-    Returns:
-        The descriptor.
-
-    Raises:
-        TimeoutError: if somebody keeps it.
-    """
-    descriptor, end = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644), time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except BlockingIOError:
-            if time.monotonic() > end:
-                os.close(descriptor)
-                raise TimeoutError(str(path)) from None
-            busy()
-            busy = _nothing
-            time.sleep(0.2)
-        except OSError:
-            return descriptor  # a file system without locks
-
-
-def _nothing() -> None:
-    pass
 
 
 def digest(path: Path) -> str:

@@ -31,7 +31,7 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
     objective, optimizer = find_objective(recipe), find_optimizer(recipe)
     needs = objective.needs
     # A run must go on with the optimiser's options that it began with, also where another version has other defaults.
-    optim = Optim.model_validate(recipe.optim.model_dump() | optimizer.model_dump())
+    optim = Optim.model_validate(recipe.optim.model_dump() | optimizer.model_dump(exclude_none=True))
     recipe = recipe.model_copy(update={"optim": optim})
     with as_user_errors():
         cards = tuple(find_card(table) for table in recipe.teacher)

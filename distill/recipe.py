@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
-import re
 import tomllib
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 from pydantic import ValidationError
 
 from distill.config import Recipe, is_remote
@@ -144,29 +142,5 @@ def anchor(tree: dict[str, Any], base: Path) -> None:
 
 def dump(recipe: Recipe) -> str:
     """The recipe as TOML that ``load`` reads back to an equal one."""
-    tree = recipe.model_dump(mode="json", exclude_none=True)
-    teachers = tree.pop("teacher")
-    tables = [f"[{name}]\n{body(table)}" for name, table in tree.items()]
-    tables[1:1] = [f"[[teacher]]\n{body(table)}" for table in teachers]
-    return "\n".join(tables)
-
-
-def body(table: dict[str, Any]) -> str:
-    return "".join(f"{bare(key)} = {toml(value)}\n" for key, value in table.items())
-
-
-def bare(key: str) -> str:
-    """A key as TOML, quoted where it must be."""
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
-
-
-def toml(value: Any) -> str:
-    """A value as TOML. JSON's strings, numbers and booleans are TOML's; tables become inline tables."""
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{bare(key)} = {toml(v)}" for key, v in value.items()) + " }" if value else "{}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(toml(v) for v in value) + "]"
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)  # inf and nan are TOML's words too, and not JSON's
-    # JSON writes U+007F as it is, which TOML forbids.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    # TOML has no null: a key without a value is left out, and its default is read back.
+    return tomli_w.dumps(recipe.model_dump(exclude_none=True))

@@ -17,13 +17,29 @@ class Table(BaseModel):
 
 
 class Open(BaseModel):
-    """A table whose further keys belong to somebody else (timm, a text tower, an objective, an optimiser)."""
+    """A table whose further keys are options of what it names: a timm model, text tower, objective or optimiser."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
+
+    @model_validator(mode="after")
+    def options_can_be_read_back(self) -> Open:
+        for key, value in self.options.items():
+            if not is_comparable(value):
+                raise ValueError(f"the option '{key}' contains null, which TOML does not have, or not a number (nan)")
+        return self
 
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+
+def is_comparable(value: Any) -> bool:
+    """Whether a value can be written as TOML and is equal to what is read back: without null and without nan."""
+    if isinstance(value, dict):
+        return all(is_comparable(v) for v in value.values())
+    if isinstance(value, list | tuple):
+        return all(is_comparable(v) for v in value)
+    return value is not None and value == value
 
 
 class TokenizerTable(Table):
@@ -87,6 +103,8 @@ class ImageTowerTable(TowerTable):
             raise ValueError("beside needs layers: an MLP that joins both networks, of 4 layers in FlexiLiT 2")
         if self.beside is not None and not isinstance(self.beside.get("arch"), str):
             raise ValueError("beside needs an arch: a timm architecture")
+        if self.beside is not None and not is_comparable(self.beside):
+            raise ValueError("beside contains null, which TOML does not have, or not a number (nan)")
         return self
 
 

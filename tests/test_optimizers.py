@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any
@@ -44,7 +45,7 @@ def test_a_checked_recipe_has_all_options_of_its_optimiser() -> None:
     """Else a run that is resumed would go on with other values, once the defaults change."""
     assert recipe_of().optim.options == {"betas": (0.9, 0.99)}
     assert recipe_of() == recipe_of(betas=[0.9, 0.99])
-    assert "betas = [0.9, 0.99]" in dump(recipe_of())
+    assert tomllib.loads(dump(recipe_of()))["optim"]["betas"] == [0.9, 0.99]
     assert recipe_of(name="two_kinds").optim.options == {"momentum": 0.5}
 
 

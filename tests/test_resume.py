@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +20,13 @@ import psutil
 import pytest
 import torch
 from conftest import RECIPE, SCRATCH, distill, losses_of, metrics, wait_for_step, write_shards
-from ranks import train_together
+from ranks import in_ranks, train_together
 from safetensors.torch import load_file, save_file
 
-from distill.training import checkpoint
-from launch.group import Group
+from distill.errors import UserError
+from distill.training import checkpoint, run_lock
+from distill.training.loop import train
+from launch import group
 
 SCRIPT = Path(sys.executable).with_name("distill")
 
@@ -231,15 +237,74 @@ def test_sigterm_saves_and_exits_with_0(home: Path, processes: int) -> None:
     assert losses_of(run) == losses_of(whole)
 
 
-def test_a_run_has_one_writer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "POLICY", 0.5)
-    group, run = Group(0, 1, torch.device("cpu")), home / "one-writer"
-    run.mkdir()
-    first = checkpoint.Checkpoints(run, 2, group)
-    with pytest.raises(checkpoint.UserError, match="Another process trains in"):
-        checkpoint.Checkpoints(run, 2, group)
-    first.leave()
-    checkpoint.Checkpoints(run, 2, group).leave()
+def test_a_run_has_one_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_lock, "PATIENCE", 0.5)
+    with run_lock.locked(tmp_path):
+        with pytest.raises(UserError, match="Another process trains in"), run_lock.locked(tmp_path):
+            pass
+        assert capsys.readouterr().err.count("waiting for it to end") == 1
+    with run_lock.locked(tmp_path):
+        pass
+    assert (tmp_path / ".lock").exists() and capsys.readouterr().err == ""
+
+
+def test_what_a_killed_trainer_has_forked_does_not_hold_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as loader processes, which run on for some seconds."""
+    context = multiprocessing.get_context("fork")
+    trainer = context.Process(target=hold_with_a_child, args=(tmp_path,))
+    trainer.start()
+    trainer.join(60)
+    assert trainer.exitcode == -signal.SIGKILL
+    monkeypatch.setattr(run_lock, "PATIENCE", 0.0)
+    with run_lock.locked(tmp_path):
+        pass
+
+
+def hold_with_a_child(run: Path) -> None:
+    """Take a run, fork a process that runs for some seconds, and die."""
+    with run_lock.locked(run):
+        if os.fork() == 0:
+            time.sleep(3)
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def no_lock(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    with run_lock.locked(tmp_path), run_lock.locked(tmp_path):
+        pass
+    monkeypatch.undo()
+    with run_lock.locked(tmp_path):
+        pass
+
+
+def test_a_run_that_cannot_go_on_is_left(home: Path) -> None:
+    """Else a second start in the same process would wait for the first."""
+    run = home / "damaged"
+    train_together(home, {run: PLAIN}, 1)
+    for file in (run / "checkpoints").glob("*/state.safetensors"):
+        file.write_bytes(b"damaged")
+    (said,) = in_ranks(1, start_twice, run, cwd=home)
+    assert "waiting for it to end" not in said
+
+
+def start_twice(run: Path) -> None:
+    """In a process of a job: start a run whose checkpoints are all damaged, twice."""
+    run_lock.PATIENCE = 0.5
+    for _ in range(2):
+        with pytest.raises(UserError, match="is whole"):
+            train(run)
+    group.leave()
 
 
 def test_killing_the_command_ends_its_processes(home: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 import threading
@@ -22,12 +21,11 @@ import torch
 from torch import nn
 
 from distill.errors import UserError, as_user_errors
-from distill.files import lock, write_text, write_whole
+from distill.files import write_text, write_whole
 from distill.training.model import on_cpu, student_tensors
 from launch import group as processes
 from launch import zero
 
-POLICY = 60.0  # seconds to wait for another job to leave a run
 STATE, STUDENTS, SEAL = "state.safetensors", "students.safetensors", "checkpoint.json"
 MODEL, OPTIMIZER, BUFFERS = "model", "optimizer", "buffers"  # what names in STATE begin with
 
@@ -99,42 +97,29 @@ class Snapshot:
 class Checkpoints:
     """Writes the checkpoints of a run, one at a time, while training goes on.
 
+    Used with ``with``, which at the end waits until the last one is written, whatever happens.
+
     Args:
-        run: the run folder, which only one job at a time may train in.
+        run: the run folder.
         keep: how many of them stay.
         group: the processes; the first one writes.
-
-    Raises:
-        UserError: if another job trains there.
     """
 
     def __init__(self, run: Path, keep: int, group: processes.Group) -> None:
         self.run, self.keep, self.group = run, keep, group
         self.writing: threading.Thread | None = None
         self.failure: OSError | None = None
-        # What a job that was killed leaves running for some seconds, such as its loaders, still has the lock.
-        self.lock = self._take() if group.first else None
 
-    def _take(self) -> int:
-        try:
-            return lock(self.run / ".lock", self._say_busy, POLICY)
-        except TimeoutError as error:
-            raise UserError(f"Another process trains in {self.run}.", "Wait for it, or end it.") from error
+    def __enter__(self) -> Checkpoints:
+        return self
 
-    def _say_busy(self) -> None:
-        print(f"Another process has {self.run}; waiting for it to end.", file=sys.stderr, flush=True)
+    def __exit__(self, *exception: object) -> None:
+        self.wait()
 
     def latest(self) -> Snapshot | None:
         """The newest checkpoint that is whole; the first process looks, so all take the same."""
         folder = processes.gather_objects(newest(self.run) if self.group.first else None, self.group)[0]
         return Snapshot.read(folder) if folder else None
-
-    def leave(self) -> None:
-        """Wait until what has been begun is written, and let others have the run."""
-        self.wait()
-        if self.lock is not None:
-            os.close(self.lock)
-            self.lock = None
 
     def save(self, engine: Any, step: int) -> None:
         """Copy what a checkpoint needs, and have it written. Every process must call this.

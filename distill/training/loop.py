@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from distill.training.health import Health
 from distill.training.log import Log
 from distill.training.optimizer import build_optimizer
 from distill.training.run import read_recipe
+from distill.training.run_lock import locked
 from distill.training.schedule import GroupSchedule, learning_rate
 from distill.training.setup import Networks, load_tokenizer
 from distill.training.step import Step
@@ -52,52 +53,51 @@ def train(run: Path, networks: Networks | None = None) -> bool:
     group = processes.join()
     networks = networks or Networks(resolve(read_recipe(run)))
     resolved, recipe = networks.resolved, networks.resolved.recipe
-    data, tokenizer = open_data_again(resolved, run), load_tokenizer(resolved, run)
-    checkpoints = Checkpoints(run, recipe.checkpoint.keep, group)
-    snapshot = checkpoints.latest()
-    engine, schedules = make_engine(networks, tokenizer.vocab if tokenizer is not None else 0, snapshot, group)
-    start, total = snapshot.step if snapshot else 0, recipe.train.total_steps(data.samples)
-    del snapshot
-    advance = make_step(networks, engine, group)
-    part = Part(group.rank, group.world, pieces_of(recipe, group.world), start, total)
-    health = Health(run, recipe, data.samples, start, group)
-    log = Log(run, f"training {recipe.objective.name}", start, total, recipe.train.batch_size) if group.first else None
-    done = start
-    try:
-        with (
-            StopRequests(run, recipe.checkpoint.every_minutes, group.first) as requests,
-            Watchdog(group, recipe.train.stall_seconds, say) as watchdog,
-            closing(data.batches(tokenizer, part, pin=group.device.type == "cuda")) as loader,
-        ):
-            watchdog.at(start + 1, "loading")
-            for step, share in enumerate(loader, start):
-                watchdog.at(step + 1, "computing")
-                rates = [learning_rate(step, total, recipe.optim, schedule) for schedule in schedules]
-                for parameters, rate in zip(engine.optimizer.param_groups, rates, strict=True):
-                    parameters["lr"] = rate
+    # What is entered here is closed in reverse order, whatever happens.
+    with ExitStack() as opened:
+        data = opened.enter_context(closing(open_data_again(resolved, run)))
+        tokenizer = load_tokenizer(resolved, run)
+        if group.first:
+            opened.enter_context(locked(run))
+        checkpoints = opened.enter_context(Checkpoints(run, recipe.checkpoint.keep, group))
+        snapshot = checkpoints.latest()
+        start, total = snapshot.step if snapshot else 0, recipe.train.total_steps(data.samples)
+        engine, schedules = make_engine(networks, tokenizer.vocab if tokenizer is not None else 0, snapshot, group)
+        opened.callback(engine.destroy)
+        del snapshot
+        advance = make_step(networks, engine, group)
+        part = Part(group.rank, group.world, pieces_of(recipe, group.world), start, total)
+        health, log = Health(run, recipe, data.samples, start, group), None
+        if group.first:
+            log = Log(run, f"training {recipe.objective.name}", start, total, recipe.train.batch_size)
+            opened.callback(log.close)
+        requests = opened.enter_context(StopRequests(run, recipe.checkpoint.every_minutes, group.first))
+        watchdog = opened.enter_context(Watchdog(group, recipe.train.stall_seconds, say))
+        batches = data.batches(tokenizer, part, pin=group.device.type == "cuda")
+        loader, done = opened.enter_context(closing(batches)), start
+        watchdog.at(start + 1, "loading")
+        for step, share in enumerate(loader, start):
+            watchdog.at(step + 1, "computing")
+            rates = [learning_rate(step, total, recipe.optim, schedule) for schedule in schedules]
+            for parameters, rate in zip(engine.optimizer.param_groups, rates, strict=True):
+                parameters["lr"] = rate
 
-                # Dropout and the like draw from (seed, step, rank), so a resumed run needs no generator state.
-                seed = hash((recipe.train.seed, step, group.rank))
-                outcome, done = advance(share, seed, seen(share) | requests.now()), step + 1
-                health.take(done, share, outcome, partial(data.keys, step))
-                if log is not None:
-                    lr, samples = learning_rate(step, total, recipe.optim), int(outcome.counts["samples"])
-                    log.step({"step": done} | outcome.numbers | {"lr": lr, "samples": samples})
-                stop = outcome.counts["stop"] > 0
-                if stop or outcome.counts["save"] or done % recipe.checkpoint.every_steps == 0 or done == total:
-                    watchdog.at(done, "saving")
-                    checkpoints.save(engine, done)
-                    requests.granted()
-                if stop:
-                    break
-                watchdog.at(done + 1, "loading")
-            checkpoints.close()
-    finally:
-        checkpoints.leave()
-        if log is not None:
-            log.close()
-        data.close()
-        engine.destroy()
+            # Dropout and the like draw from (seed, step, rank), so a resumed run needs no generator state.
+            seed = hash((recipe.train.seed, step, group.rank))
+            outcome, done = advance(share, seed, seen(share) | requests.now()), step + 1
+            health.take(done, share, outcome, partial(data.keys, step))
+            if log is not None:
+                lr, samples = learning_rate(step, total, recipe.optim), int(outcome.counts["samples"])
+                log.step({"step": done} | outcome.numbers | {"lr": lr, "samples": samples})
+            stop = outcome.counts["stop"] > 0
+            if stop or outcome.counts["save"] or done % recipe.checkpoint.every_steps == 0 or done == total:
+                watchdog.at(done, "saving")
+                checkpoints.save(engine, done)
+                requests.granted()
+            if stop:
+                break
+            watchdog.at(done + 1, "loading")
+        checkpoints.close()
     return done == total
 
 
