@@ -1,17 +1,18 @@
 """distill: train a small image–text model from a strong pretrained image encoder (Three Towers).
 
-``distill.load("EXPORT")`` opens what ``distill export`` wrote. Everything else is the ``distill`` command.
+``distill.train``, ``evaluate``, ``export``, ``load``, ``pack`` and ``embed_teachers`` do what the ``distill`` command
+does; see their docstrings.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from distill.ship.image_text import ImageText
+from distill.api import Training, embed_teachers, evaluate, export, load, pack, train
 
+__all__ = ["Training", "UserError", "embed_teachers", "evaluate", "export", "load", "pack", "train"]
 __version__ = "0.1.0"
 
 SIBLINGS = ("teachers", "students", "losses", "launch")
@@ -31,22 +32,6 @@ def _check_siblings() -> None:
 
 
 _check_siblings()
-
-
-def load(path: str | Path, device: str | None = None, alpha: float | None = None) -> ImageText:
-    """Open an export, or a run at its newest checkpoint, for inference.
-
-    Args:
-        path: the folder that ``distill export`` or ``distill train`` wrote.
-        device: such as ``"cuda"``; default a GPU where there is one.
-        alpha: of a run that was trained without heads, the teacher's share in the embedding of an image.
-
-    Raises:
-        distill.errors.UserError: if the folder is neither, or ``alpha`` makes no sense for it.
-    """
-    from distill.ship.load import load as load_students
-
-    return load_students(Path(path), device, alpha)
 
 
 def __getattr__(name: str) -> Any:

@@ -144,7 +144,7 @@ class Optim(Open):
     """Optimiser and learning rate: linear warm-up, then cosine decay to zero. The other keys are the optimiser's own.
 
     Attributes:
-        name: the name of an optimiser: a module of ``distill/train/optimizers/``, or one that another installed
+        name: the name of an optimiser: a module of ``distill/training/optimizers/``, or one that another installed
             package brings.
         lr: the learning rate at the end of the warm-up, above 0.
         weight_decay: decoupled weight decay, from 0 on; only for the kernels of linear layers and convolutions.

@@ -29,10 +29,11 @@ from distill.ship.embed import embed_images
 from distill.ship.export import export
 from distill.ship.image_text import ImageText
 from distill.ship.load import load as load_students
-from distill.train import fill_caches, fill_worker
-from distill.train.setup import Networks, image_student
-from distill.train.start import start
-from launch.command import Job
+from distill.training import fill_caches, fill_worker
+from distill.training.setup import Networks, image_student
+from distill.training.start import start
+from launch.launcher import Job
+from launch.launchers.local import Local
 
 TEACHER = "packaged/efficientnet_lite0"
 # The same recipe three ways: what differs is the objective and who the image tower is.
@@ -98,14 +99,14 @@ class Demo:
             three_towers = recipes["three_towers"]
             resolved = resolve(three_towers)
             fill_caches.fill_and_audit(
-                resolved, Networks(resolved), shards, Job(Path(fill_worker.__file__), (), self.out)
+                resolved, Networks(resolved), shards, Job(Path(fill_worker.__file__), (), self.out, Local())
             )
         for name, recipe in recipes.items():
             with self.stage(f"training {name}"):
                 start(recipe, self.out / "runs" / name)
         with self.stage("measuring retrieval on the unseen emoji"):
             models = {name: load_students(self.out / "runs" / name) for name in recipes}
-            scores = {name: retrieval.evaluate(model, unseen, ENGLISH) for name, model in models.items()}
+            scores = {name: retrieval.measure(model, unseen, ENGLISH) for name, model in models.items()}
             speeds = {name: images_per_second(model) for name, model in models.items()}
         with self.stage("exporting the 3T students and drawing the contact sheet"):
             export(self.out / "runs" / "three_towers", self.out / "export")
@@ -174,7 +175,7 @@ def teacher_difference() -> float:
     pixels = torch.randint(0, 256, (4, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         features = own.extract_features((pixels.float() / 255 - 0.5) / 0.5).mean(dim=(2, 3))
-    difference = float((features - teacher(pixels)).abs().max())
+    difference = float((features - teacher(pixels)["embedding"]).abs().max())
     if difference > AGREEMENT:
         raise UserError(
             f"The teacher differs from its package's network by {difference:.1e}.",

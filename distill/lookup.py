@@ -19,7 +19,7 @@ from distill.tables import NO_TOWER
 from distill.validation import explain
 
 OUTPUTS = ("embedding", "logits", "tokens")  # of teachers, in the order in which caches keep them
-OPTIMIZERS = ("distill.train.optimizers", "OPTIMIZER", "distill.optimizers")  # where plugins.load finds them
+OPTIMIZERS = ("distill.training.optimizers", "OPTIMIZER", "distill.optimizers")  # where plugins.load finds them
 
 
 def resolve(recipe: Recipe) -> ResolvedRecipe:
@@ -122,7 +122,7 @@ def find_text_tower(recipe: Recipe) -> tuple[type[students.TextTower], students.
 
 
 def find_optimizer(recipe: Recipe) -> Any:
-    """The optimiser of a recipe with its options, a :class:`distill.train.optimizer.Optimizer`.
+    """The optimiser of a recipe with its options, a :class:`distill.training.optimizer.Optimizer`.
 
     Raises:
         UserError: if there is none of that name, an option of it does not hold, or it does not work at the recipe's

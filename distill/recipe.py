@@ -100,10 +100,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise UserError(f"--set {override} is not of the form section.key=value.", "Write --set optim.lr=0.001.")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
-        value = text
+    value = toml_or_string(text)
     *parents, last = path.split(".")
     if path in LENGTHS and isinstance(tree.get("train"), dict):
         # Only one of them may be set: the override replaces the one in the file.
@@ -118,6 +115,14 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         node[last] = value
     else:
         raise UserError(f"--set {override}: '{last}' lies below a value that is not a table.", "Shorten the path.")
+
+
+def toml_or_string(text: str) -> Any:
+    """A value typed on the command line: what it is in TOML, or else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return text
 
 
 def descend(node: Any, key: str, override: str) -> Any:

@@ -47,7 +47,7 @@ class ResolvedRecipe:
         first: the card of the recipe's first teacher, which may be the image tower or give its first weights.
         teachers: those that training uses: all of them if the objective reads any output of a teacher, the first
             one if it is the image tower, or none.
-        optimizer: a :class:`distill.train.optimizer.Optimizer` with its options.
+        optimizer: a :class:`distill.training.optimizer.Optimizer` with its options.
         text: the class of the text tower; None without a text student.
         text_options: of that tower.
     """

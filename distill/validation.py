@@ -46,3 +46,23 @@ def fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
         inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
         model = next(a for a in inner if issubclass(a, BaseModel))
     return list(model.model_fields)
+
+
+def explain_options(error: ValidationError, model: type[BaseModel], owner: str, flag: str) -> tuple[str, str]:
+    """What is wrong with options that were given outside of a recipe, and what to do.
+
+    Args:
+        error: of their validation.
+        model: the class whose fields they are.
+        owner: what they are options of, such as "The launcher 'local'".
+        flag: of the command line that sets one, such as "--launch".
+    """
+    first = error.errors()[0]
+    name, known = ".".join(map(str, first["loc"])), list(model.model_fields)
+    if first["type"] == "extra_forbidden":
+        remedy = did_you_mean(name, known, f"Its options: {', '.join(known) or 'none'}.")
+        return f"{owner} has no option '{name}'.", remedy
+    if first["type"] == "missing":
+        return f"{owner} needs the option '{name}'.", f"Add {flag} {name}=VALUE."
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{owner} does not accept its option '{name}': {message}.", f"Correct {flag} {name}=VALUE."

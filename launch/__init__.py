@@ -1,5 +1,6 @@
-"""Launch: everything that knows of DeepSpeed, processes and hosts, and nothing that knows of towers.
+"""Everything that deals with DeepSpeed, processes and hosts, and nothing that deals with models or data.
 
-``settings`` says what DeepSpeed is told, ``group`` is the process group (and works with one process),
-``command`` builds the command lines that start many.
+``group`` is the process group (of one process, too), ``settings`` DeepSpeed's configuration, ``zero`` what differs
+between ZeRO stages, ``watchdog`` names a process that the others wait for. ``job`` runs a script in several processes,
+which one of ``launchers`` starts; ``process`` has the settings of a single one.
 """

@@ -1,22 +1,26 @@
-"""The process group: rank, device, collectives with gradient. One process is a group of one."""
+"""The process group: rank, device, and collectives with gradient. A single process is a group of one."""
 
 from __future__ import annotations
 
 import os
 import socket
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from launch.memory import keep_freed_memory
+from launch.process import temporary_environment
+
+_until_left = ExitStack()  # closed by leave(): the environment variable that join() has set
 
 
 @dataclass(frozen=True)
 class Group:
-    """Where this process stands.
+    """This process's place in the process group.
 
     Attributes:
         rank: 0 to world − 1.
@@ -30,58 +34,98 @@ class Group:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and speaks for all."""
+        """Whether this is process 0, which writes the files and prints the progress."""
         return self.rank == 0
 
 
-def start() -> Group:
-    """Join the process group that the launcher's environment describes, or form one of a single process."""
-    environment = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-    if "RANK" not in os.environ:
-        os.environ.update(environment | {"MASTER_PORT": str(free_port())})
-    device = default_device()
-    if device.type == "cpu":
-        # Otherwise DeepSpeed warns that it has found no GPU.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+def join() -> Group:
+    """Join the process group that the launcher's environment variables describe, or form a group of one.
+
+    A launcher has set ``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT``; without ``RANK``
+    the group is of this process alone. Then ``LOCAL_RANK`` is set until :func:`leave`, and nothing else: DeepSpeed
+    reads it from the environment in ``deepspeed.initialize``, and at ZeRO stage 3 also in the first training steps.
+    A process that is in a group already stays in it.
+    """
+    return _join(_until_left)
+
+
+def _join(until_left: ExitStack) -> Group:
+    device, alone = default_device(), "RANK" not in os.environ
+    _import_deepspeed(device)
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
-    local_rank = int(os.environ["LOCAL_RANK"])
-    if device.type == "cpu":
-        # DeepSpeed would compile its own collectives; gloo's need no compiler on the user's machine.
-        deepspeed.ops.__compatible_ops__ = defaultdict(bool)
-    else:
+    if alone and os.environ.get("LOCAL_RANK") != "0":
+        until_left.enter_context(temporary_environment(LOCAL_RANK="0"))
+    local_rank = 0 if alone else int(os.environ["LOCAL_RANK"])
+    if device.type != "cpu":
         get_accelerator().set_device(local_rank)
         device = torch.device(device.type, local_rank)
     if not dist.is_initialized():
-        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+        address = {"init_method": f"tcp://127.0.0.1:{free_port()}", "rank": 0, "world_size": 1} if alone else {}
+        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, **address)
     return Group(dist.get_rank(), dist.get_world_size(), device)
 
 
-def default_device() -> torch.device:
-    """What a process that is alone computes on: the accelerator, if this machine has one.
+def _import_deepspeed(device: torch.device) -> None:
+    """Import DeepSpeed for computing on ``device``.
 
-    ``DS_ACCELERATOR=cpu`` keeps it, like DeepSpeed, on the CPU.
+    DeepSpeed reads ``DS_ACCELERATOR`` when it is imported, and never again. Without it, on a machine that has no GPU,
+    DeepSpeed warns that it has found none.
+    """
+    cpu = {"DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "cpu")} if device.type == "cpu" else {}
+    with temporary_environment(**cpu):
+        import deepspeed
+    if device.type == "cpu":
+        # DeepSpeed would compile collectives of its own; gloo's need no compiler on the user's machine.
+        deepspeed.ops.__compatible_ops__ = defaultdict(bool)
+
+
+def leave() -> None:
+    """Leave the process group, if this process is in one, and restore the environment."""
+    if dist.is_initialized():
+        from deepspeed import comm
+
+        # DeepSpeed's own function also drops the references to the group that DeepSpeed keeps.
+        if comm.is_initialized():
+            comm.destroy_process_group()
+        else:
+            dist.destroy_process_group()
+    _until_left.close()
+
+
+@contextmanager
+def joined() -> Iterator[Group]:
+    """Inside, this process is in a group, see :func:`join`; afterwards the environment is as before.
+
+    A group of one that was formed here is left. A group of several is not: after an error in this process, leaving
+    could block until the others leave too.
+    """
+    before = dist.is_initialized()
+    with ExitStack() as at_end:
+        group = _join(at_end)
+        if group.world == 1 and not before:
+            at_end.callback(leave)
+        yield group
+
+
+def default_device() -> torch.device:
+    """What a process that is alone computes on: the accelerator, if this machine has one, else the CPU.
+
+    As for DeepSpeed, ``DS_ACCELERATOR=cpu`` in the environment means the CPU in any case.
     """
     if os.environ.get("DS_ACCELERATOR") != "cpu" and torch.accelerator.is_available():
         return torch.accelerator.current_accelerator() or torch.device("cpu")
-    keep_freed_memory()
     return torch.device("cpu")
 
 
-def stop() -> None:
-    """Leave the process group."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def ended(error: RuntimeError) -> bool:
-    """Whether an error only says that another process is not there any more."""
+def is_lost_connection(error: RuntimeError) -> bool:
+    """Whether an error of a collective only says that another process has ended."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nobody listens on."""
+    """A TCP port of this machine that no process listens on."""
     with socket.socket() as listener:
         listener.bind(("", 0))
         port: int = listener.getsockname()[1]
@@ -94,9 +138,9 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local: torch.Tensor) -> torch.Tensor:
         world = dist.get_world_size()
-        everyone = local.new_empty(world * local.shape[0], *local.shape[1:])
-        dist.all_gather_into_tensor(everyone, local.contiguous())
-        return everyone
+        gathered = local.new_empty(world * local.shape[0], *local.shape[1:])
+        dist.all_gather_into_tensor(gathered, local.contiguous())
+        return gathered
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
@@ -107,10 +151,10 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(local: dict[str, torch.Tensor], group: Group) -> dict[str, torch.Tensor]:
-    """[n, …] of each process → [world · n, …] in rank order, with gradient; all tensors in one collective.
+    """All-gather with gradient: [n, …] of each process → [world · n, …] in rank order, all tensors in one collective.
 
-    The gradient that reaches ``local`` is the *sum* over processes; data-parallel averaging of parameter
-    gradients then yields the gradient of the mean over processes of their losses (``losses/rows.py``).
+    The gradient that reaches ``local`` is the *sum* over processes. Data parallelism then averages the parameters'
+    gradients over processes, and the result is the gradient of the mean of the processes' losses (``losses/rows.py``).
 
     Args:
         local: tensors of one dtype, with the same n on every process.
@@ -118,13 +162,13 @@ def gather(local: dict[str, torch.Tensor], group: Group) -> dict[str, torch.Tens
     if group.world == 1:
         return local
     flat = [value.flatten(1) for value in local.values()]
-    everyone: torch.Tensor = _Gather.apply(torch.cat(flat, dim=1))
-    parts = everyone.split([part.shape[1] for part in flat], dim=1)
+    gathered: torch.Tensor = _Gather.apply(torch.cat(flat, dim=1))
+    parts = gathered.split([part.shape[1] for part in flat], dim=1)
     return {name: part.unflatten(1, value.shape[1:]) for (name, value), part in zip(local.items(), parts, strict=True)}
 
 
 def total(values: list[float], group: Group) -> list[float]:
-    """The sums of some numbers over all processes, in double precision and one collective."""
+    """The sum of each number over all processes, in double precision, by one all-reduce."""
     if group.world == 1:
         return values
     summed = torch.tensor(values, dtype=torch.float64, device=group.device)
@@ -132,16 +176,16 @@ def total(values: list[float], group: Group) -> list[float]:
     return list(summed.tolist())
 
 
-def everyones(value: Any, group: Group) -> list[Any]:
-    """What every process has, in the order of their ranks: small Python objects, and rarely."""
-    found: list[Any] = [value]
-    if group.world > 1:
-        found = [None] * group.world
-        dist.all_gather_object(found, value)
-    return found
+def gather_objects(value: Any, group: Group) -> list[Any]:
+    """Every process's ``value``, in rank order: for small Python objects, and seldom, since they are pickled."""
+    if group.world == 1:
+        return [value]
+    values: list[Any] = [None] * group.world
+    dist.all_gather_object(values, value)
+    return values
 
 
 def barrier(group: Group) -> None:
-    """Wait for every process."""
+    """Wait until every process has called this."""
     if group.world > 1:
         dist.barrier()

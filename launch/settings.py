@@ -1,4 +1,4 @@
-"""The dictionary DeepSpeed is configured with."""
+"""DeepSpeed's configuration."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import Any
 def deepspeed_settings(
     *, batch_size: int, world: int, pieces: int, stage: int, precision: str, clip: float
 ) -> dict[str, Any]:
-    """A DeepSpeed configuration.
+    """The ``config`` of ``deepspeed.initialize``.
 
     Args:
-        batch_size: global, a multiple of ``world · pieces``.
+        batch_size: samples of a step over all processes, a multiple of ``world · pieces``.
         world: number of processes.
-        pieces: micro-batches of a process's share, whose gradients are accumulated.
+        pieces: gradient accumulation steps: the micro-batches of each process in a step.
         stage: ZeRO stage, 0 to 3.
-        precision: "fp32", or "bf16": fp32 weights under autocast, so that temperature, norms and optimiser
-            state keep their precision at every stage.
+        precision: "fp32", or "bf16": autocast with fp32 weights, so that temperature, norms and optimiser state keep
+            fp32 precision at every stage.
         clip: largest global gradient norm; 0 switches clipping off.
-
     """
     settings: dict[str, Any] = {
         "train_batch_size": batch_size,

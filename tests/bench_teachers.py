@@ -131,15 +131,16 @@ def stepper(recipe: Any) -> Callable[[], float]:
     """A training whose steps are taken one by one: each loads its batch in this process, and says how long it took."""
     from distill.data.pairs import Part
     from distill.lookup import resolve
-    from distill.train import fill_worker, loop, prepare
-    from distill.train.setup import Networks
-    from distill.train.training_set import open_data
+    from distill.training import fill_worker, loop, prepare
+    from distill.training.setup import Networks
+    from distill.training.training_set import open_data
     from launch import group as processes
-    from launch.command import Job
+    from launch.launcher import Job
+    from launch.launchers.local import Local
 
-    networks, group = Networks(resolve(recipe)), processes.start()
+    networks, group = Networks(resolve(recipe)), processes.join()
     data = open_data(networks.resolved)
-    data.fill_caches(networks, Job(Path(fill_worker.__file__), (), Path.cwd()))
+    data.fill_caches(networks, Job(Path(fill_worker.__file__), (), Path.cwd(), Local()))
     tokenizer = prepare.train_tokenizer(networks.resolved, data)
     assert tokenizer is not None
     engine, _ = loop.make_engine(networks, tokenizer.vocab, None, group)
@@ -198,7 +199,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS=str(options.threads), MKL_NUM_THREADS=str(options.threads))
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command has it
+    from launch.process import set_up_process
+
+    set_up_process()  # as the command does
     import torch
 
     import teachers

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 Target = Callable[[bytes], None]
-READERS = ("data", "recipe", "validation", "files", "ship", "train.checkpoint")
+READERS = ("data", "recipe", "validation", "files", "ship", "training.checkpoint")
 INSTRUMENTED = [*(f"distill.{name}" for name in READERS), "tarfile"]
 
 
@@ -94,7 +94,7 @@ def of_checkpoints(scratch: Path) -> Targets:
     import torch
     from safetensors.torch import load, save
 
-    from distill.train import checkpoint
+    from distill.training import checkpoint
 
     written = {"model/a": torch.ones(3)}
     checkpoint.write(scratch, written, {"scale": torch.ones(1)}, {"step": 1}, keep=1)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from distill.train.optimizer import Optimizer
+from distill.training.optimizer import Optimizer
 
 METADATA = "Metadata-Version: 2.1\nName: own-optimizers\nVersion: 1.0\n"
 ENTRY_POINTS = """[distill.optimizers]

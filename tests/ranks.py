@@ -65,6 +65,9 @@ def _rank(
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["rank"]
+    from launch.process import set_up_process
+
+    set_up_process()
     work(*arguments)
 
 
@@ -82,21 +85,22 @@ def prepare_all(home: Path, runs: Mapping[Path, Sequence[str]], nproc: int, resu
     """Make the folders of some runs of ``home``'s recipe ready."""
     from distill.lookup import resolve
     from distill.recipe import load
-    from distill.train import prepare
-    from distill.train.setup import Networks
-    from launch.command import Job
+    from distill.training import prepare
+    from distill.training.setup import Networks
+    from launch.launcher import Job
+    from launch.launchers.local import Local
 
     for run, overrides in runs.items():
-        job = Job(home / "train_worker.py", (str(run),), home, nproc=nproc)
+        job = Job(home / "train_worker.py", (str(run),), home, Local(nproc=nproc))
         resolved = resolve(load(str(home / "recipe.toml"), overrides))
         prepare.prepare(resolved, Networks(resolved), run, resume, job)
 
 
 def train_all(runs: Sequence[Path]) -> None:
     """In a process of a job: train runs that are ready."""
-    from distill.train.loop import train
+    from distill.training.loop import train
     from launch import group
 
     for run in runs:
         train(run)
-    group.stop()
+    group.leave()

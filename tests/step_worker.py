@@ -21,8 +21,8 @@ from torch import nn
 import losses
 import students
 from distill.data.batch import Batch
-from distill.train.model import Model
-from distill.train.step import Step, embed, with_teacher_outputs
+from distill.training.model import Model
+from distill.training.step import Step, embed, with_teacher_outputs
 from launch import group as processes
 from launch import zero
 from launch.settings import deepspeed_settings
@@ -313,11 +313,11 @@ def gathered(group: processes.Group) -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     """Write the outcome of every run, and of each process's gather."""
-    group = processes.start()
+    group = processes.join()
     torch.save(gathered(group), folder / f"gathered-{group.rank}-of-{group.world}.pt")
     gc.freeze()  # ZeRO-3 collects garbage at every start; what the imports left is none
     results = {str(run): outcome(run, group) for run in plan(group.world)}
     gc.unfreeze()
     if group.first:
         torch.save(results, folder / f"{group.world}.pt")
-    processes.stop()
+    processes.leave()

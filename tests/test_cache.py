@@ -27,7 +27,7 @@ from distill.data.views import Views, decode
 from distill.errors import BadSample, UserError
 from distill.lookup import resolve
 from distill.recipe import load
-from distill.train import setup
+from distill.training import setup
 from students import SentencePieceTokenizer
 
 VIEWS = Views((0.5, 0.9), True)

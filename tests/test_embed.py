@@ -27,8 +27,8 @@ from distill.data.views import PLAIN_VIEWS
 from distill.errors import BadSample
 from distill.lookup import resolve
 from distill.recipe import load
-from distill.train import setup
-from distill.train.checkpoint import Snapshot
+from distill.training import setup
+from distill.training.checkpoint import Snapshot
 from launch import group as processes
 from launch import zero
 
@@ -207,7 +207,7 @@ def test_without_the_teachers_weights_a_cache_trains_only_if_it_is_trusted(home:
 
 def split(out: Path) -> None:
     """In a process of two: a teacher of which each holds a half."""
-    group = processes.start()
+    group = processes.join()
     torch.manual_seed(0)
     x = torch.randint(256, (3, 3, 64, 64), dtype=torch.uint8)
     whole = teachers.load(teachers.card("packaged/efficientnet_lite0"), 64)
@@ -216,7 +216,7 @@ def split(out: Path) -> None:
     held = sum(p.ds_tensor.numel() if hasattr(p, "ds_tensor") else p.numel() for p in parameters)
     answer = parts(x)["embedding"]
     torch.save([answer, whole(x)["embedding"], held, answer.requires_grad], out / f"out-{group.rank}.pt")
-    processes.stop()
+    processes.leave()
 
 
 def test_an_online_teacher_is_split_at_stage_3_and_says_the_same(tmp_path: Path) -> None:

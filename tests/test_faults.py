@@ -40,7 +40,7 @@ from odd_samples import UNUSABLE, USABLE, Members, plain
 from ranks import train_together
 
 from distill.data.index import read_index
-from distill.train import checkpoint
+from distill.training import checkpoint
 
 pytestmark = pytest.mark.faults
 

@@ -29,7 +29,7 @@ from distill.files import read_table
 from distill.recipe import dump, load, parse
 from distill.ship.config_file import Config, read_config
 from distill.ship.load import read_tower
-from distill.train import checkpoint
+from distill.training import checkpoint
 
 EXAMPLES = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

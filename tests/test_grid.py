@@ -20,10 +20,10 @@ from distill.data.views import decode
 from distill.lookup import resolve
 from distill.recipe import load
 from distill.ship.embed import embed_images
-from distill.train import setup
-from distill.train.checkpoint import Snapshot
-from distill.train.schedule import GroupSchedule, learning_rate
-from distill.train.step import with_teacher_outputs
+from distill.training import setup
+from distill.training.checkpoint import Snapshot
+from distill.training.schedule import GroupSchedule, learning_rate
+from distill.training.step import with_teacher_outputs
 
 RECIPE = """
 [data]

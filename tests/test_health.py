@@ -20,8 +20,8 @@ from ranks import in_ranks, prepare_all, train_together
 
 from distill.errors import Bad, UserError
 from distill.recipe import load
-from distill.train.health import Health
-from distill.train.log import Journal
+from distill.training.health import Health
+from distill.training.log import Journal
 from launch.group import Group
 
 SCRIPT = Path(sys.executable).with_name("distill")
@@ -41,7 +41,7 @@ def poisoned(run: Path) -> bool:
     """
     import torch
 
-    from distill.train import loop, model
+    from distill.training import loop, model
 
     embed, calls = model.Model.image_outputs, 0
 
@@ -79,7 +79,7 @@ def poisoned_all(runs: list[Path]) -> None:
             poisoned(run)
         except UserError as error:
             print(f"Error: {error}", file=sys.stderr, flush=True)
-    group.stop()
+    group.leave()
 
 
 PLAIN = ("teacher=[]", "objective.name=contrastive")

@@ -7,6 +7,7 @@ plain one, which goes through the command line.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -106,13 +107,42 @@ def test_adafactor_is_refused_where_zero_flattens_parameters(folder: Path) -> No
     assert not (folder / "refused").exists()
 
 
+TWICE = """
+import os
+from pathlib import Path
+
+import torch.distributed
+
+from distill.recipe import load
+from distill.training.start import start
+
+before = dict(os.environ)
+for stage in (3, 0):
+    assert start(load("recipe.toml", [f"zero.stage={stage}"]), Path(f"twice-{stage}"))
+    changed = {name for name, _ in before.items() ^ os.environ.items()}
+    assert not changed, f"after stage {stage} the environment differs: {changed}"
+    assert not torch.distributed.is_initialized()
+"""
+
+
+def test_training_twice_in_a_process_leaves_its_environment_as_it_was(folder: Path, alone: Path) -> None:
+    """From Python, without a launcher; nor does a process group stay behind."""
+    # Imports of this process may have set it already, and it would show no change then.
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    command = [sys.executable, "-P", "-c", TWICE]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for stage in (3, 0):
+        assert losses_of(folder / f"twice-{stage}") == pytest.approx(losses_of(alone), abs=1e-4)
+
+
 BOUNDED = """
 import json, sys
 import torch
 from launch import group, zero
 from launch.settings import deepspeed_settings
 
-alone = group.start()
+alone = group.join()
 import deepspeed
 
 class Rising(torch.nn.Module):
@@ -139,7 +169,7 @@ for stage in range(4):
             seen.append(round(float(model.number), 4))
     print("found", json.dumps([stage, seen]))
     engine.destroy()
-group.stop()
+group.leave()
 """
 
 

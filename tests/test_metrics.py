@@ -15,8 +15,8 @@ from distill.config import Data, Optim, Recipe
 from distill.evals import metrics
 from distill.lookup import OPTIMIZERS, find_optimizer
 from distill.plugins import found
-from distill.train.optimizer import build_optimizer
-from distill.train.schedule import learning_rate
+from distill.training.optimizer import build_optimizer
+from distill.training.schedule import learning_rate
 
 
 @st.composite

@@ -26,7 +26,7 @@ from distill.data.views import Views, decode
 from distill.errors import UserError
 from distill.lookup import resolve
 from distill.recipe import load
-from distill.train.setup import Networks, caches_of
+from distill.training.setup import Networks, caches_of
 from losses import objectives
 from losses.projections import Linear
 
@@ -145,7 +145,7 @@ def two_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 def test_an_objective_of_outputs_that_no_other_one_reads(two_outputs: None, tmp_path: Path, pictures: Path) -> None:
     """Live, and cached in one file with a tensor an output: the same losses."""
-    from distill.train.start import start
+    from distill.training.start import start
 
     (tmp_path / "recipe.toml").write_text(RECIPE.format(shards=pictures))
     settings = ["student.text=false", "objective.name=two_outputs", "train.steps=3", "teacher.0.dtype=fp32"]
@@ -252,7 +252,7 @@ def test_loading_an_export_imports_nothing_of_training(home: Path) -> None:
     code = (
         "import sys, distill\n"
         "distill.load('export')\n"
-        "found = [name for name in sys.modules if name.startswith(('distill.train', 'deepspeed'))]\n"
+        "found = [name for name in sys.modules if name.startswith(('distill.training', 'deepspeed'))]\n"
         "sys.exit(f'imported {found}' if found else 0)"
     )
     root = str(Path(package.__file__).parent.parent)

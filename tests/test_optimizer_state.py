@@ -17,7 +17,7 @@ from torch import nn
 
 from distill.lookup import find_optimizer
 from distill.recipe import parse
-from distill.train.optimizer import build_optimizer
+from distill.training.optimizer import build_optimizer
 from launch import group as processes
 from launch import zero
 from launch.settings import deepspeed_settings
@@ -78,7 +78,7 @@ def advance(engine: Any, group: processes.Group, first: int, last: int) -> None:
 
 def train_small(runs: list[tuple[int, Path | None, Path]]) -> None:
     """In a process of a job: from the start to step 3, or from a state of step 3 to its copy and to step 6."""
-    group = processes.start()
+    group = processes.join()
     for stage, start, out in runs:
         engine = engine_of(stage, group, start)
         if start:
@@ -91,7 +91,7 @@ def train_small(runs: list[tuple[int, Path | None, Path]]) -> None:
             advance(engine, group, 3, 6)
             save(engine, group, out.with_suffix(".whole"))
         engine.destroy()
-    processes.stop()
+    processes.leave()
 
 
 MADE_BY = [(world, stage) for world in (1, 2, 3) for stage in range(4)]
@@ -158,7 +158,7 @@ def test_state_with_keys_of_its_own_is_given_back_exactly(
 
 def refuse(changes: list[tuple[str, Callable[..., Any]]], stages: list[int], start: Path) -> None:
     """In a process: a state in which one parameter of a group differs is refused."""
-    group = processes.start()
+    group = processes.join()
     saved = {k.removeprefix("optimizer/"): v for k, v in load_file(start).items() if k.startswith("optimizer/")}
     for words, change in changes:
         for stage in stages:
@@ -166,7 +166,7 @@ def refuse(changes: list[tuple[str, Callable[..., Any]]], stages: list[int], sta
             with pytest.raises(ValueError, match=words):
                 zero.load_optimizer_state(engine, change(dict(saved)))
             engine.destroy()
-    processes.stop()
+    processes.leave()
 
 
 def without_a_key(state: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def test_a_state_that_one_group_cannot_have_is_refused(small: Path, tmp_path: Pa
 
 def keep(key: str, value: Any, words: str) -> None:
     """In a process: an optimiser that keeps something that has no place in a checkpoint is refused."""
-    group = processes.start()
+    group = processes.join()
     for stage in (1, 3):
         engine = engine_of(stage, group, None)
         advance(engine, group, 0, 1)
@@ -207,7 +207,7 @@ def keep(key: str, value: Any, words: str) -> None:
         with pytest.raises(ValueError, match=words):
             zero.optimizer_state(engine)
         engine.destroy()
-    processes.stop()
+    processes.leave()
 
 
 @pytest.mark.parametrize(

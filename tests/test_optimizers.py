@@ -16,8 +16,8 @@ from distill.config import Data, Optim, Recipe
 from distill.errors import UserError
 from distill.lookup import find_optimizer, resolve
 from distill.recipe import dump, parse
-from distill.train.optimizer import build_optimizer
-from distill.train.weight_decay import decayed_parameters, kernels
+from distill.training.optimizer import build_optimizer
+from distill.training.weight_decay import decayed_parameters, kernels
 from students import ImageSpec, OnTeacher, image_tower, text_tower_class
 
 

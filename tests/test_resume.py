@@ -24,8 +24,8 @@ from ranks import in_ranks, train_together
 from safetensors.torch import load_file, save_file
 
 from distill.errors import UserError
-from distill.train import checkpoint, run_lock
-from distill.train.loop import train
+from distill.training import checkpoint, run_lock
+from distill.training.loop import train
 from launch import group
 
 SCRIPT = Path(sys.executable).with_name("distill")
@@ -309,7 +309,7 @@ def start_twice(run: Path) -> None:
     for _ in range(2):
         with pytest.raises(UserError, match="is whole"):
             train(run)
-    group.stop()
+    group.leave()
 
 
 def test_killing_the_command_ends_its_processes(home: Path) -> None:

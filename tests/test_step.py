@@ -23,7 +23,7 @@ from ranks import in_ranks
 from step_worker import ALIKE, BATCH_NORM, PIECES, Run, plan
 from torch.testing import assert_close
 
-from distill.train.step import embed
+from distill.training.step import embed
 from launch import group
 
 Outcomes = Callable[[int], dict[str, Any]]

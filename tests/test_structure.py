@@ -17,7 +17,7 @@ LEAVES = ("teachers", "students", "losses", "launch")
 ROOMS = (
     *("errors", "files", "progress", "plugins", "tables", "config", "validation", "recipe"),
     *("resolved", "compatibility", "lookup", "recipe_reference"),
-    *("data", "train", "ship", "evals", "report", "demo", "cli"),
+    *("data", "training", "ship", "evals", "report", "demo", "api", "cli"),
 )
 
 
@@ -65,7 +65,7 @@ def test_no_two_modules_need_each_other() -> None:
     files = {p.relative_to(ROOT): p for package in ("distill", *LEAVES) for p in (ROOT / package).rglob("*.py")}
     names = {".".join(p.with_suffix("").parts).removesuffix(".__init__"): path for p, path in files.items()}
     needs = {name: needed(path, names) - {name} for name, path in names.items() if path.name != "__init__.py"}
-    assert needs["distill.train.loop"] > {"distill.train.step", "launch.zero"}
+    assert needs["distill.training.loop"] > {"distill.training.step", "launch.zero"}
     while free := [name for name, others in needs.items() if not others & needs.keys()]:
         for name in free:
             del needs[name]
@@ -88,7 +88,7 @@ def test_every_file_fits_on_a_few_screens() -> None:
 
 
 def test_the_loop_is_short_and_names_no_objective() -> None:
-    text = (ROOT / "distill/train/loop.py").read_text()
+    text = (ROOT / "distill/training/loop.py").read_text()
     assert len(text.splitlines()) < 250
     objectives = [p.stem for p in (ROOT / "losses/objectives").glob("*.py") if "\nOBJECTIVE = " in p.read_text()]
     assert "three_towers" in objectives

@@ -25,8 +25,8 @@ from distill.data.views import decode
 from distill.lookup import resolve
 from distill.recipe import dump, load, parse
 from distill.ship.embed import embed_images
-from distill.train import setup
-from distill.train.checkpoint import Snapshot
+from distill.training import setup
+from distill.training.checkpoint import Snapshot
 
 METHODS = {
     "three_towers": [],

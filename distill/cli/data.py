@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -114,39 +113,18 @@ def pack(
       distill data pack pictures/ --out shards/ --template 'a drawing of a {}'
       distill data pack web.jsonl --out clean/ --dedup-against 'eval/*.tar'
     """
-    from functools import partial
+    import distill
 
-    from distill.data.pack import Packing, fingerprint
-    from distill.data.pack_rows import read_rows
-    from distill.progress import progress_bar
-
-    rows = partial(read_rows, source, root, image, captions, template)
-    count, sha256 = fingerprint(rows())
-    what = {"source": str(source.absolute()), "rows": sha256}
-    what |= {"root": str(root or ""), "image": image, "captions": list(captions), "template": template}  # type: ignore[dict-item]
-    what |= {"test_percent": test_percent, "per_shard": per_shard, "dedup_against": list(dedup_against)}  # type: ignore[dict-item]
-    reject = twins(dedup_against) if dedup_against else lambda data: ""
-    packing = Packing(out, test_percent, per_shard, reject)
-    progress = progress_bar("packing", count * (2 if test_percent else 1), "rows")
-    paths = packing.run(rows, what, progress.update)
-    progress.close()
+    paths = distill.pack(
+        source,
+        out,
+        root=root,
+        image=image,
+        captions=captions,
+        template=template,
+        test_percent=test_percent,
+        per_shard=per_shard,
+        dedup_against=dedup_against,
+    )
     for path in paths:
         click.echo(str(path))
-    if packing.left_out:
-        click.echo(f"{len(packing.left_out)} rows were left out; see {out / 'left-out.jsonl'}", err=True)
-
-
-def twins(specs: tuple[str, ...]) -> Callable[[bytes], str]:
-    """What says of a picture which one of some shards it looks like."""
-    from distill.data.captions import Captions
-    from distill.data.check import NearDuplicates, difference_hash, inspect
-    from distill.data.shards import Shards
-    from distill.data.views import decode_bytes
-
-    known = NearDuplicates(inspect(Shards.open(specs, strict=False), Captions(), 0, lambda count: None))
-
-    def reason(data: bytes) -> str:
-        name = known.find(difference_hash(decode_bytes(data)))
-        return f"it looks like {name}" if name else ""
-
-    return reason

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
+from distill.cli.listing import ListingCommand
 
-@click.command()
+
+@click.command(cls=ListingCommand, title="Tasks", names="distill.evals.runner:tasks")
 @click.argument("path", metavar="RUN|EXPORT", type=click.Path(path_type=Path))
-@click.option("--task", required=True, help="What to measure: retrieval.")
+@click.option("--task", required=True, help="What to measure; the tasks are listed below.")
 @click.option("--data", multiple=True, help="Shards; repeatable. Default for a run: its recipe's data.eval.")
 @click.option("--language", "languages", multiple=True, help="Only captions of this language, or of none; repeatable.")
+@click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Set an option of the task; repeatable.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write the result to a file too.")
 @click.option("--alpha", type=click.FloatRange(0, 1), help="Share of the teacher in images; for runs without heads.")
 @click.option("--device", help="Such as cuda or cpu; default a GPU where there is one.")
@@ -21,6 +25,7 @@ def evaluate(
     task: str,
     data: tuple[str, ...],
     languages: tuple[str, ...],
+    options: tuple[str, ...],
     file: Path | None,
     alpha: float | None,
     device: str | None,
@@ -33,13 +38,21 @@ def evaluate(
       distill evaluate runs/headless --task retrieval --alpha 0.5
       distill evaluate my-model --task retrieval --data 'shards/test-{000000..000003}.tar' --json test.json
     """
+    import distill
     from distill.errors import UserError
-    from distill.evals.runner import run
     from distill.files import write_text
+    from distill.recipe import apply_override
 
     if file is not None and file.exists():
         raise UserError(f"{file} already exists.", "Choose another --json.")
-    result = json.dumps(run(path, task, data, languages, device, alpha), indent=1)
+    tree: dict[str, Any] = {}
+    for option in options:
+        apply_override(tree, option)
+    for flag, key, values in (("--data", "data", data), ("--language", "languages", languages)):
+        if values and key in tree:
+            raise UserError(f"Both {flag} and --set {key} are given.", "Leave one of them out.")
+        tree |= {key: values} if values else {}
+    result = json.dumps(distill.evaluate(path, task, device=device, alpha=alpha, **tree), indent=1)
     click.echo(result)
     if file is not None:
         write_text(file, result + "\n")

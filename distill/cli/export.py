@@ -6,11 +6,14 @@ from pathlib import Path
 
 import click
 
+from distill.cli.listing import ListingCommand
 
-@click.command()
+
+@click.command(cls=ListingCommand, title="Formats", names="distill.ship.export:formats")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A folder that does not exist yet.")
-def export(run: Path, out: Path) -> None:
+@click.option("--format", default="distill", show_default=True, help="An export format; they are listed below.")
+def export(run: Path, out: Path, format: str) -> None:
     """Write RUN's students as of its newest checkpoint: two safetensors towers, tokenizer, config, model card.
 
     \b
@@ -18,7 +21,7 @@ def export(run: Path, out: Path) -> None:
       distill export runs/first --out my-model
       python -c 'import distill; print(distill.load("my-model").encode_text(["a red apple"]).shape)'
     """
-    from distill.ship.export import export as write
+    import distill
 
-    write(run, out)
+    distill.export(run, out, format)
     click.echo(f"The export is in {out}. In Python: distill.load({str(out)!r})")

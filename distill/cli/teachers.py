@@ -6,8 +6,14 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from distill.cli.launch_options import launch_options
+
+if TYPE_CHECKING:
+    from launch.launcher import Launcher
 
 
 @click.group()
@@ -19,10 +25,20 @@ def teachers() -> None:
 @click.argument("words", nargs=-1)
 @click.option("--modality", type=click.Choice(["image", "text"]), help="What they embed.")
 @click.option("--max-parameters", metavar="N", help="At most so many weights, such as 90M.")
-@click.option("--loaded", is_flag=True, help="Only those whose real weights this project has loaded and compared.")
+@click.option("--loaded", is_flag=True, help="Short for --checked loaded.")
+@click.option(
+    "--checked",
+    type=click.Choice(["loaded", "layout", "configuration"]),
+    help="What was tried: the real weights, a file of random weights, or the configuration only.",
+)
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def list_(
-    words: tuple[str, ...], modality: str | None, max_parameters: str | None, loaded: bool, as_json: bool
+    words: tuple[str, ...],
+    modality: str | None,
+    max_parameters: str | None,
+    loaded: bool,
+    checked: str | None,
+    as_json: bool,
 ) -> None:
     """Teachers that have a card, those with all WORDS in their name, data, licence or paper.
 
@@ -46,7 +62,7 @@ def list_(
         if all(word.lower() in " ".join([card.name, card.data, card.licence, card.paper]).lower() for word in words)
         and modality in (None, card.modality)
         and card.parameters <= most
-        and (card.checked == "loaded" or not loaded)
+        and card.checked in ({"loaded"} if loaded else {checked} if checked else {card.checked})
     ]
     if as_json:
         click.echo(json.dumps([facts(card) for card in found], indent=1))
@@ -92,19 +108,9 @@ def show(name: str, as_json: bool) -> None:
 @click.argument("recipe")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a value of the recipe; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), help="The cache folder, for a recipe with one teacher.")
-@click.option("--nproc", default=1, show_default=True, type=click.IntRange(min=1), help="Processes on this machine.")
-@click.option("--hostfile", type=click.Path(path_type=Path), help="Several machines: lines of 'HOST slots=N'.")
-@click.option("--master-addr", default="", help="Address of the first host, if DeepSpeed is not to ask it.")
+@launch_options
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
-def embed(
-    recipe: str,
-    overrides: tuple[str, ...],
-    out: Path | None,
-    nproc: int,
-    hostfile: Path | None,
-    master_addr: str,
-    as_json: bool,
-) -> None:
+def embed(recipe: str, overrides: tuple[str, ...], out: Path | None, launcher: Launcher, as_json: bool) -> None:
     """Embed RECIPE's training shards with its teachers, as training would do first.
 
     Every image is decoded once for all teachers. Each process takes whole shards; a shard's file appears when it is
@@ -115,34 +121,13 @@ def embed(
       distill teachers embed recipe.toml --out cache/ --nproc 8
       distill train recipe.toml --set teacher.0.cache=cache/
     """
-    from distill.data.shards import Shards
-    from distill.errors import UserError, as_user_errors
-    from distill.lookup import resolve
-    from distill.recipe import load
-    from distill.train import fill_caches, fill_worker, setup
-    from launch import command
+    import distill
 
-    if out is not None:
-        overrides += (f"teacher.0.cache={json.dumps(str(out.absolute()))}",)
-    checked = load(recipe, overrides)
-    resolved = resolve(checked)
-    if out is not None and len(checked.teacher) != 1:
-        raise UserError("--out is for a recipe with one teacher.", "Set teacher.N.cache of each in the recipe.")
-    caches = setup.caches_of(resolved)
-    if not caches:
-        raise UserError("No teacher of this recipe has a cache to be filled.", 'Embed one whose cache is not "none".')
-    shards = Shards.open(checked.data.train, strict=False)
-    if shards.faults:
-        print(f"{shards.faults[0].shard} is damaged, and embedded as far as it can be read.", file=sys.stderr)
-    job = command.Job(Path(fill_worker.__file__).resolve(), (), Path.cwd(), nproc, hostfile, master_addr)
-    with as_user_errors():
-        command.check(job)
-    audits = fill_caches.fill_and_audit(resolved, setup.Networks(resolved), shards, job)
-    folders = sorted({str(cache.folder(index.path)) for cache in caches for index in shards.indexes})
+    done = distill.embed_teachers(recipe, out, overrides=overrides, launcher=launcher)
     if as_json:
-        click.echo(json.dumps({"folders": folders, "audits": audits}, indent=1))
+        click.echo(json.dumps(done, indent=1))
         return
-    for folder in folders:
+    for folder in done["folders"]:
         click.echo(folder)
 
 

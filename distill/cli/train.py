@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from distill.cli.launch_options import launch_options
+from distill.cli.listing import ListingCommand
 
-@click.command()
+if TYPE_CHECKING:
+    from launch.launcher import Launcher
+
+
+@click.command(cls=ListingCommand, title="Packaged recipes", names="distill.recipe:packaged")
 @click.argument("recipe")
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder; default runs/RECIPE.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a value of the recipe; repeatable.")
-@click.option("--nproc", default=1, show_default=True, type=click.IntRange(min=1), help="Processes on this machine.")
-@click.option("--hostfile", type=click.Path(path_type=Path), help="Several machines: lines of 'HOST slots=N'.")
-@click.option("--master-addr", default="", help="Address of the first host, if DeepSpeed is not to ask it.")
+@launch_options
 @click.option("--resume", is_flag=True, help="Continue the run in --out from its newest checkpoint.")
 @click.option("--allow-pipe", is_flag=True, help="Let the recipe run the shell commands of its pipe: streams.")
 def train(
     recipe: str,
     out: Path | None,
     overrides: tuple[str, ...],
-    nproc: int,
-    hostfile: Path | None,
-    master_addr: str,
+    launcher: Launcher,
     resume: bool,
     allow_pipe: bool,
 ) -> None:
-    """Train RECIPE: a TOML file, or one of three_towers, scratch, lit, l2.
+    """Train RECIPE: a TOML file, or the name of a packaged recipe.
 
     \b
     Examples:
@@ -35,20 +38,11 @@ def train(
       distill train recipe.toml --out runs/first --resume
       distill train recipe.toml --out /shared/runs/first --hostfile hosts
     """
-    from distill.recipe import load
-    from distill.train.start import start
+    import distill
 
-    out = out or Path("runs") / Path(recipe).stem
-    complete = start(
-        load(recipe, overrides),
-        out,
-        resume=resume,
-        nproc=nproc,
-        hostfile=hostfile,
-        master_addr=master_addr,
-        allow_pipe=allow_pipe,
-    )
-    if complete:
-        click.echo(f"The run is in {out}. Next: distill export {out} --out {out.name}-export")
+    training = distill.train(recipe, out, overrides=overrides, resume=resume, launcher=launcher, allow_pipe=allow_pipe)
+    run = training.run
+    if training.complete:
+        click.echo(f"The run is in {run}. Next: distill export {run} --out {run.name}-export")
     else:
-        click.echo(f"Stopped as asked; {out} has all that was learned. Go on with --resume --out {out}")
+        click.echo(f"Stopped as asked; {run} has all that was learned. Go on with --resume --out {run}")

@@ -16,8 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from distill.data.batch import Batch
 from distill.errors import UserError
-from launch.command import end_with_parent
-from launch.memory import keep_freed_memory
+from launch.process import end_with_parent, keep_freed_memory
 
 PREFETCH = 4  # batches that each loader process holds ready
 SECONDS_TO_END = 5  # for a loader process to close its files and connections before it is killed

@@ -34,7 +34,7 @@ from types import MappingProxyType
 from typing import Protocol
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from launch.command import end_with_parent
+from launch.process import end_with_parent
 
 CHUNK = 1 << 16  # bytes read at once; more is slower, since tarfile copies the rest of a chunk with every member
 # HTTP status codes below 500 after which the same request may succeed later: time-outs and too many requests.

@@ -1,1 +1,4 @@
-"""Evaluations: one file a task, found by name. Each defines ``evaluate(model, shards, captions, …) -> dict``."""
+"""Evaluations: one file a task, found by name.
+
+Each defines ``EVALUATION``, a subclass of :class:`distill.evals.evaluation.Evaluation` whose fields are its options.
+"""

@@ -1,39 +1,42 @@
-"""Find an evaluation by name, and run it on a run or an export."""
+"""Find an evaluation by its name, check its options, and run it on a run or an export."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.config import Data
+from pydantic import BaseModel, Field, ValidationError
+
+from distill import plugins
 from distill.data.captions import Captions
-from distill.data.shards import Shards
-from distill.errors import UserError, did_you_mean
+from distill.errors import UserError
+from distill.evals.evaluation import Context, Evaluation
+from distill.ship.image_text import ImageText
 from distill.ship.load import load
-from distill.train import prepare
+from distill.training.run import is_run, read_recipe
+from distill.validation import explain_options
+
+EVALUATIONS = ("distill.evals", "EVALUATION", "distill.evaluations")  # where plugins.load finds them
+
+
+class ReadingSettings(BaseModel):
+    """How a model's training read samples: these keys of its recipe's ``[data]``, whatever else is there."""
+
+    caption_keys: tuple[str, ...]
+    languages: tuple[str, ...]
+    workers: int = Field(ge=0)
 
 
 def tasks() -> list[str]:
-    """The evaluations that exist: every module of this package that defines ``evaluate``, sorted."""
-    package = importlib.import_module("distill.evals")
-    modules = (info.name for info in pkgutil.iter_modules(package.__path__))
-    return sorted(m for m in modules if hasattr(importlib.import_module(f"distill.evals.{m}"), "evaluate"))
-
-
-def spoken(shards: Shards, captions: Captions) -> bool:
-    """Whether any caption says that it is in one of the languages asked for."""
-    samples = (shards.read(i, ["txt", "json"]) for i in range(len(shards)))
-    return any(caption.language in captions.languages for sample in samples for caption in captions.read(sample))
+    """The evaluations that exist, sorted."""
+    return list(plugins.found(*EVALUATIONS))
 
 
 def run(
     path: Path,
     task: str,
-    data: Sequence[str],
-    languages: tuple[str, ...] = (),
+    options: Mapping[str, Any] | None = None,
     device: str | None = None,
     alpha: float | None = None,
 ) -> dict[str, Any]:
@@ -42,31 +45,50 @@ def run(
     Args:
         path: the run or export folder.
         task: see :func:`tasks`.
-        data: shards; for a run, none means its recipe's ``data.eval``.
-        languages: only captions of these, and those without one; none means those it was trained with.
+        options: of the evaluation, by name; ``data`` names the shards, and for a run is by default its recipe's
+            ``data.eval``.
         device: default a GPU where there is one.
         alpha: see :func:`distill.ship.load.load`.
 
     Raises:
-        UserError: if there is no such task, no data, or no such folder.
+        UserError: if there is no such task, an option of it does not hold, there is no data, or no such folder.
     """
-    known = tasks()
-    if task not in known:
-        raise UserError(f"There is no evaluation '{task}'.", did_you_mean(task, known, f"Known: {', '.join(known)}."))
-    if prepare.is_run(path):
-        data = data or prepare.read_recipe(path).data.eval
+    evaluation = with_options(task, dict(options or {}))
+    if not evaluation.data and is_run(path):
+        evaluation = evaluation.model_copy(update={"data": read_recipe(path).data.eval})
     model = load(path, device, alpha)
-    if not data:
+    if not evaluation.data:
         raise UserError("There is nothing to evaluate on.", "Name shards with --data.")
-    # An export reads captions as its run did: what it was trained with stands in its configuration.
-    trained = Data.model_validate(model.config.provenance["recipe"]["data"])
-    captions = Captions(trained.caption_keys, languages or trained.languages)
-    shards = Shards.open(data)
-    for shard, key in shards.missing("image"):
-        raise UserError(f"There is no image in sample '{key}' of {shard}.", "Add it or remove the sample.")
-    if languages and not spoken(shards, captions):
-        raise UserError(f"No caption says that its language is {' or '.join(languages)}.", "Leave out --language.")
-    result: dict[str, Any] = importlib.import_module(f"distill.evals.{task}").evaluate(
-        model, shards, captions, trained.workers
-    )
-    return result
+    return evaluation.evaluate(model, context_of(model))
+
+
+def with_options(task: str, options: dict[str, Any]) -> Evaluation:
+    """The evaluation called ``task`` with its options.
+
+    Raises:
+        UserError: if there is none of that name, or an option of it is unknown or has a wrong value.
+    """
+    kind: type[Evaluation] = plugins.load("evaluation", task, *EVALUATIONS)
+    try:
+        return kind(**options)
+    except ValidationError as error:
+        raise UserError(*explain_options(error, kind, f"The evaluation '{task}'", "--set")) from error
+
+
+def context_of(model: ImageText) -> Context:
+    """How to read evaluation data for a model: as its training did.
+
+    Raises:
+        UserError: if the model's configuration does not say so.
+    """
+    recipe = model.config.provenance.get("recipe")
+    try:
+        settings = ReadingSettings.model_validate(recipe.get("data") if isinstance(recipe, dict) else None)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["provenance.recipe.data", *map(str, first["loc"])])
+        raise UserError(
+            f"The model's config.json does not say how its captions are read: {where}: {first['msg']}.",
+            "Export the run again.",
+        ) from error
+    return Context(Captions(settings.caption_keys, settings.languages), settings.workers)

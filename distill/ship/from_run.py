@@ -17,9 +17,9 @@ from distill.lookup import resolve
 from distill.resolved import ResolvedRecipe
 from distill.ship.config_file import Config, ImageConfig, NetConfig, TextConfig
 from distill.ship.shipped import Shipped
-from distill.train import checkpoint
-from distill.train.run import read_about, read_recipe
-from distill.train.setup import image_student, load_tokenizer
+from distill.training import checkpoint
+from distill.training.run import read_about, read_recipe
+from distill.training.setup import image_student, load_tokenizer
 
 
 def shipped_students(run: Path) -> Shipped:

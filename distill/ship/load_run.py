@@ -9,7 +9,7 @@ from distill.lookup import resolve
 from distill.ship.build import build
 from distill.ship.from_run import shipped_students, third_tower
 from distill.ship.image_text import Blend, ImageText
-from distill.train.run import is_run, read_recipe
+from distill.training.run import is_run, read_recipe
 
 __all__ = ["is_run", "load_run"]
 

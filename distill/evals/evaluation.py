@@ -1,0 +1,54 @@
+"""What every evaluation has in common: its options, what it is given, and what it returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from distill.data.captions import Captions
+from distill.ship.image_text import ImageText
+
+# An option that is a list of strings; a single string is a list of one.
+Strings = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an evaluation may know besides its options.
+
+    Attributes:
+        captions: how captions were read from samples when the model was trained.
+        workers: loader processes.
+    """
+
+    captions: Captions
+    workers: int
+
+
+class Evaluation(BaseModel, ABC):
+    """One evaluation; the fields of a subclass are its options, which ``--set`` sets.
+
+    A subclass is found by its name: as ``EVALUATION`` of the module ``distill/evals/NAME.py``, or by an entry point
+    NAME of the group ``distill.evaluations`` of another installed package.
+
+    Attributes:
+        data: the shards to measure on; for a run, by default its recipe's ``data.eval``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    data: Strings = ()
+
+    @abstractmethod
+    def evaluate(self, model: ImageText, context: Context) -> dict[str, Any]:
+        """Measure a model.
+
+        Returns:
+            What JSON can hold, "task" and "metrics" among it.
+
+        Raises:
+            UserError: if the data cannot be read, or are not enough for this evaluation.
+        """

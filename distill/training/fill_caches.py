@@ -1,0 +1,150 @@
+"""The teacher caches before training: completed, in this process or several, and compared with the live teachers."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from distill.config import Recipe
+from distill.data.audit import audit
+from distill.data.cache import Cache
+from distill.data.cache_fill import MissingShards, check_space, describe_space, embed
+from distill.data.shards import Shards
+from distill.errors import UserError, as_user_errors
+from distill.files import abandoned, mark, write_text
+from distill.lookup import resolve
+from distill.progress import progress_bar
+from distill.recipe import dump
+from distill.resolved import ResolvedRecipe
+from distill.training import fill_worker
+from distill.training.setup import Networks, caches_of
+from launch import job as jobs
+from launch.group import default_device
+from launch.launcher import Job, Launcher
+from launch.launchers.local import Local
+from launch.process import keep_freed_memory
+
+if TYPE_CHECKING:
+    from teachers import Teacher
+
+
+def embed_teachers(recipe: Recipe, out: Path | None, launcher: Launcher | None) -> dict[str, Any]:
+    """Fill the teacher caches of a recipe ahead of training; see :func:`distill.embed_teachers`."""
+    keep_freed_memory()
+    if out is not None:
+        if len(recipe.teacher) != 1:
+            raise UserError("--out is for a recipe with one teacher.", "Set teacher.N.cache of each in the recipe.")
+        table = recipe.teacher[0].model_copy(update={"cache": str(out.absolute())})
+        recipe = recipe.model_copy(update={"teacher": (table,)})
+    resolved = resolve(recipe)
+    caches = caches_of(resolved)
+    if not caches:
+        raise UserError("No teacher of this recipe has a cache to be filled.", 'Embed one whose cache is not "none".')
+    shards = Shards.open(recipe.data.train, strict=False)
+    if shards.faults:
+        print(f"{shards.faults[0].shard} is damaged, and embedded as far as it can be read.", file=sys.stderr)
+    job = Job(Path(fill_worker.__file__).resolve(), (), Path.cwd(), launcher or Local())
+    with as_user_errors():
+        jobs.check(job)
+    audits = fill_and_audit(resolved, Networks(resolved), shards, job)
+    folders = sorted({str(cache.folder(index.path)) for cache in caches for index in shards.indexes})
+    return {"folders": folders, "audits": audits}
+
+
+def fill_and_audit(
+    resolved: ResolvedRecipe, networks: Networks, shards: Shards, job: Job
+) -> dict[str, dict[str, Any]]:
+    """Complete the teacher caches of a recipe, and compare some of their rows with the live teachers.
+
+    Args:
+        resolved: the recipe.
+        networks: loads the teachers.
+        shards: the training shards.
+        job: where to compute.
+
+    Returns:
+        By teacher, what the comparison found; empty for those the recipe does not want compared.
+
+    Raises:
+        UserError: if a cache is of something else or not true.
+    """
+    caches = caches_of(resolved)
+    # Where other processes compute, this one leaves the accelerator to them.
+    device = default_device() if job.here else torch.device("cpu")
+    numbers = [k for k, teacher in enumerate(resolved.teachers) if not teacher.online]
+
+    def live(k: int) -> Teacher:
+        return networks.teacher(numbers[k], device)
+
+    fill(resolved, caches, shards, job, live)
+    audits = {}
+    for k, (teacher, cache) in enumerate(zip(resolved.cached, caches, strict=True)):
+        if not cache.table.audit:
+            continue
+        found = audit(cache, live(k), shards, cache.table.audit)
+        audits[teacher.name] = found
+        if not found["rows"]:
+            print(
+                f"{teacher.name}: no cached embedding could be compared, none of the images drawn decodes",
+                file=sys.stderr,
+            )
+            continue
+        print(
+            f"{teacher.name}: {found['rows']} cached embeddings compared with the live teacher's, "
+            f"cosine at least {math.floor(found['min_cosine'] * 1e5) / 1e5:.5f}",
+            file=sys.stderr,
+        )
+    return audits
+
+
+def fill(
+    resolved: ResolvedRecipe,
+    caches: Sequence[Cache],
+    shards: Shards,
+    job: Job,
+    live: Callable[[int], Teacher],
+) -> None:
+    """Compute what caches lack: in this process, or in those of a job, shard by shard.
+
+    Raises:
+        UserError: if there is no room for it, or a process fails; what is complete is kept.
+    """
+    missing = MissingShards.find(caches, shards)
+    if not missing:
+        return
+    check_space(caches, missing)
+    print(f"The teacher caches need {describe_space(caches, missing)}", file=sys.stderr)
+    if job.here:
+        progress = progress_bar("embedding", len(missing.shards), "images")
+        embed(caches, live, missing, resolved.recipe.data.workers, progress.update)
+        progress.close()
+        return
+    # In a cache's folder, since that is on a file system which all hosts share, and can be written to.
+    base = caches[0].folder(missing.shards.indexes[0].path)
+    for old in base.glob(".embedding-*"):
+        if abandoned(old):
+            shutil.rmtree(old, ignore_errors=True)
+    base.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".embedding-{mark()}", dir=base))
+    try:
+        write_text(scratch / fill_worker.RECIPE, dump(resolved.recipe))
+        lacking = [[str(i.path), list(some)] for i, some in zip(missing.shards.indexes, missing.lacking, strict=True)]
+        write_text(scratch / fill_worker.MISSING, json.dumps(lacking))
+        script = Path(fill_worker.__file__).resolve()
+        status = jobs.run(replace(job, script=script, arguments=(str(scratch),), folder=scratch))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if status:
+        raise UserError(
+            f"Embedding stopped: a process ended with status {status}; its own message stands above.",
+            "Put that right and start again: what is complete is kept.",
+        )

@@ -1,0 +1,158 @@
+"""The trained model: the students, their projections to the teachers, temperature and bias; and what ships of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from launch import zero
+from losses import Needs
+from losses.projections import Head, Rows, SharedSpace, unit
+from students import OnTeacher, Tower
+
+MAX_SCALE = 100.0  # CLIP's bound on 1/τ (arXiv 2103.00020, section 2.5)
+MAX_LOG_SCALE = math.log(MAX_SCALE)
+FOLDED = {"image": "f_g", "text": "g_f"}  # the heads between the students, by the modality they are folded into
+Outputs = Mapping[str, torch.Tensor]
+
+
+class Model(nn.Module):
+    """Everything that is trained.
+
+    Args:
+        towers: the students by modality. An image student may be what is learned on top of the first teacher
+            (nothing, in LiT).
+        projections: one a teacher that the objective reads, see :meth:`losses.Objective.projection`.
+        needs: of the objective.
+        width: D.
+        temperature: τ at the start.
+    """
+
+    def __init__(
+        self,
+        towers: Mapping[str, Tower],
+        projections: Sequence[nn.Module],
+        needs: Needs,
+        width: int,
+        temperature: float,
+    ) -> None:
+        super().__init__()
+        self.modalities = tuple(towers)
+        for modality, tower in towers.items():
+            self.add_module(modality, tower)
+        self.spaces = nn.ModuleList(projections)
+        # Without a bias, norm(linear(norm(f))) is norm(linear(f)): it ships folded into the tower's projection.
+        self.between = nn.ModuleDict({FOLDED[modality]: Head(width, bias=False) for modality in needs.folded})
+        # Shape (T,), never a scalar: a 0-dim parameter crashes deepspeed.initialize.
+        count = needs.temperatures(len(projections))
+        self.log_scale = nn.Parameter(torch.full((count,), -math.log(temperature)))
+        self.bias = None if needs.bias is None else nn.Parameter(torch.full((count,), needs.bias))
+        read = {modality: ("embedding", *needs.students.get(modality, ())) for modality in towers}
+        self.outputs = {modality: tuple(dict.fromkeys(names)) for modality, names in read.items()}
+
+    @property
+    def towers(self) -> dict[str, Tower]:
+        """The students by modality."""
+        return {modality: self.get_submodule(modality) for modality in self.modalities}  # type: ignore[misc]
+
+    def forward(self, inputs: Mapping[str, torch.Tensor], teachers: Sequence[Outputs]) -> Rows:
+        """Embed this process's share of a batch.
+
+        Args:
+            inputs: as in :class:`distill.data.batch.Batch`, with C captions a sample.
+            teachers: the outputs of every teacher by name, [n, 1 or C, …].
+
+        Returns:
+            float32 rows by name, [n, 1 or C, …]: "image" and "text", unit rows [.., D]; "image_tokens" and the like
+            for further outputs of a student; ``k/NAME`` for those of the projection to teacher k. Besides "scale"
+            (1/τ) and "bias", [1] or one a term.
+        """
+        outputs = self.student_outputs(inputs, teachers)
+        rows: Rows = {}
+        for modality, own in outputs.items():
+            rows[modality] = unit(own["embedding"])
+            if self.between:
+                rows[modality] = self.between[FOLDED[modality]](rows[modality])
+            rows |= {f"{modality}_{name}": value.float() for name, value in own.items() if name != "embedding"}
+        seen = dict(outputs)
+        if "mixed" in inputs:  # teachers' outputs are of the mixed images
+            seen["image"] = self.image_outputs(inputs["mixed"], teachers)
+        for k, (space, teacher) in enumerate(zip(self.spaces, teachers, strict=False)):
+            rows |= {f"{k}/{name}": value for name, value in space(seen, teacher).items()}
+        rows["scale"] = self.scale()
+        if self.bias is not None:
+            rows["bias"] = self.bias.float()
+        return rows
+
+    def student_outputs(self, inputs: Mapping[str, torch.Tensor], teachers: Sequence[Outputs]) -> dict[str, Outputs]:
+        """The outputs of every student by modality, [n, C, …]."""
+        found: dict[str, Outputs] = {}
+        if "text" in self.modalities:  # first, so that dropout draws the random numbers it always has
+            n, captions, context = inputs["text"].shape
+            text = self.get_submodule("text")(inputs["text"].view(n * captions, context), self.outputs["text"])
+            found["text"] = {name: value.unflatten(0, (n, captions)) for name, value in text.items()}
+        found["image"] = self.image_outputs(inputs.get("image"), teachers)
+        return {modality: found[modality] for modality in self.modalities}
+
+    def image_outputs(self, images: torch.Tensor | None, teachers: Sequence[Outputs]) -> Outputs:
+        """The outputs of the image student, [n, 1, …]; on a locked teacher, of that teacher's embedding."""
+        tower = self.get_submodule("image")
+        if isinstance(tower, OnTeacher):
+            outputs = tower(teachers[0]["embedding"][:, 0], images)
+        else:
+            outputs = tower(images, self.outputs["image"])
+        return {name: value[:, None] for name, value in outputs.items()}
+
+    def scale(self) -> torch.Tensor:
+        """1/τ, at most ``MAX_SCALE``; at the bound the gradient still flows, so τ can come back.
+
+        A step may leave ``log_scale`` beyond the bound: :class:`~distill.training.step.Step` puts it back.
+        """
+        log = self.log_scale.float()
+        return (log + (log.clamp(max=MAX_LOG_SCALE) - log).detach()).exp()
+
+
+def student_tensors(model: Model) -> dict[str, torch.Tensor]:
+    """What ships of a model, on the CPU: ``image.*``, ``text.*`` and ``scale`` (1/τ). No teacher, no heads.
+
+    Of students that were trained without heads also ``adapter.*`` of the first teacher, for evaluations that combine
+    it with the image student; that does not ship.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    with zero.whole_parameters(model):
+        for modality, tower in model.towers.items():
+            state = on_cpu(tower)
+            if FOLDED[modality] in model.between:
+                fold(state, tower.projection(), on_cpu(model.between[FOLDED[modality]])["weight"])
+            tensors |= {f"{modality}.{key}": value for key, value in state.items()}
+        first = next(iter(model.spaces), None)
+        if isinstance(first, SharedSpace) and not first.heads:
+            tensors |= {f"adapter.{key}": value for key, value in on_cpu(first.adapter).items()}
+        scale = model.scale()[:1].detach().cpu().clone()
+    return tensors | {"scale": scale}
+
+
+def on_cpu(module: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of a module's state dict."""
+    return {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
+
+
+def fold(state: dict[str, torch.Tensor], projection: str, head: torch.Tensor) -> None:
+    """Multiply a head without bias into the projection before it, in place: both are linear, and only the direction
+    of an embedding counts."""
+    for part in (f"{projection}.weight", f"{projection}.bias"):
+        if part in state:
+            state[part] = head @ state[part]
+
+
+def parameter_counts(model: Model) -> dict[str, int]:
+    """Trainable parameters by part: each student, and "heads", all that is thrown away."""
+    parts: dict[str, list[nn.Module]] = {modality: [tower] for modality, tower in model.towers.items()}
+    parts["heads"] = [model.spaces, model.between]
+    return {
+        name: sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad)
+        for name, modules in parts.items()
+    }

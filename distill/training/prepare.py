@@ -1,0 +1,144 @@
+"""Everything that happens before the first training process starts: checks, tokenizer, teacher caches, run folder.
+
+Cheap checks come first, the folder last: a recipe that is wrong leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from distill.config import Recipe, pieces_of
+from distill.errors import UserError, as_user_errors
+from distill.files import write_text
+from distill.recipe import dump
+from distill.resolved import ResolvedRecipe
+from distill.training.model import parameter_counts
+from distill.training.run import RECIPE, is_run, read_about, read_recipe, write_run
+from distill.training.setup import Networks, given_tokenizer
+from distill.training.stop_requests import STOP
+from distill.training.training_set import TrainingSet, open_data
+from launch.launcher import Job
+from students import Tokenizer
+
+# What may be given anew to resume: how much is checked and saved, how it is loaded and cut up, what is passed over.
+MAY_CHANGE = (
+    r"teacher\.\d+\.audit|checkpoint\..*|zero\.stage|"
+    r"data\.(workers|bad_samples|timeout|retries)|train\.(skip_nonfinite|stall_seconds)"
+)
+PACKAGES = ("torch", "deepspeed", "timm", "sentencepiece", "webdataset", "safetensors", "numpy")
+
+
+def prepare(
+    resolved: ResolvedRecipe, networks: Networks, run: Path, resume: bool, job: Job, allow_pipe: bool = False
+) -> None:
+    """Make a run folder ready for training, or check that it is the one to resume.
+
+    Args:
+        resolved: the recipe.
+        networks: of the recipe; what this process goes on to use stays in there.
+        run: the run folder.
+        resume: continue the run that is there, instead of starting one.
+        job: where training will run; what the teacher caches lack is computed there too.
+        allow_pipe: whether the recipe may run shell commands.
+
+    Raises:
+        UserError: if anything the user gave does not hold; nothing is left behind then.
+    """
+    recipe = resolved.recipe
+    check_folder(recipe, run, resume)
+    pieces_of(recipe, job.world)
+    given = given_tokenizer(resolved)
+    # A wrong tower, and a teacher that cannot be had, fail here, before any data is read.
+    networks.check()
+    online = [k for k, teacher in enumerate(resolved.teachers) if teacher.online]
+    weights = {resolved.teachers[k].name: networks.teacher(k).fingerprint() for k in online}
+    data = open_data(resolved)
+    if data.commands and not allow_pipe:
+        number = "a command" if len(data.commands) == 1 else f"{len(data.commands)} commands"
+        remedy = "If you trust the recipe, add --allow-pipe."
+        raise UserError(f"The recipe runs {number}: {'; '.join(data.commands)}.", remedy)
+    bad = data.preflight()
+    if resume:
+        data.check_unchanged(run)
+    tokenizer = given if given is not None or resume else train_tokenizer(resolved, data)
+    cached, audits = data.fill_caches(networks, job)
+    networks.release_cached_teachers()
+    weights |= cached
+    if resume:
+        check_weights(run, weights)
+        write_text(run / RECIPE, dump(recipe))
+        (run / STOP).unlink(missing_ok=True)
+        return
+    about = {
+        "versions": {"distill": version("distill"), "python": platform.python_version()}
+        | {package: version(package) for package in PACKAGES},
+        "seed": recipe.train.seed,
+        "processes": job.world,
+        "samples": data.samples,
+        "steps": recipe.train.total_steps(data.samples),
+        "vocab": tokenizer.vocab if tokenizer is not None else 0,
+        "parameters": parameter_counts(networks.model(tokenizer.vocab if tokenizer is not None else 0)),
+        "shards": data.shards,
+        "teachers": [table.name for table in recipe.teacher],
+        "teacher_weights": weights,
+        "teacher_audits": audits,
+    }
+    write_run(recipe, run, tokenizer, about, data.save, bad)
+
+
+def check_folder(recipe: Recipe, run: Path, resume: bool) -> None:
+    """Raise ``UserError`` if something is where a run is to be written, or the run to resume is another recipe's."""
+    if resume:
+        if not is_run(run):
+            raise UserError(f"There is no run to resume in {run}.", "Leave out --resume, or correct --out.")
+        old, new = read_recipe(run).model_dump(mode="json"), recipe.model_dump(mode="json")
+        changed = sorted({name for name in differences(old, new) if not re.fullmatch(MAY_CHANGE, name)})
+        if changed:
+            raise UserError(
+                f"The run in {run} was started with another {', '.join(changed)}.",
+                f"Give the recipe it was started with ({run / RECIPE} is it), or train into another folder.",
+            )
+    elif is_run(run):
+        raise UserError(f"{run} already holds a run.", "Add --resume to continue it, or choose another --out.")
+    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise UserError(f"{run} exists and is no empty folder.", "Choose another --out.")
+
+
+def check_weights(run: Path, weights: dict[str, str]) -> None:
+    """Refuse to resume with other weights of a teacher than the run was started with."""
+    before = read_about(run)["teacher_weights"]
+    changed = [name for name, value in weights.items() if before.get(name, value) != value]
+    if changed:
+        raise UserError(
+            f"The weights of '{changed[0]}' are not those the run was started with.",
+            "Restore them, or train into another folder.",
+        )
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """The dotted names of the values in which two recipes differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = old.keys() | new.keys()
+        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{path}.{k}".lstrip("."))]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [d for k, (a, b) in enumerate(zip(old, new, strict=True)) for d in differences(a, b, f"{path}.{k}")]
+    return [] if old == new else [path]
+
+
+def train_tokenizer(resolved: ResolvedRecipe, data: TrainingSet) -> Tokenizer | None:
+    """A tokenizer of the text tower's kind, trained from the training captions; None without a text student.
+
+    Raises:
+        UserError: if it cannot be trained.
+    """
+    if resolved.text is None or resolved.text_options is None:
+        return None
+    # All texts at once: SentencePiece would take an exception while it iterates for the end of the texts.
+    texts = list(data.texts())
+    with as_user_errors():
+        vocab = resolved.recipe.student.tokenizer.vocab
+        return resolved.text.Tokenizer.train(texts, vocab, resolved.text_options.context)

@@ -1,0 +1,266 @@
+"""From a resolved recipe to the parts of a run: views, transform, caches, and the networks, each built once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+import students
+import teachers
+from distill.data.cache import Cache
+from distill.data.captions import Captions
+from distill.data.order import Order
+from distill.data.pairs import Pairs
+from distill.data.shards import Shards
+from distill.data.teacher_inputs import FromCache, FromCaptions, FromPixels, TeacherInput
+from distill.data.transform import Drawing, Transform
+from distill.data.views import Views
+from distill.errors import UserError, as_user_errors
+from distill.resolved import ResolvedRecipe, ResolvedTeacher
+from distill.tables import TEACHER, TowerTable
+from distill.training.model import Model
+
+
+def views_of(resolved: ResolvedRecipe) -> Views:
+    """How a run draws views."""
+    return Views(resolved.recipe.data.crop, resolved.recipe.data.flip)
+
+
+def caches_of(resolved: ResolvedRecipe) -> list[Cache]:
+    """The caches of the teachers that have one, in the order of ``resolved.cached``."""
+    return [cache_of(resolved, teacher) for teacher in resolved.cached]
+
+
+def cache_of(resolved: ResolvedRecipe, teacher: ResolvedTeacher) -> Cache:
+    """The cache of a teacher."""
+    return Cache(teacher.table, teacher.card, views_of(resolved), teacher.outputs)
+
+
+def transform_of(
+    resolved: ResolvedRecipe, tokenizer: students.Tokenizer | None, shards: Shards | None = None
+) -> Transform:
+    """What makes batches of a run's samples.
+
+    Args:
+        resolved: the recipe.
+        tokenizer: of the text student, if there is one.
+        shards: of the samples; None for streams, whose teachers have no caches.
+    """
+    recipe = resolved.recipe
+    own_pixels = not recipe.on_teacher or recipe.student.image.beside is not None
+    interpolation = "bicubic"
+    if recipe.on_teacher and resolved.first is not None:
+        # A network beside the locked teacher is given the teacher's own pixels, and keeps getting them once shipped.
+        interpolation = resolved.first.interpolation
+    drawing = Drawing(
+        captions=Captions.from_table(recipe.data),
+        views=views_of(resolved),
+        side=recipe.data.image_size if own_pixels else 0,
+        seed=recipe.train.seed,
+        count=recipe.data.captions_at_once,
+        interpolation=interpolation,
+        mixup=resolved.needs.mixup,
+    )
+    return Transform(tokenizer, [input_of(resolved, teacher, shards) for teacher in resolved.teachers], drawing)
+
+
+def pairs_of(resolved: ResolvedRecipe, shards: Shards, tokenizer: students.Tokenizer | None) -> Pairs:
+    """The training pairs of a run on shards."""
+    order = Order(shards.counts, resolved.recipe.train.seed)
+    return Pairs(shards, transform_of(resolved, tokenizer, shards), order, resolved.recipe.train.batch_size)
+
+
+def input_of(resolved: ResolvedRecipe, teacher: ResolvedTeacher, shards: Shards | None) -> TeacherInput:
+    """The source of a teacher's part of a batch."""
+    if teacher.card.modality == "text":
+        with as_user_errors():
+            return FromCaptions(teachers.tokenizer(teacher.card))
+    if teacher.online:
+        return FromPixels(teacher.image_size, teacher.card.interpolation)
+    assert shards is not None, "streams have no caches: distill.lookup.resolve refuses them"
+    return FromCache(cache_of(resolved, teacher), shards)
+
+
+class Networks:
+    """The networks of a run, each built or loaded at most once a process, when it is first needed.
+
+    Args:
+        resolved: the recipe.
+    """
+
+    def __init__(self, resolved: ResolvedRecipe) -> None:
+        self.resolved = resolved
+        self._teachers: dict[int, teachers.Teacher] = {}
+        self._image: students.Tower | None = None
+        self._model: Model | None = None
+        self._random_state = torch.empty(0)
+
+    def teacher(self, k: int, device: torch.device | str = "cpu") -> teachers.Teacher:
+        """Teacher k of ``resolved.teachers``, on a device.
+
+        Raises:
+            UserError: if its weights cannot be had or do not fit.
+        """
+        if k not in self._teachers:
+            wanted = self.resolved.teachers[k]
+            with as_user_errors():
+                self._teachers[k] = teachers.load(wanted.card, wanted.table.image_size, wanted.outputs)
+        return self._teachers[k].to(device)
+
+    def release_cached_teachers(self) -> None:
+        """Free the memory of the teachers whose outputs come from a cache: training does not run them."""
+        cached = [k for k, teacher in enumerate(self.resolved.teachers) if not teacher.online]
+        for k in cached:
+            self._teachers.pop(k, None)
+
+    def image(self) -> students.Tower:
+        """The image student as training starts with it; its random weights follow from the recipe's seed.
+
+        Raises:
+            UserError: if it cannot be built, or the weights it starts from are not there or do not fit.
+        """
+        if self._image is None:
+            with torch.random.fork_rng(devices=[]), as_user_errors():
+                torch.manual_seed(self.resolved.recipe.train.seed)
+                self._image = image_student(self.resolved)
+                self._random_state = torch.get_rng_state()
+            self._start(self._image, "image")
+        return self._image
+
+    def check(self) -> None:
+        """Raise ``UserError`` if a student cannot be built or started; the text student gets no weights yet."""
+        self.image()
+        resolved = self.resolved
+        if resolved.text is not None and resolved.text_options is not None:
+            with torch.device("meta"), as_user_errors():
+                text = resolved.text(resolved.text_options, 4, resolved.recipe.student.width)
+            if not resolved.recipe.student.text.init:
+                self._start(text, "text")
+
+    def model(self, vocab: int) -> Model:
+        """The whole model as training starts with it; its random weights follow from the recipe's seed.
+
+        Args:
+            vocab: the number of token ids of the text student's tokenizer; without meaning where there is none.
+
+        Raises:
+            UserError: if a tower cannot be built, or the weights it starts from do not fit.
+        """
+        if self._model is None:
+            resolved, towers = self.resolved, {"image": self.image()}
+            student = resolved.recipe.student
+            with torch.random.fork_rng(devices=[]), as_user_errors():
+                torch.set_rng_state(self._random_state)  # goes on where building the image student stopped
+                if resolved.text is not None and resolved.text_options is not None:
+                    towers["text"] = resolved.text(resolved.text_options, vocab, student.width)
+                widths = {modality: tower.widths() for modality, tower in towers.items()}
+                used = resolved.facts if resolved.needs.teachers else ()
+                projections = [resolved.objective.projection(facts, widths) for facts in used]
+                self._model = Model(towers, projections, resolved.needs, student.width, student.temperature)
+            if "text" in towers:
+                self._start(towers["text"], "text")
+        return self._model
+
+    def _start(self, tower: students.Tower, modality: str) -> None:
+        """Give a student the weights its table starts from, and lock the parts its table locks.
+
+        Raises:
+            UserError: if the weights are not there or do not fit, or there is no part of that name.
+        """
+        student = self.resolved.recipe.student
+        table: TowerTable = {"image": student.image, "text": student.text}[modality]
+        with as_user_errors():
+            if modality in self.resolved.needs.folded:
+                tower.projection()  # raises where there is no projection that a head could be folded into
+            if table.init:
+                tower.start_from(self._teacher_weights() if table.init == TEACHER else read_tower(table, modality))
+            tower.lock(table.locked)
+
+    def _teacher_weights(self) -> dict[str, torch.Tensor]:
+        """The state dict of the first teacher's network, without a classifier."""
+        resolved = self.resolved
+        if resolved.teachers and resolved.teachers[0].outputs == ("embedding",):
+            return dict(self.teacher(0).net.state_dict())
+        assert resolved.first is not None
+        return dict(teachers.load(resolved.first, resolved.recipe.teacher[0].image_size).net.state_dict())
+
+
+def image_student(resolved: ResolvedRecipe) -> students.Tower:
+    """The image student of a recipe with random weights.
+
+    Raises:
+        LookupError, ValueError: if it cannot be built.
+    """
+    recipe, table = resolved.recipe, resolved.recipe.student.image
+    if recipe.on_teacher:
+        return on_teacher(resolved)
+    statistics = None
+    if table.init == TEACHER and resolved.first is not None:
+        statistics = (resolved.first.mean, resolved.first.std)
+    spec = students.ImageSpec(arch=table.arch, **table.options)
+    return students.image_tower(spec, recipe.student.width, recipe.data.image_size, statistics)
+
+
+def on_teacher(resolved: ResolvedRecipe) -> students.OnTeacher:
+    """What is learned on top of, and beside, the first teacher; nothing in LiT."""
+    recipe, table = resolved.recipe, resolved.recipe.student.image
+    beside, features = None, 0
+    if table.beside is not None:
+        beside = students.image_tower(students.ImageSpec(**table.beside), 0, recipe.data.image_size)
+        features = beside.features(recipe.data.image_size)
+    assert resolved.first is not None
+    return students.OnTeacher(resolved.first.width, recipe.student.width, table.layers, beside, features)
+
+
+def read_tower(table: TowerTable, modality: str) -> dict[str, torch.Tensor]:
+    """The state dict of a tower of the export that ``table.init`` names.
+
+    Raises:
+        ValueError: if the export's file is missing or damaged.
+    """
+    path = Path(table.init) / f"{modality}.safetensors"
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} cannot be read: {error}. Set student.{modality}.init to a folder that 'distill export' wrote."
+        ) from error
+
+
+def load_tokenizer(resolved: ResolvedRecipe, folder: Path) -> students.Tokenizer | None:
+    """The tokenizer in a run or an export; None without a text student.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    if resolved.text is None or resolved.text_options is None:
+        return None
+    kind = resolved.text.Tokenizer
+    with as_user_errors():
+        return kind.load(folder / kind.FILE, resolved.text_options.context)
+
+
+def given_tokenizer(resolved: ResolvedRecipe) -> students.Tokenizer | None:
+    """The tokenizer that the recipe names, or that comes with the text tower it starts from.
+
+    Raises:
+        UserError: if it cannot be read, or both are named and differ.
+    """
+    if resolved.text is None or resolved.text_options is None:
+        return None
+    student, kind, context = resolved.recipe.student, resolved.text.Tokenizer, resolved.text_options.context
+    with as_user_errors():
+        named = kind.load(Path(student.tokenizer.file), context) if student.tokenizer.file else None
+        if not student.text.init:
+            return named
+        # To another tokenizer than its own, the tower's token ids would mean something else.
+        own = kind.load(Path(student.text.init) / kind.FILE, context)
+    if named is not None and named.model != own.model:
+        raise UserError(
+            f"student.text.init starts from {student.text.init}, and student.tokenizer.file is not its tokenizer.",
+            "Leave out student.tokenizer.file.",
+        )
+    return own

@@ -1,0 +1,112 @@
+"""Training on streams: which samples they hold is not known beforehand, and their order is random."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from distill.data.batch import Batch
+from distill.data.captions import Captions
+from distill.data.loading import load_batches
+from distill.data.pairs import Part
+from distill.data.remote import RetryPolicy
+from distill.data.shard_names import address_scheme, stream_addresses
+from distill.data.streams import StreamDataset, read_shards
+from distill.errors import Bad, BadSample, UserError
+from distill.resolved import ResolvedRecipe
+from distill.training.health import check_bad_samples, most_bad
+from distill.training.setup import Networks, transform_of
+from launch.launcher import Job
+from students import Tokenizer
+
+TOKENIZER_SAMPLES = 20_000  # streams bring images along with the captions
+
+
+class StreamSet:
+    """A :class:`~distill.training.training_set.TrainingSet` of streams."""
+
+    def __init__(self, resolved: ResolvedRecipe) -> None:
+        recipe = resolved.recipe
+        self.resolved, self.recipe, self.addresses = resolved, recipe, stream_addresses(recipe.data.train)
+        self.samples, self.shards = recipe.train.total_steps(0) * recipe.train.batch_size, len(self.addresses)
+        self.commands = [address for address in self.addresses if address_scheme(address) == "pipe"]
+        self.policy = RetryPolicy(recipe.data.timeout, recipe.data.retries)
+
+    @classmethod
+    def open(cls, resolved: ResolvedRecipe) -> StreamSet:
+        """The streams that a recipe names."""
+        return cls(resolved)
+
+    @classmethod
+    def open_again(cls, resolved: ResolvedRecipe, run: Path) -> StreamSet:
+        """The streams of a run: the recipe names them."""
+        return cls(resolved)
+
+    def preflight(self) -> list[Bad]:
+        """Read the first sample, which fails if no stream can be read."""
+        bad: list[Bad] = []
+        with closing(read_shards(self.addresses, self.policy, self._counted(bad))) as first:
+            next(first)
+        print(
+            f"Training on {self.shards} streams: shards are drawn at random, again and again. Going on with --resume "
+            "draws anew, so it is exact in everything but which samples come next.",
+            file=sys.stderr,
+        )
+        return bad
+
+    def check_unchanged(self, run: Path) -> None:
+        """Not known of streams; their addresses are in the recipe, which is compared."""
+
+    def texts(self) -> Iterator[str]:
+        """Of the first samples that come."""
+        captions, last = Captions.from_table(self.recipe.data), Bad("", "", "")
+        texts = 0
+        with closing(read_shards(self.addresses, self.policy, self._counted([]))) as found:
+            for sample in islice(found, TOKENIZER_SAMPLES):
+                try:
+                    own = [caption.text for caption in captions.read(sample)]
+                except BadSample as error:
+                    last = error.bad
+                    continue
+                texts += len(own)
+                yield from own
+        if not texts:
+            raise UserError(
+                f"There is no caption in the streams; the last sample: {last.shard} {last.key}: {last.reason}.",
+                "Correct data.train, data.caption_keys or data.languages.",
+            )
+
+    def fill_caches(self, networks: Networks, job: Job) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+        """Nothing: no teacher of streams has a cache."""
+        return {}, {}
+
+    def save(self, run: Path) -> None:
+        """Nothing: the recipe names the streams."""
+
+    def batches(self, tokenizer: Tokenizer | None, part: Part, pin: bool) -> Generator[list[Batch]]:
+        transform = transform_of(self.resolved, tokenizer)
+        size = self.recipe.train.batch_size // part.world
+        seed = self.recipe.train.seed, part.start, part.rank
+        streams = StreamDataset(self.addresses, self.policy, transform, size, seed, part.pieces)
+        with closing(load_batches(streams, self.recipe.data.workers, pin)) as loaded:
+            yield from islice(loaded, part.stop - part.start)
+
+    def keys(self, step: int) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        """Loader processes have closed theirs."""
+
+    def _counted(self, bad: list[Bad]) -> Callable[[Bad], None]:
+        """What notes a shard that is passed over, up to the recipe's limit."""
+
+        def note(one: Bad) -> None:
+            bad.append(one)
+            check_bad_samples(len(bad), most_bad(self.recipe, self.samples), one, "before training")
+            print(f"{one.shard} is passed over: {one.reason}", file=sys.stderr)
+
+        return note

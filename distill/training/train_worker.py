@@ -1,0 +1,32 @@
+"""One training process of a job with several: started by path, with the run folder as its argument."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def main(run: str) -> int:
+    from launch.process import set_up_process
+
+    set_up_process()
+    from distill.errors import UserError
+    from distill.training.loop import train
+    from launch import group
+
+    try:
+        train(Path(run))
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except RuntimeError as error:
+        if not group.is_lost_connection(error):
+            raise
+        print("This process stops, for another one has ended; its own message stands beside this.", file=sys.stderr)
+        return 1
+    group.leave()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,61 @@
+"""Settings of a whole operating-system process. Whoever starts a process calls them by name; no import has effects."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4  # glibc's <malloc.h>
+
+
+def set_up_process() -> None:
+    """What every process that belongs to distill alone does first, before torch is imported.
+
+    Not for a process that only imports distill: there the environment is the caller's.
+    """
+    # OpenMP reads this when torch loads it. By default its idle threads spin, and take the cores from the loader
+    # processes beside them: measured on two cores, 412 images/s in training against 570 with this.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Make glibc's malloc keep freed memory for reuse instead of returning it to the kernel.
+
+    A training step on a CPU allocates and frees hundreds of megabytes, and by default each large tensor is
+    mapped, zeroed page by page and unmapped again. Measured: half the step time of a small ViT, two thirds of the
+    forward of an EfficientNet, half the decoding of an image.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # absent from musl
+        # No mmap at all, rather than a high threshold for it: before 2.35 that may not be above 32 MB.
+        for option, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, 2**31 - 1), (TOP_PAD, 1 << 28)):
+            mallopt(option, value)
+
+
+def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
+    """In a new process: have the kernel send it a signal when its parent process ends (Linux only)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(1, int(by))  # PR_SET_PDEATHSIG
+
+
+@contextmanager
+def temporary_environment(**variables: str) -> Iterator[None]:
+    """Inside, these environment variables are set; afterwards the environment is as before.
+
+    So are variables that libraries set inside: ``import torchvision`` sets one, ``import deepspeed`` another.
+    """
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)

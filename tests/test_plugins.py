@@ -1,0 +1,125 @@
+"""Another installed package adds one of everything through entry points, and nothing else needs an edit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import RECIPE, losses_of, write_shards
+from safetensors.torch import load_file
+
+SCRIPT = str(Path(sys.executable).with_name("distill"))
+SETTINGS = [
+    "teacher.0.name=extra/lite0",
+    'student.text={arch="convolutional", context=24, kernel=5}',
+    "objective.name=cross_correlation",
+    "objective.strength=2.0",
+    "optim.name=momentum_or_rms",
+    "optim.decay=0.8",
+    "optim.lr=0.01",
+    "zero.stage=1",
+]
+
+
+class Installed:
+    """The folder of a run with the package installed beside it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        shutil.copytree(Path(__file__).parent / "plugin_package", home / "source")
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+        subprocess.run([*pip, "--target", str(home / "installed"), str(home / "source")], check=True)
+        write_shards(home / "shards")
+        (home / "recipe.toml").write_text(RECIPE.format(shards=home / "shards"))
+
+    def distill(self, *words: object, status: int = 0) -> str:
+        """Standard output of the command; of one that fails, standard error."""
+        environment = os.environ | {"PYTHONPATH": str(self.home / "installed")}
+        command = [SCRIPT, *map(str, words)]
+        done = subprocess.run(command, cwd=self.home, env=environment, capture_output=True, text=True)
+        assert done.returncode == status, done.stderr
+        return done.stderr if status else done.stdout
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """With two runs of the package's teacher, text tower, objective and optimiser: of one process, and of two that
+    its launcher started."""
+    installed = Installed(tmp_path_factory.mktemp("plugins"))
+    words = [word for setting in SETTINGS for word in ("--set", setting)]
+    installed.distill("train", "recipe.toml", "--out", "one", *words)
+    installed.distill("train", "recipe.toml", "--out", "two", *words, "--launcher", "plain", "--launch", "count=2")
+    return installed
+
+
+def test_two_processes_of_its_launcher_train_as_one(package: Installed) -> None:
+    """Its objective compares samples in the teacher's space: every process must be given the whole batch."""
+    one, two = (losses_of(package.home / name) for name in ("one", "two"))
+    np.testing.assert_allclose(two, one, rtol=1e-4)
+    assert json.loads((package.home / "two" / "run.json").read_text())["processes"] == 2
+    lines = (package.home / "two" / "metrics.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["correlation"] > 0 for line in lines) and one[-1] < one[0]
+
+
+def test_its_optimisers_state_differs_by_parameter_and_is_in_checkpoints(package: Installed) -> None:
+    state = load_file(package.home / "two" / "checkpoints" / "step-00000006" / "state.safetensors")
+    keys = {name.removeprefix("optimizer/") for name in state if name.startswith("optimizer/")}
+    assert {"text.head.weight/momentum", "text.head.bias/squares", "log_scale/squares"} <= keys
+    assert not {"text.head.weight/squares", "text.bytes.weight/momentum"} & keys
+
+
+def test_its_runs_go_on_with_another_number_of_processes(package: Installed) -> None:
+    shutil.copytree(package.home / "two", package.home / "resumed")
+    (package.home / "resumed" / "checkpoints" / "latest").write_text("step-00000003")
+    words = [word for setting in SETTINGS for word in ("--set", setting)]
+    package.distill("train", "recipe.toml", "--out", "resumed", "--resume", *words)
+    np.testing.assert_allclose(losses_of(package.home / "resumed"), losses_of(package.home / "two"), rtol=1e-3)
+
+
+def test_its_tower_and_tokenizer_ship_and_are_described(package: Installed) -> None:
+    package.distill("export", "one", "--out", "export")
+    assert (package.home / "export" / "bytes.txt").read_bytes() == b"bytes\n"
+    card = (package.home / "export" / "README.md").read_text()
+    assert "| text tower | convolution of 5 bytes, 24 tokens, " in card
+    assert "`bytes.txt` is a note that bytes are tokens" in card
+    (package.home / "queries.txt").write_text("a red circle\n")
+    package.distill("embed", "export", "--texts", "queries.txt", "--out", "queries.safetensors")
+    assert load_file(package.home / "queries.safetensors")["embeddings"].shape == (1, 32)
+
+
+def test_its_format_is_written(package: Installed) -> None:
+    package.distill("export", "one", "--out", "weights", "--format", "npz")
+    weights = np.load(package.home / "weights" / "weights.npz")
+    assert {name.split(".")[0] for name in weights} == {"image", "text"}
+    assert "no export format 'npy'" in package.distill("export", "one", "--out", "x", "--format", "npy", status=2)
+
+
+def test_its_evaluation_has_its_own_options_and_data(package: Installed) -> None:
+    words = ("evaluate", "one", "--task", "knn", "--data", "shards/train-000001.tar")
+    found = json.loads(package.distill(*words, "--set", "k=3", "--set", "train=shards/train-000000.tar"))
+    assert found["k"] == 3 and 0 < found["metrics"]["accuracy"] <= 1
+    for wrong, said in (
+        (("--set", "trian=x"), "The evaluation 'knn' has no option 'trian'. Did you mean 'train'?"),
+        (("--set", "k=0"), "The evaluation 'knn' does not accept its option 'k': "),
+        (("--language", "en"), "The evaluation 'knn' has no option 'languages'"),
+        ((), "Name shards with --set train=SHARDS"),
+    ):
+        assert said in package.distill(*words, *wrong, status=2)
+
+
+@pytest.mark.parametrize(
+    "words, listed",
+    [
+        (("teachers", "list", "extra"), "extra/lite0"),
+        (("evaluate", "--help"), "Tasks: knn, retrieval"),
+        (("export", "--help"), "Formats: distill, npz"),
+    ],
+)
+def test_listings_are_made_from_what_is_there(package: Installed, words: tuple[str, ...], listed: str) -> None:
+    assert listed in package.distill(*words)
