@@ -197,8 +197,8 @@ def _trained(engine: Any) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 @torch.no_grad()
-def keep_at_most(parameter: Any, most: float) -> None:
-    """Clamp a parameter, and the optimiser's own copy of it, at any ZeRO stage. Every process must call this."""
+def clamp_parameter(parameter: Any, maximum: float) -> None:
+    """Clamp a parameter and the optimiser's fp32 copy of it, at any ZeRO stage. Every process must call this."""
     from deepspeed.utils import (
         safe_get_full_fp32_param,
         safe_get_local_fp32_param,
@@ -207,13 +207,13 @@ def keep_at_most(parameter: Any, most: float) -> None:
     )
 
     if hasattr(parameter, "ds_id"):
-        safe_set_local_fp32_param(parameter, safe_get_local_fp32_param(parameter).clamp(max=most))
-        parameter.ds_tensor.data.clamp_(max=most)
+        safe_set_local_fp32_param(parameter, safe_get_local_fp32_param(parameter).clamp(max=maximum))
+        parameter.ds_tensor.data.clamp_(max=maximum)
     else:
         copy = safe_get_full_fp32_param(parameter)  # None at stage 0, which has no other copy
         if copy is not None:
-            safe_set_full_fp32_param(parameter, copy.clamp(max=most))
-    parameter.data.clamp_(max=most)  # empty at stage 3, unless DeepSpeed keeps it whole for being small
+            safe_set_full_fp32_param(parameter, copy.clamp(max=maximum))
+    parameter.data.clamp_(max=maximum)  # empty at stage 3, unless DeepSpeed keeps it whole for being small
 
 
 def sharded(module: nn.Module, group: Group, stage: int) -> nn.Module:

@@ -161,7 +161,7 @@ for stage in range(4):
     for _ in range(3):
         engine.backward(engine(torch.ones(1, 3)))
         engine.step()
-        zero.keep_at_most(model.number, 5.0)
+        zero.clamp_parameter(model.number, 5.0)
         with zero.whole_parameters(model):
             seen.append(round(float(model.number), 4))
     print("found", json.dumps([stage, seen]))
