@@ -1,4 +1,4 @@
-"""One process of several that fill teacher caches: started by path, with a folder that says what to compute."""
+"""One of several processes that fill teacher caches; a script whose argument is a folder with its inputs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main(folder: Path) -> int:
         numbers = [k for k, teacher in enumerate(resolved.teachers) if not teacher.online]
         lacking = json.loads((folder / MISSING).read_text(encoding="utf-8"))
         missing = MissingShards(
-            Shards([read_index(Path(path)) for path, _ in lacking]), tuple(tuple(some) for _, some in lacking)
+            Shards([read_index(Path(path)) for path, _ in lacking]), tuple(tuple(caches_lacking) for _, caches_lacking in lacking)
         ).part(group.rank, group.world)
         label = f"embedding, process {group.rank + 1} of {group.world}"
         progress = progress_bar(label, len(missing.shards), "images") if group.first else None
@@ -50,7 +50,7 @@ def main(folder: Path) -> int:
 
 
 def ignore(count: int) -> None:
-    """The progress of all processes but the first is not shown."""
+    """Report no progress: only the first process has a progress bar."""
 
 
 if __name__ == "__main__":
