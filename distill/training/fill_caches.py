@@ -42,7 +42,9 @@ def embed_teachers(recipe: Recipe, out: Path | None, launcher: Launcher | None) 
     keep_freed_memory()
     if out is not None:
         if len(recipe.teacher) != 1:
-            raise UserError("--out is for a recipe with one teacher.", "Set teacher.N.cache of each teacher in the recipe.")
+            raise UserError(
+                "--out is for a recipe with one teacher.", "Set teacher.N.cache of each teacher in the recipe."
+            )
         table = recipe.teacher[0].model_copy(update={"cache": str(out.absolute())})
         recipe = recipe.model_copy(update={"teacher": (table,)})
     resolved = resolve(recipe)
@@ -51,7 +53,7 @@ def embed_teachers(recipe: Recipe, out: Path | None, launcher: Launcher | None) 
         raise UserError("No teacher of this recipe has a cache to be filled.", 'Embed one whose cache is not "none".')
     shards = Shards.open(recipe.data.train, strict=False)
     if shards.faults:
-        print(f"{shards.faults[0].shard} is damaged; only the samples before the damage are embedded.", file=sys.stderr)
+        print(f"{shards.faults[0].shard} is damaged, and embedded as far as it can be read.", file=sys.stderr)
     job = jobs.Job(Path(fill_worker.__file__).resolve(), (), Path.cwd(), launcher or Local())
     with as_user_errors():
         jobs.check(job)

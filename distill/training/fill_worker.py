@@ -29,7 +29,8 @@ def main(folder: Path) -> int:
         numbers = [k for k, teacher in enumerate(resolved.teachers) if not teacher.online]
         lacking = json.loads((folder / MISSING).read_text(encoding="utf-8"))
         missing = MissingShards(
-            Shards([read_index(Path(path)) for path, _ in lacking]), tuple(tuple(caches_lacking) for _, caches_lacking in lacking)
+            Shards([read_index(Path(path)) for path, _ in lacking]),
+            tuple(tuple(caches_lacking) for _, caches_lacking in lacking),
         ).part(group.rank, group.world)
         label = f"embedding, process {group.rank + 1} of {group.world}"
         progress = progress_bar(label, len(missing.shards), "images") if group.first else None

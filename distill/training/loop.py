@@ -103,7 +103,7 @@ def train(run: Path, networks: Networks | None = None) -> bool:
 
 def seen(share: Sequence[Batch]) -> dict[str, float]:
     """What is counted over all processes: bad samples, and a sum that tells whether two runs see the same samples."""
-    return {"samples": sum(piece.sum for piece in share), "bad": sum(len(piece.bad) for piece in share)}
+    return {"samples": sum(piece.checksum for piece in share), "bad": sum(len(piece.bad) for piece in share)}
 
 
 def say(sentence: str) -> None:

@@ -15,8 +15,8 @@ from distill.data.captions import Captions
 from distill.data.order import Order
 from distill.data.pairs import Pairs
 from distill.data.shards import Shards
-from distill.data.teacher_inputs import FromCache, FromCaptions, FromPixels, TeacherInput
-from distill.data.transform import Drawing, Transform
+from distill.data.teacher_inputs import CachedOutputs, PixelInput, TeacherInput, TokenInput
+from distill.data.transform import Transform, TransformOptions
 from distill.data.views import Views
 from distill.errors import UserError, as_user_errors
 from distill.resolved import ResolvedRecipe, ResolvedTeacher
@@ -55,7 +55,7 @@ def transform_of(
     if recipe.on_teacher and resolved.first is not None:
         # A network beside the locked teacher reads the same pixels as the teacher, in training and after export.
         interpolation = resolved.first.interpolation
-    drawing = Drawing(
+    options = TransformOptions(
         captions=Captions.from_table(recipe.data),
         views=views_of(resolved),
         side=recipe.data.image_size if reads_pixels else 0,
@@ -64,7 +64,7 @@ def transform_of(
         interpolation=interpolation,
         mixup=resolved.needs.mixup,
     )
-    return Transform(tokenizer, [input_of(resolved, teacher, shards) for teacher in resolved.teachers], drawing)
+    return Transform(tokenizer, [input_of(resolved, teacher, shards) for teacher in resolved.teachers], options)
 
 
 def pairs_of(resolved: ResolvedRecipe, shards: Shards, tokenizer: students.Tokenizer | None) -> Pairs:
@@ -77,11 +77,11 @@ def input_of(resolved: ResolvedRecipe, teacher: ResolvedTeacher, shards: Shards 
     """The :class:`TeacherInput` of a teacher."""
     if teacher.card.modality == "text":
         with as_user_errors():
-            return FromCaptions(teachers.tokenizer(teacher.card))
+            return TokenInput(teachers.tokenizer(teacher.card))
     if teacher.online:
-        return FromPixels(teacher.image_size, teacher.card.interpolation)
+        return PixelInput(teacher.image_size, teacher.card.interpolation)
     assert shards is not None, "streams have no caches: distill.lookup.resolve refuses them"
-    return FromCache(cache_of(resolved, teacher), shards)
+    return CachedOutputs(cache_of(resolved, teacher), shards)
 
 
 class Networks:
@@ -131,7 +131,7 @@ class Networks:
         return self._image
 
     def check(self) -> None:
-        """Raise ``UserError`` if a student cannot be built or initialised; allocates no weights of the text student."""
+        """Raise ``UserError`` if a student cannot be built or initialised; the text student gets no weights."""
         self.image()
         resolved = self.resolved
         if resolved.text is not None and resolved.text_options is not None:

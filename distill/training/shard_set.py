@@ -46,7 +46,7 @@ class ShardSet:
         return cls(resolved, Shards.load(run / SHARDS))
 
     def preflight(self) -> list[Bad]:
-        """List damaged shards, and samples that lack an image or caption that this run reads; only reads the indexes."""
+        """List damaged shards, and samples that lack an image or caption that the run reads; only reads indexes."""
         bad = list(self.data.faults)
         for modality, members in MEMBERS.items():
             if modality in self.reads:
@@ -107,7 +107,7 @@ class ShardSet:
             part.world,
             part.start,
             part.stop,
-            neighbours=pairs.transform.drawing.mixup > 0,
+            neighbours=pairs.transform.options.mixup > 0,
             pieces=part.pieces,
         )
         return load_batches(pairs, self.recipe.data.workers, pin, schedule, part.pieces)

@@ -13,9 +13,9 @@ ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"
 def kernels(model: nn.Module) -> set[str]:
     """The names of the kernels of linear layers, convolutions and torch's attention, as ``model`` names them.
 
-    The number of dimensions does not identify them: position embeddings, class and register tokens, pooling queries, token embeddings, tables
-    of relative positions, layer scales and the gains of standardised convolutions have several dimensions too. A
-    kernel that is shared with an embedding (tied weights) counts as an embedding.
+    The number of dimensions does not identify them: position embeddings, class and register tokens, pooling queries,
+    token embeddings, tables of relative positions, layer scales and the gains of standardised convolutions have
+    several dimensions too. A kernel that is shared with an embedding (tied weights) counts as an embedding.
     """
     from timm.layers import CondConv2d  # a convolution, but not a subclass of torch's
 
