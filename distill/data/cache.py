@@ -47,8 +47,7 @@ class Cache:
 
     Attributes:
         table: the recipe's ``[[teacher]]`` table.
-        card: the teacher's card.
-        views: how views are drawn.
+        card, views: the teacher's card, and how views are drawn.
         shapes: the shapes of one sample's outputs, by name: "embedding" (P,), "logits" (C,), "tokens" (T, W).
         identity: the values that ``teacher.json`` must have.
         width: the numbers in one row of all outputs together.
@@ -81,8 +80,8 @@ class Cache:
         """The cache folder for a shard: the one in the recipe, or for "auto" one beside the shard."""
         if self.table.cache != "auto":
             return Path(self.table.cache)
-        identity_hash = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:12]
-        return shard.parent / "teacher-cache" / f"{self.card.name.replace('/', '-')}-{identity_hash}"
+        suffix = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:12]
+        return shard.parent / "teacher-cache" / f"{self.card.name.replace('/', '-')}-{suffix}"
 
     def file(self, shard: Path) -> Path:
         """The cache file for a shard; :meth:`missing` refuses two shards with the same file."""
@@ -197,10 +196,8 @@ class Cache:
                 "Remove that file.",
             )
         if stored != expected:
-            raise UserError(
-                f"The cached embeddings {path} are damaged: its tensors have unexpected shapes or types.",
-                "Remove that file.",
-            )
+            what = "its tensors have unexpected shapes or types"
+            raise UserError(f"The cached embeddings {path} are damaged: {what}.", "Remove that file.")
         return True
 
     def claim(self, index: ShardIndex, weights: str) -> None:
@@ -243,7 +240,7 @@ class Cache:
         for output, (name, sums_name) in self.tensors.items():
             sums = checksums(outputs[output])
             sums[:, list(absent)] ^= ABSENT
-            # As signed integers, because torch does not load safetensors' unsigned 32-bit ones.
+            # As signed integers, because safetensors' unsigned types do not correspond to torch's.
             tensors |= {name: outputs[output], sums_name: torch.from_numpy(sums.view(np.int32))}
         metadata, path = {"shard": index.sha256, "made": self.identity_hash(weights)}, self.file(index.path)
         self._write(path, lambda to: save_file(tensors, to, metadata=metadata))
@@ -258,7 +255,7 @@ class Cache:
             ) from error
 
     def row(self, shards: Shards, i: int, view: int) -> dict[str, torch.Tensor]:
-        """The cached outputs of one view of sample i, float32, by name: "embedding" [P], "logits" [C], "tokens" [T, W].
+        """The cached outputs of one view of sample i by name, float32, with the shapes in ``shapes``.
 
         Raises:
             BadSample: if it has none, because its image did not decode.
@@ -273,9 +270,9 @@ class Cache:
             if difference == ABSENT:
                 raise BadSample(str(path), shards.key(i), "the teacher's cache has no embedding of it")
             if difference:
+                what = f"row {row} of view {view} is not what was written"
                 raise UserError(
-                    f"The cached embeddings {self.file(path)} are damaged: row {row} of view {view} is not what was "
-                    "written.",
+                    f"The cached embeddings {self.file(path)} are damaged: {what}.",
                     "Remove that file, and check the disk.",
                 )
             outputs[output] = value.float()

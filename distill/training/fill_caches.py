@@ -139,11 +139,11 @@ def fill(
     scratch = Path(tempfile.mkdtemp(prefix=f".embedding-{mark()}", dir=base))
     try:
         write_text(scratch / fill_worker.RECIPE, dump(resolved.recipe))
-        lacking = [
+        shards_and_caches = [
             [str(index.path), list(numbers)]
-            for index, numbers in zip(missing.shards.indexes, missing.lacking, strict=True)
+            for index, numbers in zip(missing.shards.indexes, missing.missing_in, strict=True)
         ]
-        write_text(scratch / fill_worker.MISSING, json.dumps(lacking))
+        write_text(scratch / fill_worker.MISSING, json.dumps(shards_and_caches))
         script = Path(fill_worker.__file__).resolve()
         status = jobs.run(replace(job, script=script, arguments=(str(scratch),), folder=scratch))
     finally:

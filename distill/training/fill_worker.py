@@ -27,10 +27,10 @@ def main(folder: Path) -> int:
         resolved = resolve(parse(tomllib.loads((folder / RECIPE).read_text(encoding="utf-8"))))
         networks, caches = Networks(resolved), caches_of(resolved)
         numbers = [k for k, teacher in enumerate(resolved.teachers) if not teacher.online]
-        lacking = json.loads((folder / MISSING).read_text(encoding="utf-8"))
+        shards_and_caches = json.loads((folder / MISSING).read_text(encoding="utf-8"))
         missing = MissingShards(
-            Shards([read_index(Path(path)) for path, _ in lacking]),
-            tuple(tuple(caches_lacking) for _, caches_lacking in lacking),
+            Shards([read_index(Path(path)) for path, _ in shards_and_caches]),
+            tuple(tuple(numbers) for _, numbers in shards_and_caches),
         ).part(group.rank, group.world)
         label = f"embedding, process {group.rank + 1} of {group.world}"
         progress = progress_bar(label, len(missing.shards), "images") if group.first else None
