@@ -227,7 +227,7 @@ def _embed(
 def _embed_shard(
     caches: Sequence[Cache], live: Sequence[Teacher], size: int, batches: Batches, advance: Callable[[int], object]
 ) -> tuple[list[dict[str, torch.Tensor]], list[int]]:
-    """For each cache the outputs by name, [views, size, …]; and the rows whose image did not decode, which are zero."""
+    """For each cache the outputs by name, [views, size, …]; and the rows without an image, which are zero."""
     device = live[0].mean.device
     # On the device until the shard is done: copying every batch to the CPU would wait for the device each time.
     results = [

@@ -26,17 +26,17 @@ def main(folder: Path) -> int:
     try:
         resolved = resolve(parse(tomllib.loads((folder / RECIPE).read_text(encoding="utf-8"))))
         networks, caches = Networks(resolved), caches_of(resolved)
-        numbers = [k for k, teacher in enumerate(resolved.teachers) if not teacher.online]
+        cached = [k for k, teacher in enumerate(resolved.teachers) if not teacher.online]
         shards_and_caches = json.loads((folder / MISSING).read_text(encoding="utf-8"))
         missing = MissingShards(
             Shards([read_index(Path(path)) for path, _ in shards_and_caches]),
-            tuple(tuple(numbers) for _, numbers in shards_and_caches),
+            tuple(tuple(missing_in) for _, missing_in in shards_and_caches),
         ).part(group.rank, group.world)
         label = f"embedding, process {group.rank + 1} of {group.world}"
         progress = progress_bar(label, len(missing.shards), "images") if group.first else None
         embed(
             caches,
-            lambda k: networks.teacher(numbers[k], group.device),
+            lambda k: networks.teacher(cached[k], group.device),
             missing,
             resolved.recipe.data.workers,
             progress.update if progress is not None else ignore,
