@@ -1,4 +1,4 @@
-"""From a card to the teacher in memory, tried out once."""
+"""From a card to the teacher in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from teachers.card import Card
 from teachers.checkpoint import check_hash, classifier_outputs, find_foreign_tensor, load_strictly, read_weights
 from teachers.folder import text_teacher_folder
-from teachers.frozen import EMBEDDING, LOGITS, Teacher, as_tokens, tried
+from teachers.frozen import EMBEDDING, LOGITS, Teacher, as_tokens, check_example
 from teachers.text import load_folder
 
 
@@ -20,7 +20,7 @@ def load(card: Card, image_size: int = 0, outputs: Sequence[str] = (EMBEDDING,))
 
     Args:
         card: which one.
-        image_size: side of the images it will be given, in pixels, to be tried out here; 0: the card's.
+        image_size: side of the images it will be given, in pixels, which are checked here; 0: the card's.
         outputs: what it shall give: "embedding" [n, P], of an image teacher with a classifier "logits" [n, C], and of
             a network that has them "tokens" [n, T, W].
 
@@ -43,7 +43,7 @@ def load(card: Card, image_size: int = 0, outputs: Sequence[str] = (EMBEDDING,))
         net.reset_classifier(0)  # type: ignore[operator]
     black = torch.zeros(1, 3, side, side, dtype=torch.uint8)
     advice = f"Leave out teacher.N.image_size: its own is {card.image_size}."
-    return tried(Teacher(card, net, outputs), black, {EMBEDDING: card.width, LOGITS: card.classes}, advice)
+    return check_example(Teacher(card, net, outputs), black, {EMBEDDING: card.width, LOGITS: card.classes}, advice)
 
 
 def token_shape(card: Card, image_size: int = 0) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from teachers.card import Card
 from teachers.folder import import_library, load_json, pad_token_id, pooling_mode
-from teachers.frozen import EMBEDDING, TOKENS, Teacher, tried
+from teachers.frozen import EMBEDDING, TOKENS, Teacher, check_example
 
 
 class TextTeacher(Teacher):
@@ -76,7 +76,7 @@ def load_folder(card: Card, folder: Path, outputs: Sequence[str] = (EMBEDDING,))
     word = 1 if pad == 0 else 0  # any token that is one
     example = torch.full((1, card.context), word)
     teacher = TextTeacher(card, net, pad, pooling, outputs)
-    return tried(teacher, example, {EMBEDDING: card.width}, "Give its card a smaller context.")
+    return check_example(teacher, example, {EMBEDDING: card.width}, "Give its card a smaller context.")
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -105,7 +105,7 @@ def pack(
     per_shard: int,
     dedup_against: tuple[str, ...],
 ) -> None:
-    """Make shards of SOURCE: a .csv, .tsv or .jsonl table of files and captions, or a folder with one folder per class.
+    """Make shards of SOURCE: a .csv, .tsv or .jsonl table of files and captions, or a folder of one folder per class.
 
     The same source gives the same shards. If the command is interrupted, the same command continues it. Images that
     were left out are listed in left-out.jsonl with the reason.

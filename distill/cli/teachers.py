@@ -58,7 +58,7 @@ def list_(
         click.echo(json.dumps([card_fields(card) for card in matching], indent=1))
         return
     if not matching:
-        print("No card matches; 'distill teachers list' lists all.", file=sys.stderr)
+        print("No card is like that; 'distill teachers list' lists all.", file=sys.stderr)
     for card in matching:
         size = f"{card.image_size} px" if card.modality == "image" else f"{card.context} tokens"
         click.echo(
