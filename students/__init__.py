@@ -1,7 +1,8 @@
 """Students: the towers that are trained and exported.
 
 The image tower is any timm model by name; a text tower is a module of ``students/texts/``. This package is independent
-of teachers, losses and distribution. A tower maps its input to outputs by name; "embedding" [n, D] is *not* normalised.
+of teachers, losses and distribution. A tower maps its input to outputs by name; "embedding" [n, D] is *not*
+normalised.
 """
 
 from students.image import ImageSpec, ImageTower, as_tokens, image_tower

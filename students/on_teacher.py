@@ -59,7 +59,7 @@ class HalfLocked(nn.Module):
 
 
 def mlp(width: int, out: int, layers: int) -> nn.Sequential:
-    """Linear layers with GELU between them, which alternately expand the width by 4 and restore it; output width ``out``."""
+    """Linear layers with GELU between them; they expand the width by 4 and restore it in turn, and end in ``out``."""
     parts: list[nn.Module] = []
     for layer in range(layers):
         width_in = width if layer % 2 == 0 else EXPANSION * width

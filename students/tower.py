@@ -52,7 +52,7 @@ class Tower(nn.Module):
         own = [name.removeprefix(self.prefix) for name in parts if name.startswith(self.prefix)]
         if isinstance(names, bool):
             kept = self.projection().removeprefix(self.prefix) if names else ""
-            # Modules too, because a batch norm's statistics are not parameters; but no module that contains the projection.
+            # Modules too, for the statistics of batch norms; but no module that contains the projection.
             names = [n for n in own if n and not below(n, kept) and not below(kept, n)] if names else []
         for name in names:
             if name not in own:

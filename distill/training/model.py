@@ -124,7 +124,7 @@ def student_tensors(model: Model) -> dict[str, torch.Tensor]:
     combine teacher and image student. Exports leave it out.
     """
     tensors: dict[str, torch.Tensor] = {}
-    with zero.whole_parameters(model):
+    with zero.full_parameters(model):
         for modality, tower in model.towers.items():
             state = on_cpu(tower)
             if FOLDED[modality] in model.between:
