@@ -20,7 +20,7 @@ from launch.group import Group
 def step(engine: Any) -> bool:
     """DeepSpeed's step, skipped if a gradient is not finite. Every process must call this.
 
-    From stage 1 on DeepSpeed checks the gradients itself; at stage 0 it would apply them, and so they are checked here.
+    From stage 1 on DeepSpeed checks the gradients itself; at stage 0 it would apply them, so they are checked here.
 
     Returns:
         Whether the gradients were finite; also True if the engine only accumulates.
@@ -218,7 +218,7 @@ def clamp_parameter(parameter: Any, maximum: float) -> None:
 
 
 def sharded(module: nn.Module, group: Group, stage: int) -> nn.Module:
-    """At ZeRO stage 3, partition the weights of a frozen module among the processes; layers are gathered when they run.
+    """At ZeRO stage 3, partition the weights of a frozen module among the processes and gather them layer by layer.
 
     The module gets a separate engine without an optimiser, so that its weights are in no optimiser and no checkpoint.
 

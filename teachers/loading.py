@@ -144,7 +144,7 @@ def translated(card: Card, side: int, state: dict[str, torch.Tensor]) -> nn.Modu
 def class_counts(arch: str, state: dict[str, torch.Tensor]) -> list[int]:
     """The numbers of classes that a file's network may have, the most likely first.
 
-    In a file with the names of an architecture's original code, the classifier is unknown until they are translated.
+    With the names of an architecture's original code, the classifier is unknown until timm has renamed the keys.
     """
     import timm
 
@@ -158,7 +158,7 @@ def class_counts(arch: str, state: dict[str, torch.Tensor]) -> list[int]:
 
 
 def from_hub(card: Card, options: dict[str, Any]) -> nn.Module:
-    """Load timm's network with timm's weights, and with the classifier: without it timm ignores missing keys."""
+    """Load timm's network with its pretrained weights and classifier; without one, timm ignores missing keys."""
     import timm
 
     config = timm.get_pretrained_cfg(card.arch)
@@ -169,6 +169,6 @@ def from_hub(card: Card, options: dict[str, Any]) -> nn.Module:
     except Exception as error:  # huggingface_hub, urllib and safetensors raise many kinds
         download = f", or download {card.url} elsewhere and name that file as teacher.N.weights" if card.url else ""
         raise ConnectionError(
-            f"The weights of '{card.name}' could not be loaded ({card.source}): {error}. Run once where the hub can be "
+            f"The weights of '{card.name}' could not be had ({card.source}): {error}. Run once where the hub can be "
             f"reached, set HF_HOME to a folder that already holds them{download}."
         ) from error

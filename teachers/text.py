@@ -33,7 +33,7 @@ class TextTeacher(Teacher):
 
     @torch.no_grad()
     def forward(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """[n, context] int64 token ids of the card's tokenizer → its outputs by name, float32; zeros at padding tokens."""
+        """[n, context] int64 token ids of the card's tokenizer → outputs by name, float32; zeros at padding."""
         mask = inputs != self.pad
         # Captions use a fraction of the context, so columns that are padding in every text are not computed.
         length = max(1, int((mask.any(0) * torch.arange(1, mask.shape[1] + 1, device=mask.device)).max()))

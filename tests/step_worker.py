@@ -264,7 +264,7 @@ def advance(step: Step, run: Run, number: int) -> dict[str, float]:
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """Every parameter, whole."""
-    with zero.whole_parameters(model):
+    with zero.full_parameters(model):
         return {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
 
 

@@ -162,7 +162,7 @@ for stage in range(4):
         engine.backward(engine(torch.ones(1, 3)))
         engine.step()
         zero.clamp_parameter(model.number, 5.0)
-        with zero.whole_parameters(model):
+        with zero.full_parameters(model):
             seen.append(round(float(model.number), 4))
     print("found", json.dumps([stage, seen]))
     engine.destroy()

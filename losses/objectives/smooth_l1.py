@@ -1,4 +1,4 @@
-"""Feature distillation by smooth L1."""
+"""Feature distillation with the smooth L1 loss."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from losses.transfer import Transfer
 
 
 class SmoothL1Features(Transfer):
-    """Each student, through one linear layer, reproduces the teacher's standardised embedding (arXiv 2205.14141).
+    """Each student, through a linear layer, predicts the teacher's standardised embedding (arXiv 2205.14141).
 
     Attributes:
-        beta: where the square turns into the absolute value.
+        beta: the difference above which the loss is linear instead of quadratic.
     """
 
     beta: float = Field(default=2.0, gt=0)

@@ -16,7 +16,7 @@ class ThreeTowers(SharedSpaceTransfer):
     """Eq. 1 of arXiv 2305.16999: all three terms contrastive.
 
     Attributes:
-        temperatures: "shared", one for all terms, or "own", one a term (section E.5).
+        temperatures: "shared", one for all terms, or "own", one per term (section E.5).
     """
 
     temperatures: Literal["shared", "own"] = "shared"
@@ -30,7 +30,8 @@ class ThreeTowers(SharedSpaceTransfer):
         super().check(teachers, students)
         if self.temperatures == "own" and "fg" not in self.terms:
             raise ValueError(
-                'has temperatures = "own" and drops the term f↔g, whose temperature ships: it would never be learned. '
+                'has temperatures = "own" and drops the term f↔g, whose temperature is exported: '
+                "it would never be learned. "
                 'Keep "fg" in objective.terms, or share one temperature.'
             )
 
