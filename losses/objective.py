@@ -146,7 +146,7 @@ class Objective(BaseModel):
         return self.bias if self.pair == "sigmoid" else None
 
     def check(self, teachers: Sequence[TeacherFacts], students: Collection[str] = ("image", "text")) -> None:
-        """Raise ``ValueError``, which says what to do, if the objective cannot be used with such teachers and students.
+        """Raise ``ValueError`` with advice if the objective cannot be used with these teachers and students.
 
         Args:
             teachers: in the order of the recipe.

@@ -24,8 +24,8 @@ class Transfer(Objective):
 
     Attributes:
         weight: w, the weight of the transfer terms; 1 in the paper.
-        terms: the terms of the loss: "fg" between the students, "fh" from teacher to image student, "gh" from teacher to
-            text student.
+        terms: the terms of the loss: "fg" between the students, "fh" from teacher to image student, "gh" from teacher
+            to text student.
     """
 
     wants_teacher: ClassVar[bool] = True
