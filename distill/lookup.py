@@ -1,4 +1,4 @@
-"""A recipe's names looked up: cards, objective, towers, optimiser; once, into one frozen object; nothing is loaded."""
+"""Resolves a recipe: looks up its cards, objective, towers and optimiser by name, without loading any weights."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from distill.resolved import ResolvedRecipe, ResolvedTeacher
 from distill.tables import NO_TOWER
 from distill.validation import explain
 
-OUTPUTS = ("embedding", "logits", "tokens")  # of teachers, in the order in which caches keep them
-OPTIMIZERS = ("distill.training.optimizers", "OPTIMIZER", "distill.optimizers")  # where plugins.load finds them
+OUTPUTS = ("embedding", "logits", "tokens")  # the outputs of teachers, in the order in which caches store them
+OPTIMIZERS = ("distill.training.optimizers", "OPTIMIZER", "distill.optimizers")  # arguments of plugins.load
 
 
 def resolve(recipe: Recipe) -> ResolvedRecipe:
-    """Look up a recipe's names, and check that what they stand for makes sense together.
+    """Look up everything that a recipe names, and check that the parts fit together.
 
     Raises:
-        UserError: naming what does not exist or does not fit.
+        UserError: if a name does not exist or parts do not fit; the message names them.
     """
     objective, optimizer = find_objective(recipe), find_optimizer(recipe)
     needs = objective.needs
@@ -36,7 +36,7 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
     with as_user_errors():
         cards = tuple(find_card(table) for table in recipe.teacher)
         facts = tuple(facts_of(table, card, needs.teachers) for table, card in zip(recipe.teacher, cards, strict=True))
-    used = len(cards) if needs.teachers else int(recipe.on_teacher)
+    used_count = len(cards) if needs.teachers else int(recipe.on_teacher)
     text, text_options = find_text_tower(recipe)
     resolved = ResolvedRecipe(
         recipe=recipe,
@@ -52,7 +52,7 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
                 outputs=outputs_of(needs.teachers, image_tower=recipe.on_teacher and k == 0),
                 online=runs_online(table, card),
             )
-            for k, (table, card) in enumerate(zip(recipe.teacher[:used], cards[:used], strict=True))
+            for k, (table, card) in enumerate(zip(recipe.teacher[:used_count], cards[:used_count], strict=True))
         ),
         optimizer=optimizer,
         text=text,
@@ -63,30 +63,30 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
 
 
 def find_card(table: TeacherTable) -> teachers.Card:
-    """The card of a recipe's teacher; raises what ``teachers.card`` raises."""
+    """The card of a recipe's teacher; raises like :func:`teachers.card`."""
     card = teachers.card(table.name)
     return teachers.with_weights(card, table.weights, table.sha256) if table.weights else card
 
 
 def facts_of(table: TeacherTable, card: teachers.Card, outputs: Sequence[str]) -> losses.TeacherFacts:
-    """What an objective that reads such outputs may know of a teacher."""
+    """The facts about a teacher for an objective that reads the given outputs."""
     tokens = teachers.token_shape(card, table.image_size)[1] if "tokens" in outputs else 0
     return losses.TeacherFacts(card.name, card.modality, card.width, card.classes, runs_online(table, card), tokens)
 
 
 def unique_name(cards: Sequence[teachers.Card], k: int) -> str:
-    """The name of card k, with a number where cards before it have the same."""
+    """The name of card k, followed by a number if cards before it have the same name."""
     before = [card.name for card in cards[:k]].count(cards[k].name)
     return f"{cards[k].name} ({before + 1})" if before else cards[k].name
 
 
 def runs_online(table: TeacherTable, card: teachers.Card) -> bool:
-    """Whether a teacher runs while training."""
+    """Whether a teacher runs during training, instead of filling a cache before."""
     return table.cache == "none" or card.modality == "text"
 
 
 def outputs_of(read: Sequence[str], image_tower: bool) -> tuple[str, ...]:
-    """What a teacher has to give: what the objective reads, and its embedding if it is the image tower."""
+    """The outputs that a teacher must compute: those that the objective reads, and "embedding" for an image tower."""
     return tuple(name for name in OUTPUTS if name in read or (name == "embedding" and image_tower))
 
 
@@ -94,7 +94,7 @@ def find_objective(recipe: Recipe) -> losses.Objective:
     """The objective of a recipe.
 
     Raises:
-        UserError: if there is none of that name, or an option of it does not hold.
+        UserError: if there is no objective of that name, or an option is unknown or has a wrong value.
     """
     with as_user_errors():
         objective_class = losses.objective_class(recipe.objective.name)
@@ -125,18 +125,18 @@ def find_optimizer(recipe: Recipe) -> Any:
     """The optimiser of a recipe with its options, a :class:`distill.training.optimizer.Optimizer`.
 
     Raises:
-        UserError: if there is none of that name, an option of it does not hold, or it does not work at the recipe's
-            ZeRO stage.
+        UserError: if there is no optimiser of that name, an option is unknown or has a wrong value, or it does not
+            work at the recipe's ZeRO stage.
     """
     name, stage = recipe.optim.name, recipe.zero.stage
-    kind = plugins.load("optimizer", name, *OPTIMIZERS)
+    optimizer_class = plugins.load("optimizer", name, *OPTIMIZERS)
     try:
-        optimizer = kind.model_validate(recipe.optim.options)
+        optimizer = optimizer_class.model_validate(recipe.optim.options)
     except ValidationError as error:
-        raise UserError(*explain(error, kind, "optim", Optim.model_fields)) from error
+        raise UserError(*explain(error, optimizer_class, "optim", Optim.model_fields)) from error
     if stage > optimizer.highest_stage:
-        highest, all_others = optimizer.highest_stage, plugins.found(*OPTIMIZERS).items()
-        others = [f'"{other}"' for other, point in all_others if point.load().highest_stage >= stage]
+        highest, available = optimizer.highest_stage, plugins.found(*OPTIMIZERS).items()
+        others = [f'"{other}"' for other, point in available if point.load().highest_stage >= stage]
         needs = f"at most {highest}" if highest else "= 0"
         raise UserError(
             f'The recipe does not check out: optim.name = "{name}" needs zero.stage {needs}; '

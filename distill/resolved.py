@@ -1,4 +1,4 @@
-"""The resolved recipe: a recipe with everything that its names stand for, in one frozen object."""
+"""The resolved recipe: a recipe with the objects that it names, in one frozen object."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class ResolvedTeacher:
     """A teacher of a recipe.
 
     Attributes:
-        name: the card's, with a number where several teachers of the run share it.
-        table: the recipe's ``[[teacher]]``.
-        card: what it is.
-        outputs: what it has to give.
-        online: whether it runs while training. Text teachers always do: captions change with the epoch.
+        name: the name of the card, followed by a number if teachers before it have the same card.
+        table: the recipe's ``[[teacher]]`` table.
+        card: the teacher's card.
+        outputs: the names of the outputs that it must compute.
+        online: whether it runs during training. Text teachers always do, because captions change with the epoch.
     """
 
     name: str
@@ -31,25 +31,25 @@ class ResolvedTeacher:
 
     @property
     def image_size(self) -> int:
-        """Side of its images, in pixels."""
+        """The side of its input images, in pixels."""
         return self.table.image_size or self.card.image_size
 
 
 @dataclass(frozen=True)
 class ResolvedRecipe:
-    """A recipe with everything that its names stand for.
+    """A recipe with the objects that it names.
 
     Attributes:
-        recipe: as the user wrote it, with all options of the optimiser.
-        objective: what is optimised.
-        needs: what the objective asks for.
-        facts: what the objective may know of each of the recipe's teachers.
-        first: the card of the recipe's first teacher, which may be the image tower or give its first weights.
-        teachers: those that training uses: all of them if the objective reads any output of a teacher, the first
-            one if it is the image tower, or none.
+        recipe: the recipe, with all options of the optimiser.
+        objective: the objective with its options.
+        needs: the needs of the objective.
+        facts: the facts about each teacher in the recipe that the objective may use.
+        first: the card of the recipe's first teacher, which may be the image tower or provide its initial weights.
+        teachers: the teachers that training uses: all of them if the objective reads any output of a teacher, only
+            the first one if it is the image tower, or none.
         optimizer: a :class:`distill.training.optimizer.Optimizer` with its options.
         text: the class of the text tower; None without a text student.
-        text_options: of that tower.
+        text_options: the options of the text tower; None without a text student.
     """
 
     recipe: Recipe
@@ -64,7 +64,7 @@ class ResolvedRecipe:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Of the students."""
+        """The modalities of the students."""
         return ("image", "text") if self.text else ("image",)
 
     @property

@@ -1,7 +1,7 @@
-"""What ZeRO stages do differently, behind one face: whole weights, the optimiser's state by name, a guarded step.
+"""The same interface for every ZeRO stage: full weights, optimiser state by parameter name, steps that skip NaN.
 
-DeepSpeed's own checkpoints are cut along processes and stages. What is read here is whole and named by parameter, so
-it can be given back to any number of processes at any stage.
+DeepSpeed's own checkpoints depend on the number of processes and the stage. The state that is read here is full and
+named by parameter, so it can be loaded by any number of processes at any stage.
 """
 
 from __future__ import annotations
@@ -18,56 +18,57 @@ from launch.group import Group
 
 
 def step(engine: Any) -> bool:
-    """DeepSpeed's step, which changes nothing where a gradient is not finite. Every process must call this.
+    """DeepSpeed's step, skipped if a gradient is not finite. Every process must call this.
+
+    From stage 1 on DeepSpeed checks the gradients itself; at stage 0 it would apply them, so they are checked here.
 
     Returns:
-        Whether the gradients were finite; also true where the engine only accumulates. From stage 1 on DeepSpeed looks
-        itself; at stage 0 it would spread the damage over all weights.
+        Whether the gradients were finite; also True if the engine only accumulates.
     """
     accumulating = not engine.is_gradient_accumulation_boundary()
     finite = True
     if not accumulating and not engine.zero_optimization():
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-        # Gradients have been averaged already: every process finds the same.
+        # Gradients are averaged already, so the result is the same on every process.
         finite = bool(torch.nn.utils.get_total_norm(gradients).isfinite())
     if finite:
         engine.step()
     else:
         update, engine.optimizer.step = engine.optimizer.step, lambda: None
         try:
-            engine.step()  # counts the step, and forgets the gradients
+            engine.step()  # counts the step and clears the gradients
         finally:
             engine.optimizer.step = update
     return finite and (accumulating or bool(engine.was_step_applied()))
 
 
-NUMBER = ":number"  # ends the name of what the optimiser has as a Python number instead of a tensor
+NUMBER = ":number"  # suffix of the names of values that are Python numbers in the optimiser's state, not tensors
 
 
 def optimizer_state(engine: Any) -> dict[str, torch.Tensor]:
-    """The optimiser's state on the CPU, ``PARAMETER/KEY`` → the whole tensor. Every process must call this.
+    """The optimiser's state on the CPU, ``PARAMETER/KEY`` → the full tensor. Every process must call this.
 
-    Parameters may have different keys. A Python number becomes a tensor of no dimensions, ``PARAMETER/KEY:number``.
+    Parameters may have different keys. A Python number becomes a 0-dim tensor, ``PARAMETER/KEY:number``.
 
     Raises:
-        ValueError: if there is something in the state that cannot be saved, or from stage 1 on assigned to parameters.
+        ValueError: if a value in the state cannot be saved, or from stage 1 on cannot be split by parameter.
     """
-    inner, found = _inner(engine), dict[str, torch.Tensor]()
+    inner, saved = _inner(engine), dict[str, torch.Tensor]()
     _link(engine)
     piece_of = {parameter: piece for piece, parameters in _pieces(engine) for parameter in parameters}
     for name, parameter in _trained(engine):
         piece = piece_of[parameter]
         for key, value in inner.state.get(piece, {}).items():
             if isinstance(value, (bool, int, float)):
-                kind = torch.float64 if isinstance(value, float) else None
-                found[f"{name}/{key}{NUMBER}"] = torch.tensor(value, dtype=kind)
+                dtype = torch.float64 if isinstance(value, float) else None
+                saved[f"{name}/{key}{NUMBER}"] = torch.tensor(value, dtype=dtype)
             else:
-                found[f"{name}/{key}"] = _whole(parameter, piece, key, value).detach().cpu().clone()
-    return found
+                saved[f"{name}/{key}"] = _full(parameter, piece, key, value).detach().cpu().clone()
+    return saved
 
 
-def _whole(parameter: nn.Parameter, piece: torch.Tensor, key: str, value: Any) -> torch.Tensor:
-    """One parameter's part of what the state of its piece has under ``key``, gathered from all processes."""
+def _full(parameter: nn.Parameter, piece: torch.Tensor, key: str, value: Any) -> torch.Tensor:
+    """One parameter's part of the value that the state of its piece has for ``key``, gathered from all processes."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
     if not isinstance(value, torch.Tensor):
@@ -81,23 +82,23 @@ def _whole(parameter: nn.Parameter, piece: torch.Tensor, key: str, value: Any) -
     if value.shape != piece.shape or not exact:
         raise ValueError(
             f"The optimiser keeps '{key}' as {value.dtype} of shape {tuple(value.shape)} for {piece.numel()} weights: "
-            "from ZeRO stage 1 on it must be one number of at most 32 bits for each. Set zero.stage = 0."
+            "from ZeRO stage 1 on it must have one float of at most 32 bits per weight. Set zero.stage = 0."
         )
-    whole: torch.Tensor = safe_get_full_optimizer_state(parameter, key)
-    return whole.to(value.dtype)
+    full: torch.Tensor = safe_get_full_optimizer_state(parameter, key)
+    return full.to(value.dtype)
 
 
 def load_optimizer_state(engine: Any, state: dict[str, torch.Tensor]) -> None:
-    """Give the optimiser what :func:`optimizer_state` found, at whatever stage and with however many processes.
+    """Load the result of :func:`optimizer_state` into the optimiser, at any stage and with any number of processes.
 
     Raises:
-        KeyError: if it is the state of a parameter that is not there, or not trained.
-        ValueError: if, from stage 1 on, the parameters of a group differ in what is one for the whole group there.
+        KeyError: if a parameter in it does not exist or is not trained.
+        ValueError: if, from stage 1 on, parameters of a group differ in values that the group shares there.
     """
     inner, by_name = _inner(engine), dict[str, dict[str, torch.Tensor]]()
     for name, value in state.items():
-        of, key = name.rsplit("/", 1)
-        by_name.setdefault(of, {})[key] = value
+        parameter_name, key = name.rsplit("/", 1)
+        by_name.setdefault(parameter_name, {})[key] = value
     trained = dict(_trained(engine))
     if unknown := sorted(by_name.keys() - trained.keys()):
         raise KeyError(f"The checkpoint has the optimiser's state of '{unknown[0]}', which is not trained here.")
@@ -108,50 +109,50 @@ def load_optimizer_state(engine: Any, state: dict[str, torch.Tensor]) -> None:
         if flat:
             _check_alike(entries, {names[p]: getattr(p, "ds_shape", p.shape) for p in parameters})
         if first := entries[names[parameters[0]]]:
-            inner.state[piece] = {k.removesuffix(NUMBER): _start(piece, k, v, flat) for k, v in first.items()}
+            inner.state[piece] = {k.removesuffix(NUMBER): _initial_value(piece, k, v, flat) for k, v in first.items()}
     if engine.zero_optimization():
         _link(engine)
         for name, parameter in trained.items():
             for key, value in by_name.get(name, {}).items():
                 if value.ndim:
-                    _give(parameter, value, key)
+                    _set_state(parameter, value, key)
 
 
-def _start(piece: torch.Tensor, key: str, value: torch.Tensor, flat: bool) -> Any:
-    """What the state of a piece has for a saved value; if it is flat, zeros, into which parameters are written."""
+def _initial_value(piece: torch.Tensor, key: str, value: torch.Tensor, flat: bool) -> Any:
+    """The value in a piece's state for a saved value; for a flat piece, zeros that :func:`_set_state` overwrites."""
     if key.endswith(NUMBER):
         return value.item()
     if not value.ndim:
-        return value.clone()  # as torch does: scalars (the step's number) stay on the CPU
+        return value.clone()  # on the CPU, as torch keeps scalars such as the step number
     return torch.zeros_like(piece, dtype=value.dtype) if flat else value.to(piece.device, copy=True)
 
 
 def _check_alike(entries: dict[str, dict[str, torch.Tensor]], shapes: dict[str, torch.Size]) -> None:
-    """Refuse states of parameters that cannot be the state of the one flat piece that these parameters are part of."""
-    what = "from ZeRO stage 1 on, the parameters of a group share one state. Set zero.stage = 0."
+    """Raise ``ValueError`` if parameters of one flat piece have states that cannot be combined into one."""
+    reason = "from ZeRO stage 1 on, the parameters of a group share one state. Set zero.stage = 0."
     name, first = next(iter(entries.items()))
-    for other, own in entries.items():
-        if own.keys() != first.keys():
+    for other, state in entries.items():
+        if state.keys() != first.keys():
             raise ValueError(
                 f"The optimiser's state has {', '.join(sorted(first)) or 'nothing'} for '{name}' and "
-                f"{', '.join(sorted(own)) or 'nothing'} for '{other}': {what}"
+                f"{', '.join(sorted(state)) or 'nothing'} for '{other}': {reason}"
             )
-        for key, value in own.items():
-            like = first[key]
-            if value.ndim and (value.shape != shapes[other] or not like.ndim):
+        for key, value in state.items():
+            first_value = first[key]
+            if value.ndim and (value.shape != shapes[other] or not first_value.ndim):
                 raise ValueError(
                     f"The optimiser's state '{key}' of '{other}' is of shape {tuple(value.shape)}, the parameter of "
-                    f"shape {tuple(shapes[other])}: {what}"
+                    f"shape {tuple(shapes[other])}: {reason}"
                 )
-            if value.dtype != like.dtype or (not value.ndim and not torch.equal(value, like)):
-                raise ValueError(f"The optimiser's state '{key}' of '{name}' and of '{other}' differ: {what}")
+            if value.dtype != first_value.dtype or (not value.ndim and not torch.equal(value, first_value)):
+                raise ValueError(f"The optimiser's state '{key}' of '{name}' and of '{other}' differ: {reason}")
 
 
 def _pieces(engine: Any) -> list[tuple[torch.Tensor, list[nn.Parameter]]]:
-    """What the optimiser has a state for, with the parameters that it is part of.
+    """The tensors for which the optimiser has a state, each with the parameters in it.
 
-    At stage 0 each parameter itself. From stage 1 on this process's part of a vector of all parameters of a group;
-    at stage 3 DeepSpeed may cut a group into several.
+    At stage 0 they are the parameters. From stage 1 on each is this process's part of the flat vector of a parameter
+    group; at stage 3 DeepSpeed may split a group into several vectors.
     """
     stage, wrapper = engine.zero_optimization_stage(), engine.optimizer
     if stage == 0:
@@ -162,31 +163,31 @@ def _pieces(engine: Any) -> list[tuple[torch.Tensor, list[nn.Parameter]]]:
 
 
 def _link(engine: Any) -> None:
-    """Let parameters know where their part of the optimiser's state lies, at stages 1 and 2.
+    """Make DeepSpeed map parameters to their parts of the optimiser's state, at stages 1 and 2.
 
-    DeepSpeed does so itself, but after the step of the first group of parameters, when the others have no state yet.
+    DeepSpeed does so after the step of the first parameter group, when the other groups have no state yet.
     """
     if engine.zero_optimization_stage() in (1, 2):
         engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
-def _give(parameter: Any, value: torch.Tensor, key: str) -> None:
-    """Write one parameter's state into the piece of it that this process has."""
+def _set_state(parameter: Any, value: torch.Tensor, key: str) -> None:
+    """Write a parameter's full state for a key into the part of it that this process has."""
     from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
     value = value.to(parameter.device)
     if not hasattr(parameter, "ds_id"):
         safe_set_full_optimizer_state(parameter, value, key)
         return
-    # DeepSpeed's own way to set a whole tensor at stage 3 fails where the processes do not divide it evenly.
+    # DeepSpeed's function for full tensors fails at stage 3 if the number of processes does not divide the size.
     size = parameter.ds_tensor.numel()
     padded = nn.functional.pad(value.flatten(), (0, size * dist.get_world_size() - value.numel()))
     safe_set_local_optimizer_state(parameter, padded.split(size)[dist.get_rank()], key)
 
 
 def _inner(engine: Any) -> torch.optim.Optimizer:
-    """The optimiser that DeepSpeed was given, which it wraps from stage 1 on."""
+    """The torch optimiser, which DeepSpeed wraps from stage 1 on."""
     wrapped = engine.zero_optimization()
     inner: torch.optim.Optimizer = engine.optimizer.optimizer if wrapped else engine.optimizer
     return inner
@@ -197,8 +198,8 @@ def _trained(engine: Any) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 @torch.no_grad()
-def keep_at_most(parameter: Any, most: float) -> None:
-    """Clamp a parameter, and the optimiser's own copy of it, at any ZeRO stage. Every process must call this."""
+def clamp_parameter(parameter: Any, maximum: float) -> None:
+    """Clamp a parameter and the optimiser's fp32 copy of it, at any ZeRO stage. Every process must call this."""
     from deepspeed.utils import (
         safe_get_full_fp32_param,
         safe_get_local_fp32_param,
@@ -207,24 +208,24 @@ def keep_at_most(parameter: Any, most: float) -> None:
     )
 
     if hasattr(parameter, "ds_id"):
-        safe_set_local_fp32_param(parameter, safe_get_local_fp32_param(parameter).clamp(max=most))
-        parameter.ds_tensor.data.clamp_(max=most)
+        safe_set_local_fp32_param(parameter, safe_get_local_fp32_param(parameter).clamp(max=maximum))
+        parameter.ds_tensor.data.clamp_(max=maximum)
     else:
-        copy = safe_get_full_fp32_param(parameter)  # None at stage 0, which has no other copy
+        copy = safe_get_full_fp32_param(parameter)  # None at stage 0, where there is no such copy
         if copy is not None:
-            safe_set_full_fp32_param(parameter, copy.clamp(max=most))
-    parameter.data.clamp_(max=most)  # empty at stage 3, unless DeepSpeed keeps it whole for being small
+            safe_set_full_fp32_param(parameter, copy.clamp(max=maximum))
+    parameter.data.clamp_(max=maximum)  # empty at stage 3, unless it is so small that DeepSpeed does not partition it
 
 
 def sharded(module: nn.Module, group: Group, stage: int) -> nn.Module:
-    """A frozen module whose weights are, at ZeRO stage 3, split among the processes and gathered layer by layer.
+    """At ZeRO stage 3, partition the weights of a frozen module among the processes and gather them layer by layer.
 
-    It has an engine of its own without an optimiser, so it is in nobody's optimiser and in no checkpoint.
+    The module gets a separate engine without an optimiser, so that its weights are in no optimiser and no checkpoint.
 
     Args:
         module: on this process's device, the same on every process.
         group: the processes.
-        stage: of ZeRO; below 3 the module is returned as it is.
+        stage: the ZeRO stage; below 3 the module is returned unchanged.
     """
     if stage < 3 or group.world == 1:
         return module
@@ -237,8 +238,8 @@ def sharded(module: nn.Module, group: Group, stage: int) -> nn.Module:
 
 
 @contextmanager
-def whole_parameters(module: nn.Module) -> Iterator[None]:
-    """Inside, ZeRO-3's sharded parameters of ``module`` are whole on every process, to be read."""
+def full_parameters(module: nn.Module) -> Iterator[None]:
+    """Gather the parameters of ``module`` that ZeRO stage 3 has partitioned, so that the block can read them."""
     import deepspeed
 
     sharded = [p for p in module.parameters() if hasattr(p, "ds_id")]

@@ -1,11 +1,9 @@
-"""Losses: pure functions of embeddings, and the objectives made of them.
+"""Losses: pure functions of embeddings, and the objectives that combine them.
 
-A loss takes tensors that already hold the global batch and returns a scalar; it knows nothing of ranks,
-processes or models. ``rows`` names the rows of that batch over which this process takes the mean, so that k processes
-share the work of one (``losses/rows.py`` explains why the gradients still add up). Losses over all pairs of
-the batch are tiled (``losses/tiles.py``): their memory grows with N, not with N².
-
-``losses.objectives`` combines them into what a run optimises.
+A loss takes tensors with the rows of the global batch and returns a scalar; it is independent of processes and models.
+``rows`` selects the rows of that batch over which this process takes the mean, so that k processes share the work
+(``losses/rows.py`` explains why the gradients are still those of one process). Losses over all pairs of the batch are
+tiled (``losses/tiles.py``): their memory grows with N, not with N².
 """
 
 from losses.contrastive import contrastive

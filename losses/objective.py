@@ -1,4 +1,4 @@
-"""What an objective asks of towers and teachers, what it is given, and what it returns."""
+"""The interface of objectives: what they need from towers and teachers, their inputs, and their outputs."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from losses.rows import ALL_ROWS
 from losses.sigmoid import sigmoid
 
 Modality = Literal["image", "text"]
-Widths = Mapping[str, int]  # of a tower's or a teacher's outputs, by name
+Widths = Mapping[str, int]  # the width of each output of a tower or a teacher, by name
 
 
 @dataclass(frozen=True)
 class TeacherFacts:
-    """What an objective may know of a teacher before it is loaded.
+    """The facts about a teacher that are known before it is loaded.
 
     Attributes:
-        name: as the recipe has it.
-        modality: of its input, "image" or "text".
+        name: the name of its card.
+        modality: that of its input, "image" or "text".
         width: P, the width of its output "embedding".
-        classes: C, the width of its output "logits"; 0 where it has no classifier.
-        online: whether it runs while training, instead of once beforehand.
-        tokens: the width of its output "tokens"; 0 where that is not known.
+        classes: C, the width of its output "logits"; 0 without a classifier.
+        online: whether it runs during training, instead of filling a cache before.
+        tokens: the width of its output "tokens"; 0 if it is not known.
     """
 
     name: str
@@ -40,27 +40,27 @@ class TeacherFacts:
 
     @property
     def widths(self) -> Widths:
-        """The outputs it has, by name."""
-        known = {"embedding": self.width, "logits": self.classes, "tokens": self.tokens}
-        return {name: width for name, width in known.items() if width}
+        """The widths of its outputs, by name."""
+        widths = {"embedding": self.width, "logits": self.classes, "tokens": self.tokens}
+        return {name: width for name, width in widths.items() if width}
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What an objective asks for.
+    """What an objective needs from students, teachers and the model.
 
     Attributes:
-        students: the outputs it reads of the student of each modality; a modality that is missing here is not read.
-        teachers: the outputs it reads of every teacher; none where teachers are not used.
-        gather: the names of the rows that it compares across samples: these are gathered from all processes. All
-            others it is given for this process's samples only.
-        folded: the modalities whose embedding goes through one more learned projection without bias, which is folded
-            into the tower when it ships.
-        combinable: whether the first teacher's adapter and the students share a space without heads, so that
-            α·h(I) + (1 − α)·f(I) makes sense (arXiv 2305.16999, sections D.4 and E.4).
-        temperatures: how many temperatures a run with K teachers learns.
-        bias: the bias of the logits at the start; None where there is none.
-        mixup: the largest share of another image that is mixed into an image, for teacher and student alike.
+        students: by modality, the outputs that it reads from that student; a modality that is missing is not read.
+        teachers: the outputs that it reads from every teacher; empty if it reads no teacher.
+        gather: the names of the rows that it compares across samples, which are gathered from all processes. It gets
+            all other rows for this process's samples only.
+        folded: the modalities whose embedding goes through another learned projection without bias, which an export
+            folds into the tower.
+        combinable: whether the first teacher's adapter and the students share a space without heads, as the
+            combination α·h(I) + (1 − α)·f(I) requires (arXiv 2305.16999, sections D.4 and E.4).
+        temperatures: a function from K, the number of teachers, to the number of learned temperatures.
+        bias: the initial bias of the logits; None for no bias.
+        mixup: the largest share of another image that is mixed into an image, the same for teacher and student.
     """
 
     students: Mapping[str, tuple[str, ...]] = field(
@@ -76,7 +76,7 @@ class Needs:
 
 
 class NamedRows(dict[str, torch.Tensor]):
-    """Rows by name; a name that is not there is an error that says which ones are."""
+    """Rows by name; the ``KeyError`` for a missing name lists the existing ones."""
 
     def __missing__(self, name: str) -> torch.Tensor:
         raise KeyError(f"There are no rows '{name}' here, only {', '.join(self) or 'none'}; see Needs.gather.")
@@ -84,11 +84,11 @@ class NamedRows(dict[str, torch.Tensor]):
 
 @dataclass(frozen=True)
 class TeacherRows:
-    """What a teacher's projection made of a batch, see :meth:`Objective.projection`.
+    """The rows that a teacher's projection computed for a batch, see :meth:`Objective.projection`.
 
     Attributes:
-        gathered: [N, W], by the names in ``Needs.gather``: rows of the global batch.
-        local: [n, W], by all other names: rows of this process's samples.
+        gathered: rows [N, W] of the global batch, by name, for the names in ``Needs.gather``.
+        local: rows [n, W] of this process's samples, by name, for all other names.
         weight: w_k, the weight of this teacher.
     """
 
@@ -99,15 +99,16 @@ class TeacherRows:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Everything an objective may read.
+    """The inputs of an objective.
 
     Attributes:
-        gathered: by the names in ``Needs.gather``, rows of the global batch in sample order: "image" and "text" are
-            [N, D] unit rows, ``f(I)`` and ``g(T)``; "image_tokens" [N, T, W] the output "tokens" of the image student.
-        local: by all other names, the same rows of this process's samples only.
-        scale: [1], the inverse temperature 1/τ of all terms; or one a term, [1 + 2K] for K teachers.
-        bias: as ``scale``; only the sigmoid loss has it.
-        teachers: one :class:`TeacherRows` a teacher; empty where ``Needs.teachers`` is.
+        gathered: by name, for the names in ``Needs.gather``, the rows of the global batch in sample order: "image" and
+            "text" [N, D] unit rows, ``f(I)`` and ``g(T)``; "image_tokens" [N, T, W], the output "tokens" of the image
+            student.
+        local: by name, for all other names, the same rows [n, …] of this process's samples only.
+        scale: [1], the inverse temperature 1/τ of all terms; or one per term, [1 + 2K] for K teachers.
+        bias: of the same shape; None except with the sigmoid loss.
+        teachers: one :class:`TeacherRows` for each teacher; empty if ``Needs.teachers`` is.
         rows: the rows of the global batch that are this process's samples.
     """
 
@@ -136,15 +137,16 @@ class Objective(BaseModel):
 
     @property
     def needs(self) -> Needs:
-        """What towers and teachers must provide."""
-        return Needs(bias=self.start_bias)
+        """What the objective needs from students, teachers and the model."""
+        return Needs(bias=self.initial_bias)
 
     @property
-    def start_bias(self) -> float | None:
+    def initial_bias(self) -> float | None:
+        """The initial bias of the logits; None without the sigmoid loss."""
         return self.bias if self.pair == "sigmoid" else None
 
     def check(self, teachers: Sequence[TeacherFacts], students: Collection[str] = ("image", "text")) -> None:
-        """Raise ``ValueError`` if the objective makes no sense with such teachers and students, with what to do.
+        """Raise ``ValueError`` with advice if the objective cannot be used with these teachers and students.
 
         Args:
             teachers: in the order of the recipe.
@@ -168,31 +170,31 @@ class Objective(BaseModel):
                 )
 
     def projection(self, teacher: TeacherFacts, students: Mapping[str, Widths]) -> nn.Module:
-        """The learned layers between the students and one teacher, which are thrown away after training.
+        """Build the learned layers between the students and one teacher, which exports leave out.
 
-        Called once a teacher where ``needs.teachers`` names any output.
+        Called once for each teacher if ``needs.teachers`` is not empty.
 
         Args:
-            teacher: what is known of it.
+            teacher: the facts about the teacher.
             students: the widths of every student's outputs, by modality.
 
         Returns:
-            A module; see :class:`losses.projections.Projection` for its call.
+            A module that is called as :class:`losses.projections.Projection` describes.
         """
         raise TypeError(f"{type(self).__name__} reads outputs of teachers and does not say what becomes of them.")
 
     def __call__(self, embeddings: Embeddings) -> dict[str, torch.Tensor]:
-        """Named scalar terms of the batch; ``loss`` is optimised, the others are only logged."""
+        """The scalar terms of the batch by name; "loss" is optimised, the others are only logged."""
         raise TypeError(f"{type(self).__name__} does not say how it is computed.")
 
     def pairing(self, a: torch.Tensor, b: torch.Tensor, embeddings: Embeddings, term: int = 0) -> torch.Tensor:
-        """The loss between two towers, [N, D] unit rows each, with the temperature of a term.
+        """The contrastive loss between two towers, [N, D] unit rows each, with the temperature of a term.
 
-        Terms are numbered as :class:`Embeddings` orders temperatures: 0 is f↔g, then two a teacher.
+        Terms are numbered in the order of the temperatures in :class:`Embeddings`: 0 is f↔g, then two per teacher.
         """
-        which = slice(term, term + 1) if len(embeddings.scale) > 1 else slice(None)
-        numbers = [x[which] for x in (embeddings.scale, embeddings.bias) if x is not None]
-        return PAIRS[self.pair](a, b, *numbers, rows=embeddings.rows)
+        own_term = slice(term, term + 1) if len(embeddings.scale) > 1 else slice(None)
+        parameters = [x[own_term] for x in (embeddings.scale, embeddings.bias) if x is not None]
+        return PAIRS[self.pair](a, b, *parameters, rows=embeddings.rows)
 
 
 PAIRS: dict[str, Callable[..., torch.Tensor]] = {"softmax": contrastive, "sigmoid": sigmoid}

@@ -1,6 +1,6 @@
-"""Learned layers between students and a teacher; all are thrown away after training.
+"""Learned layers between students and a teacher, which exports leave out.
 
-Each maps the outputs of the students and of one teacher to named rows, which an objective compares.
+Each maps the outputs of the students and of one teacher to rows by name, which an objective compares.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-Outputs = Mapping[str, torch.Tensor]  # of a tower or teacher, by name: "embedding", "logits", "tokens"
+Outputs = Mapping[str, torch.Tensor]  # the outputs of a tower or a teacher by name: "embedding", "logits", "tokens"
 Rows = dict[str, torch.Tensor]
 Heads = Literal["default", "third", "main", "none", "independent"]
 
@@ -25,15 +25,16 @@ HEADS: dict[str, frozenset[str]] = {
     "none": frozenset(),
     "independent": frozenset({"f_h", "g_h", "h_f", "h_g", "f_g", "g_f"}),
 }
-LETTERS = {"image": "f", "text": "g"}  # the paper's names of the two students
+LETTERS = {"image": "f", "text": "g"}  # the paper's symbols for the two students
 
 
 class Projection(Protocol):
-    """What every projection is called with.
+    """The call signature of projections.
 
     Args of a call:
-        students: by modality, the outputs of each student: "embedding" [n, C, D] raw rows, "tokens" [n, C, T, W]; C is
-            1 for images, and for texts the number of captions an image. With mixup, those of the mixed images.
+        students: by modality, the outputs of each student: "embedding" [n, C, D], not normalised, "tokens"
+            [n, C, T, W]; C is 1 for images, and for texts the number of captions per image. With mixup, the image
+            student's outputs are those of the mixed images.
         teacher: the outputs of the teacher, [n, 1 or C, …].
 
     Returns of a call:
@@ -44,10 +45,10 @@ class Projection(Protocol):
 
 
 class Linear(nn.Linear):
-    """A linear layer that starts as the paper's code base starts it: LeCun normal weights, no bias.
+    """A linear layer that is initialised as in the paper's code base: LeCun normal weights, zero bias.
 
-    torch's own start adds a random bias that is as long as the image of a unit vector, so all rows begin side by
-    side; on the demo (one seed) the recall at 10 was 16.2 with it, 17.9 without.
+    torch initialises the bias at random, about as long as the image of a unit vector, so all rows start close to each
+    other; on the demo (one seed) the recall at 10 was 16.2 with torch's initialisation, 17.9 with this one.
     """
 
     def reset_parameters(self) -> None:
@@ -58,9 +59,9 @@ class Linear(nn.Linear):
 class Head(nn.Linear):
     """``NL(x) = norm(linear(x))``, the paper's head; D → D.
 
-    It starts as the identity: both students then start out aligned to one and the same teacher space, and so to
-    each other, and the heads take apart only what training finds useful to take apart. On the demo (one seed) the
-    image–text recall at 10 was 19.3 with it, 17.9 with LeCun normal weights.
+    It is initialised as the identity: both students are then trained towards the same teacher space from the start,
+    and so towards each other, and the heads diverge only where that lowers the loss. On the demo (one seed) the
+    image–text recall at 10 was 19.3 with the identity, 17.9 with LeCun normal weights.
     """
 
     def __init__(self, width: int, bias: bool = True) -> None:
@@ -76,7 +77,7 @@ class Head(nn.Linear):
 
 
 class SharedSpace(nn.Module):
-    """One teacher's adapter ``h = linear_{P→D}(p)`` or ``h = MLP(p)`` and those of its four heads that are learned.
+    """One teacher's adapter, ``h = linear_{P→D}(p)`` or ``h = MLP(p)``, and its learned heads, up to four.
 
     Three Towers, arXiv 2305.16999, section 2, Figure A.1 and section E.5.
 
@@ -105,8 +106,8 @@ class SharedSpace(nn.Module):
     def forward(self, students: Mapping[str, Outputs], teacher: Outputs) -> Rows:
         """[n, …, D] unit rows: "image_h", "teacher_f", "text_h", "teacher_g" for the heads that are learned.
 
-        Where a teacher's head is the identity, "teacher" takes its place; where a student's is, the student's own
-        embedding does, and nothing is given here.
+        If a head of the teacher is the identity, its rows are "teacher". If a head of a student is the identity, there
+        are no rows here: the objective reads the student's embedding.
         """
         h, rows = self.adapter(teacher["embedding"]), Rows()
         for modality in self.students:
@@ -121,7 +122,7 @@ class SharedSpace(nn.Module):
 
 
 class TeacherSpace(nn.Module):
-    """One linear layer D → P a student; the teacher's embedding unchanged.
+    """A linear layer D → P for each student; the teacher's embedding is unchanged.
 
     Args:
         teacher_width: P.
@@ -131,12 +132,12 @@ class TeacherSpace(nn.Module):
 
     def __init__(self, teacher_width: int, width: int, students: Sequence[str]) -> None:
         super().__init__()
-        # Named by the paper's letters, as checkpoints have them.
+        # The keys are the paper's symbols, which are part of the names in checkpoints.
         self.heads = nn.ModuleDict({LETTERS[modality]: Linear(width, teacher_width) for modality in students})
         self.students = tuple(students)
 
     def forward(self, students: Mapping[str, Outputs], teacher: Outputs) -> Rows:
-        """[n, …, P]: "image_h" and "text_h" through the layers, "teacher_f" and "teacher_g"."""
+        """[n, …, P]: "image_h" and "text_h", the outputs of the layers; "teacher_f" and "teacher_g", the embedding."""
         rows: Rows = {}
         for modality in self.students:
             f = LETTERS[modality]
@@ -145,8 +146,8 @@ class TeacherSpace(nn.Module):
         return rows
 
 
-class TeacherAlone(nn.Module):
-    """Nothing learned: the teacher's embedding, as unit rows."""
+class TeacherEmbedding(nn.Module):
+    """No learned layers: the teacher's embedding, normalised."""
 
     def forward(self, students: Mapping[str, Outputs], teacher: Outputs) -> Rows:
         """{"teacher": [n, …, P] unit rows}."""
@@ -154,10 +155,10 @@ class TeacherAlone(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A classifier with the teacher's classes on the image student.
+    """A linear classifier on the image student with the teacher's classes.
 
     Args:
-        classes: C, of the teacher.
+        classes: C, the number of the teacher's classes.
         width: D.
     """
 
@@ -172,5 +173,5 @@ class Classifier(nn.Module):
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:
-    """Rows of length 1, in float32."""
+    """The rows divided by their L2 norm, in float32."""
     return F.normalize(x.float(), dim=-1)

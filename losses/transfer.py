@@ -1,4 +1,4 @@
-"""What every objective with a teacher shares: image–text, plus one image and one text transfer term a teacher."""
+"""The base of objectives that transfer from teachers: an image–text term, and two transfer terms per teacher."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from losses.objective import Embeddings, Needs, Objective, TeacherFacts, Teacher
 from losses.projections import HEADS, LETTERS, Heads, SharedSpace, TeacherSpace
 
 Term = Literal["fg", "fh", "gh"]
-STUDENT_OF = {"fh": "image", "gh": "text"}  # the transfer terms
+STUDENT_OF = {"fh": "image", "gh": "text"}  # the student of each transfer term
 
 
 class Transfer(Objective):
     """``(L_{f↔g} + w Σ_k w_k (T(f_h, h_f)_k + T(g_h, h_g)_k)) / n`` for K teachers, n = 1 + 2K terms.
 
     With one teacher of weight 1 this is Eq. 1 of arXiv 2305.16999 (T contrastive) or its Eq. 5 (T squared
-    distance). A dropped term leaves the mean over the others, as in its section E.5. A subclass says what T is.
+    distance). Without a term, the loss is the mean of the others, as in its section E.5. A subclass defines T.
 
     Attributes:
         weight: w, the weight of the transfer terms, from 0 on; 1 in the paper.
@@ -40,7 +40,7 @@ class Transfer(Objective):
 
     @field_validator("terms")
     @classmethod
-    def some_transfer(cls, terms: tuple[Term, ...]) -> tuple[Term, ...]:
+    def check_terms(cls, terms: tuple[Term, ...]) -> tuple[Term, ...]:
         if len(set(terms)) < len(terms):
             raise ValueError("names a term twice")
         if not {"fh", "gh"} & set(terms):
@@ -59,26 +59,26 @@ class Transfer(Objective):
             students={modality: ("embedding",) for modality in read},
             teachers=("embedding",),
             gather=("image", "text") if "fg" in self.terms else (),
-            bias=self.start_bias,
+            bias=self.initial_bias,
         )
 
     def projection(self, teacher: TeacherFacts, students: Mapping[str, Widths]) -> nn.Module:
         return TeacherSpace(teacher.width, common_width(students), self.transferred)
 
     def transfer(self, modality: str, teacher: TeacherRows, embeddings: Embeddings, term: int) -> torch.Tensor:
-        """T of one student and one teacher, a scalar over ``embeddings.rows``.
+        """T for one student and one teacher, a scalar over ``embeddings.rows``.
 
         Args:
-            modality: of the student.
-            teacher: that teacher's rows.
-            embeddings: the batch.
-            term: the number of the term's temperature.
+            modality: the modality of the student.
+            teacher: the rows of the teacher.
+            embeddings: the inputs of the objective.
+            term: the number of the term, see :meth:`Objective.pairing`.
         """
         student, target = teacher.local[f"{modality}_h"], teacher.local[f"teacher_{LETTERS[modality]}"]
         return self.term(student, target, embeddings, term)
 
     def term(self, student: torch.Tensor, teacher: torch.Tensor, embeddings: Embeddings, term: int) -> torch.Tensor:
-        """T, from the rows of a student and the teacher's."""
+        """T, from the rows of a student and of a teacher; arguments as in :meth:`transfer`."""
         raise TypeError(f"{type(self).__name__} does not say what its transfer term is.")
 
     def __call__(self, embeddings: Embeddings) -> dict[str, torch.Tensor]:
@@ -95,7 +95,7 @@ class Transfer(Objective):
 
 
 class SharedSpaceTransfer(Transfer):
-    """A transfer in the shared space of D dimensions, through adapter and heads.
+    """A transfer in a shared space of width D, through adapter and heads.
 
     Attributes:
         heads: which heads are learned: "default" all four, "third" the teacher's, "main" the students', "none" no
@@ -123,7 +123,7 @@ class SharedSpaceTransfer(Transfer):
         )
 
     def sides(self, modality: str) -> tuple[str, str]:
-        """The names of a student's rows and of the teacher's that are compared: those of learned heads, or without."""
+        """The names of the student's and the teacher's rows that are compared, which depend on the learned heads."""
         f, learned = LETTERS[modality], HEADS[self.heads]
         return (
             f"{modality}_h" if f"{f}_h" in learned else modality,
@@ -148,5 +148,5 @@ class SharedSpaceTransfer(Transfer):
 
 
 def common_width(students: Mapping[str, Widths]) -> int:
-    """D, which all students' embeddings share."""
+    """D, the width of every student's embedding."""
     return next(iter(students.values()))["embedding"]

@@ -1,7 +1,7 @@
-"""Students: the towers that are trained and shipped.
+"""Students: the towers that are trained and exported.
 
-The image tower is any timm model by name; a text tower is a module of ``students/texts/``. Nothing in here knows of
-teachers, losses or distribution: a tower maps its input to outputs by name, of which "embedding" [n, D] is *not* yet
+The image tower is any timm model by name; a text tower is a module of ``students/texts/``. This package is independent
+of teachers, losses and distribution. A tower maps its input to outputs by name; "embedding" [n, D] is *not*
 normalised.
 """
 

@@ -12,14 +12,14 @@ from torch import nn
 
 from students.tower import Tower
 
-# By these timm.create_model reads files. An export or a recipe may be somebody else's: a tower is made of its sizes.
-READING = frozenset({"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"})
+# With these arguments timm.create_model reads files, which recipes and exports from others must not be able to do.
+FILE_ARGUMENTS = frozenset({"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"})
 
 
 class ImageSpec(BaseModel):
-    """What an image tower is: a timm architecture and the keyword arguments it is created with.
+    """A timm architecture and the keyword arguments with which it is created.
 
-    Every key besides ``arch`` goes to ``timm.create_model`` as it stands (``img_size``, ``depth``,
+    Every key except ``arch`` is passed to ``timm.create_model`` unchanged (``img_size``, ``depth``,
     ``global_pool``, ``drop_path_rate``, …).
     """
 
@@ -29,20 +29,21 @@ class ImageSpec(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
+        """The keyword arguments."""
         return dict(self.model_extra or {})
 
 
 class ImageTower(Tower):
-    """A timm network behind the normalisation it expects.
+    """A timm network preceded by its input normalisation.
 
     Attributes:
-        net: the timm network; its ``state_dict`` is what an export ships.
-        mean, std: the three channels' statistics, in [0, 1] pixel units.
+        net: the timm network; exports contain its ``state_dict``.
+        mean, std: of the three channels, for pixels in [0, 1].
     """
 
     mean: torch.Tensor
     std: torch.Tensor
-    inside = "net."
+    prefix = "net."
 
     def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class ImageTower(Tower):
 
     def forward(self, inputs: torch.Tensor, outputs: tuple[str, ...] = ("embedding",)) -> dict[str, torch.Tensor]:
         """[n, 3, H, W] uint8 RGB → "embedding" [n, D], "tokens" [n, T, W]: the last feature map before pooling."""
-        # Same arithmetic for training, evaluation and the export, on whatever device the pixels are.
+        # Inside the tower, so that the arithmetic is the same in training, evaluation and exports, on any device.
         pixels = (inputs.float() / 255 - self.mean) / self.std
         if "tokens" not in outputs:
             return self.chosen({"embedding": self.net(pixels)}, outputs)
@@ -65,7 +66,7 @@ class ImageTower(Tower):
 
     @torch.no_grad()
     def features(self, image_size: int) -> int:
-        """The width of the output, for images of a size."""
+        """The width of the embedding, found by a forward of black images of ``image_size`` pixels."""
         black = torch.zeros(2, 3, image_size, image_size, dtype=torch.uint8, device=self.mean.device)
         training = self.training
         width = int(self.eval()(black)["embedding"].shape[1])
@@ -73,7 +74,7 @@ class ImageTower(Tower):
         return width
 
     def projection(self) -> str:
-        """timm's classifier, which is built with D outputs."""
+        """The name of timm's classifier, which is built with D outputs."""
         classifier = self.net.get_classifier()  # type: ignore[operator]
         names = [name for name, module in self.named_modules() if module is classifier]
         if not names or not isinstance(classifier, nn.Linear):
@@ -95,18 +96,18 @@ def image_tower(
         spec: architecture and timm keyword arguments.
         width: D, the embedding width; 0 leaves the network without a projection (its pooled features).
         image_size: side of the square input, in pixels.
-        statistics: mean and standard deviation of the three channels; default those of the architecture.
+        statistics: mean and standard deviation of the three channels; default: those of the architecture in timm.
 
     Raises:
         LookupError: if timm has no such architecture; the message names the nearest ones.
-        ValueError: if timm refuses the arguments or would read files for them, or the network refuses the image size.
+        ValueError: if timm rejects the arguments or would read files for them, or the image size does not fit.
     """
     import timm
 
-    if reading := sorted(READING & spec.options.keys()):
+    if file_arguments := sorted(FILE_ARGUMENTS & spec.options.keys()):
         raise ValueError(
-            f"An image tower takes no {', '.join(reading)}: it starts from random weights. "
-            "Start it from other ones with student.image.init."
+            f"An image tower takes no {', '.join(file_arguments)}: it starts from random weights. "
+            "To start from other weights, set student.image.init."
         )
     if not timm.is_model(spec.arch):
         near = difflib.get_close_matches(spec.arch, timm.list_models(), n=3)
@@ -114,7 +115,7 @@ def image_tower(
         raise LookupError(f"timm has no architecture '{spec.arch}'. {hint}")
     try:
         net = timm.create_model(spec.arch, pretrained=False, num_classes=width, **spec.options)
-    except Exception as error:  # timm's models raise whatever their constructors meet
+    except Exception as error:  # the constructors of timm's models raise many kinds
         raise ValueError(
             f"timm cannot build '{spec.arch}' with {spec.options}: {error}. Correct student.image in the recipe."
         ) from error
@@ -125,7 +126,11 @@ def image_tower(
 
 
 def check_input(tower: ImageTower, spec: ImageSpec, width: int, image_size: int) -> None:
-    """Run two black images through the tower, so that a wrong size fails here and not in training."""
+    """Run two black images through the tower, so that a wrong image size raises here and not in training.
+
+    Raises:
+        ValueError: if the tower does not take such images, or its embedding does not have the given width.
+    """
     training = tower.training
     try:
         with torch.no_grad():
@@ -138,18 +143,18 @@ def check_input(tower: ImageTower, spec: ImageSpec, width: int, image_size: int)
     finally:
         tower.train(training)
     if not isinstance(out, torch.Tensor) or out.ndim != 2 or (width and out.shape[1] != width):
-        found = tuple(out.shape[1:]) if isinstance(out, torch.Tensor) else f"a {type(out).__name__}"
+        shape = tuple(out.shape[1:]) if isinstance(out, torch.Tensor) else f"a {type(out).__name__}"
         raise ValueError(
-            f"'{spec.arch}' gives {found} for an image instead of one vector of {width or 'D'}. "
+            f"'{spec.arch}' gives {shape} for an image instead of one vector of {width or 'D'}. "
             "Choose an architecture with a pooled output, or set student.image.global_pool."
         )
 
 
 def as_tokens(features: torch.Tensor, width: int) -> torch.Tensor:
-    """[n, T, W] from a network's last features: [n, T, W], or a map [n, W, H', W'] or [n, H', W', W].
+    """[n, T, W] from a network's last features [n, T, W], or feature map [n, W, H', W'] or [n, H', W', W].
 
     Raises:
-        ValueError: if they have another form.
+        ValueError: if they have another shape.
     """
     if features.ndim == 3 and features.shape[2] == width:
         return features

@@ -1,4 +1,4 @@
-"""Image towers that keep the locked teacher inside: LiT, LiT with a learned projection, FlexiLiT 1 and 2."""
+"""Image towers around a locked teacher: LiT, LiT with a learned projection, FlexiLiT 1 and 2."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXPANSION = 4
 
 
 class OnTeacher(Tower):
-    """What is learned on top of, and beside, a locked image model; nothing at all in LiT.
+    """The trained layers on, and the trained network beside, a locked image model; empty in LiT.
 
     ``FlexiLiT-1(I) = MLP(LiT(I))`` and ``FlexiLiT-2(I) = MLP(concat(LiT(I), ViT(I)))``, with an MLP of four layers,
     GELU and an expansion of 4 (Three Towers, arXiv 2305.16999, section E.5). One layer is LiT's optional linear head
@@ -21,9 +21,9 @@ class OnTeacher(Tower):
     Args:
         locked_width: P, the width of the locked model's embedding.
         width: D.
-        layers: of the MLP; 0 for none, which needs D = P and nothing beside.
-        beside: a learned image network next to the locked one, without projection.
-        beside_width: the width of its features.
+        layers: the layers of the MLP; 0 for none, which requires D = P and no network beside.
+        beside: a trained image network that reads the same images as the locked one, without a projection.
+        beside_width: the width of its pooled features.
     """
 
     def __init__(
@@ -35,18 +35,18 @@ class OnTeacher(Tower):
 
     def forward(self, locked: torch.Tensor, pixels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """[n, P] embeddings of the locked model, and [n, 3, S, S] uint8 for a network beside → "embedding" [n, D]."""
-        both = locked
+        features = locked
         if self.beside is not None:
-            assert pixels is not None, "a network beside the locked model looks at images too"
-            both = torch.cat([locked, self.beside(pixels)["embedding"]], dim=1)
-        return {"embedding": self.mlp(both)}
+            assert pixels is not None, "a network beside the locked model needs images"
+            features = torch.cat([locked, self.beside(pixels)["embedding"]], dim=1)
+        return {"embedding": self.mlp(features)}
 
     def widths(self) -> dict[str, int]:
         return {"embedding": self.width}
 
 
 class HalfLocked(nn.Module):
-    """The locked model and what was learned on it as one image tower, as it ships."""
+    """The locked model and the trained layers as one image tower, as in an export."""
 
     def __init__(self, locked: ImageTower, top: OnTeacher) -> None:
         super().__init__()
@@ -59,12 +59,12 @@ class HalfLocked(nn.Module):
 
 
 def mlp(width: int, out: int, layers: int) -> nn.Sequential:
-    """Linear layers with GELU between them, expanding by 4 and contracting in turn; the last ends in ``out``."""
+    """Linear layers with GELU between them; they expand the width by 4 and restore it in turn, and end in ``out``."""
     parts: list[nn.Module] = []
     for layer in range(layers):
-        before = width if layer % 2 == 0 else EXPANSION * width
-        after = out if layer == layers - 1 else EXPANSION * width if layer % 2 == 0 else width
-        parts += [nn.Linear(before, after), nn.GELU()]
-        nn.init.normal_(parts[-2].weight, std=before**-0.5)  # type: ignore[arg-type]
+        width_in = width if layer % 2 == 0 else EXPANSION * width
+        width_out = out if layer == layers - 1 else EXPANSION * width if layer % 2 == 0 else width
+        parts += [nn.Linear(width_in, width_out), nn.GELU()]
+        nn.init.normal_(parts[-2].weight, std=width_in**-0.5)  # type: ignore[arg-type]
         nn.init.zeros_(parts[-2].bias)  # type: ignore[arg-type]
     return nn.Sequential(*parts[:-1])

@@ -10,7 +10,7 @@ import torch
 
 from students.tokenizer import Tokenizer
 
-CHARACTERS = 64  # read of a text for each token of context; SentencePiece's pieces have at most 16
+CHARACTERS_PER_TOKEN = 64  # of a text so many are tokenized; SentencePiece's pieces have at most 16
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -18,7 +18,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     Attributes:
         model: the serialised SentencePiece model.
-        context: tokens a text.
+        context: tokens per text.
     """
 
     KIND = "SentencePiece model"
@@ -41,10 +41,10 @@ class SentencePieceTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab: int, context: int) -> SentencePieceTokenizer:
-        """A unigram model of at most ``vocab`` pieces; case-folded, as captions are.
+        """Train a unigram model of at most ``vocab`` pieces that folds case.
 
         Raises:
-            ValueError: if that many pieces cannot hold the texts' characters.
+            ValueError: if ``vocab`` is too small for the characters of the texts.
         """
         import sentencepiece
 
@@ -85,9 +85,9 @@ class SentencePieceTokenizer(Tokenizer):
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
         """[len(texts), context] int64, padded with ``PAD``."""
         tokens = torch.full((len(texts), self.context), self.PAD, dtype=torch.int64)
-        # Tokenizing the end of a text of a megabyte would take a second, and it lies far behind the context.
-        read = [text[: CHARACTERS * self.context] for text in texts]
-        for row, ids in enumerate(self._processor.Encode(read)):
+        # Cut first: tokenizing a text of a megabyte takes a second, and only its beginning is kept.
+        beginnings = [text[: CHARACTERS_PER_TOKEN * self.context] for text in texts]
+        for row, ids in enumerate(self._processor.Encode(beginnings)):
             ids = ids[: self.context]
             tokens[row, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
         return tokens

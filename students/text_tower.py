@@ -1,4 +1,4 @@
-"""What every text tower has in common."""
+"""The base class of text towers and that of their options."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TextTower(Tower):
     """A network from token ids to embeddings. A subclass is built as ``Tower(options, vocab, width)``.
 
     Attributes:
-        Options: the class of its options, which are the further keys of the recipe's ``student.text``.
+        Options: the class of its options, which are set in the recipe's ``student.text``.
         Tokenizer: the class of its tokenizer.
     """
 
@@ -35,18 +35,18 @@ class TextTower(Tower):
     Tokenizer: ClassVar[type[Tokenizer]]
 
     def __init__(self, options: TextOptions, vocab: int, width: int) -> None:
-        """A tower with random weights, for ``vocab`` token ids and embeddings of ``width`` numbers."""
+        """Build a tower with random weights, for ``vocab`` token ids and embeddings of width ``width``."""
         super().__init__()
 
     @classmethod
     def describe(cls, options: TextOptions) -> str:
-        """What a tower of these options is, in a few words for the model card."""
+        """A short description of a tower with these options, for the model card."""
         return cls.__name__
 
     def forward(self, inputs: torch.Tensor, outputs: tuple[str, ...] = ("embedding",)) -> dict[str, torch.Tensor]:
-        """[n, context] int64 token ids → outputs by name: "embedding" [n, D]; "tokens" [n, context, W] if it has it.
+        """[n, context] int64 token ids → outputs by name: "embedding" [n, D]; "tokens" [n, context, W] if it has them.
 
         Raises:
-            ValueError: at an output that it does not have.
+            ValueError: if it does not have one of ``outputs``.
         """
         raise TypeError(f"{type(self).__name__} does not say how it is computed.")

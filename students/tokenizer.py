@@ -1,4 +1,4 @@
-"""What every tokenizer of a text tower offers."""
+"""The interface of the tokenizers of text towers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 
 
 class Tokenizer(ABC):
-    """Texts in, token ids out: padded, and cut to a fixed number of tokens.
+    """Encodes texts as token ids, padded or truncated to a fixed number of tokens.
 
     Attributes:
         FILE: the name of its file in a run and in an export.
-        KIND: what that file is, in a few words.
+        KIND: what that file is, for the model card.
         model: the content of that file.
-        context: tokens a text.
+        context: tokens per text.
     """
 
     FILE: ClassVar[str] = "tokenizer.model"
@@ -29,16 +29,16 @@ class Tokenizer(ABC):
     @classmethod
     @abstractmethod
     def train(cls, texts: Iterable[str], vocab: int, context: int) -> Tokenizer:
-        """A tokenizer of at most ``vocab`` token ids, made from texts.
+        """Train a tokenizer of at most ``vocab`` token ids on texts.
 
         Raises:
-            ValueError: if that many token ids are too few, or it cannot be trained; the message says what to do.
+            ValueError: if ``vocab`` is too small, or it cannot be trained; the message says what to do.
         """
 
     @classmethod
     @abstractmethod
     def load(cls, path: Path, context: int) -> Tokenizer:
-        """Read its file.
+        """Load a tokenizer from its file.
 
         Raises:
             ValueError: if it cannot be read or is not a tokenizer of this kind.

@@ -1,8 +1,7 @@
-"""Teachers: cards of pretrained encoders, and the frozen forward that turns pixels or tokens
-into embeddings.
+"""Teachers: cards that describe pretrained encoders, and their frozen forward from pixels or token ids to outputs.
 
-A card says everything about a teacher without loading it. A new teacher is one card in the module of its
-group; nothing else has a list to edit.
+A card describes a teacher without loading it. To add a teacher, add a card to the module of its group; nothing else
+needs an edit.
 """
 
 from teachers.card import Card

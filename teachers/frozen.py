@@ -1,4 +1,4 @@
-"""A teacher in memory: frozen, in evaluation mode, without gradients."""
+"""A loaded teacher: frozen, in evaluation mode, without gradients."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ EMBEDDING, LOGITS, TOKENS = "embedding", "logits", "tokens"  # the outputs a tea
 
 
 class Teacher(nn.Module):
-    """The frozen third tower's encoder ``p``: pixels in, outputs by name out; see TextTeacher for texts.
+    """The third tower's frozen encoder ``p``, from pixels to outputs by name; for texts see :class:`TextTeacher`.
 
     Attributes:
-        card: what it is.
-        net: the timm network, without its classifier unless it was loaded for its logits.
-        outputs: what a call gives: "embedding" [n, P], "logits" [n, C], "tokens" [n, T, W].
+        card: the card of the teacher.
+        net: the timm network, without its classifier unless it was loaded with the output "logits".
+        outputs: the names of the outputs of a call: "embedding" [n, P], "logits" [n, C], "tokens" [n, T, W].
     """
 
     mean: torch.Tensor
@@ -34,7 +34,7 @@ class Teacher(nn.Module):
         self.register_buffer("std", torch.tensor(card.std).view(1, 3, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> Teacher:
-        """Stay in evaluation mode: a teacher's batch statistics never move."""
+        """Stay in evaluation mode, so that the statistics of batch norms are never updated."""
         return super().train(False)
 
     @torch.no_grad()
@@ -52,7 +52,7 @@ class Teacher(nn.Module):
         return {name: compute[name]().float() for name in self.outputs}
 
     def fingerprint(self) -> str:
-        """SHA-256 of the weights, names and shapes: with architecture and options, what it computes."""
+        """SHA-256 of the names, dtypes, shapes and values of the state dict, in hexadecimal."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.net.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -63,17 +63,17 @@ class Teacher(nn.Module):
 T = TypeVar("T", bound=Teacher)
 
 
-def tried(teacher: T, example: torch.Tensor, widths: Mapping[str, int], advice: str) -> T:
-    """The teacher, after one image or text has gone through it.
+def check_example(teacher: T, example: torch.Tensor, widths: Mapping[str, int], advice: str) -> T:
+    """Run one image or text through a teacher, and return the teacher.
 
     Args:
-        teacher: any.
-        example: a batch of one.
-        widths: of its outputs, by name; those of unknown width are missing here.
-        advice: what to do if the example is refused.
+        teacher: the teacher.
+        example: an input with batch size 1.
+        widths: the expected widths of its outputs, by name; outputs that are not in here are not checked.
+        advice: for the message, what to do if the teacher cannot take the example.
 
     Raises:
-        ValueError: if it does not take the example, or makes something else of it.
+        ValueError: if it cannot take the example, or an output has another width.
     """
     what = f"{example.shape[-1]}-pixel images" if teacher.card.modality == "image" else f"{example.shape[-1]} tokens"
     try:
@@ -90,10 +90,10 @@ def tried(teacher: T, example: torch.Tensor, widths: Mapping[str, int], advice: 
 
 
 def as_tokens(features: torch.Tensor, width: int) -> torch.Tensor:
-    """[n, T, W] from a network's last features: [n, T, W], or a map [n, W, H', W'] or [n, H', W', W].
+    """[n, T, W] from a network's last features [n, T, W], or feature map [n, W, H', W'] or [n, H', W', W].
 
     Raises:
-        ValueError: if they have another form.
+        ValueError: if they have another shape.
     """
     if features.ndim == 3 and features.shape[2] == width:
         return features

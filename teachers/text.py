@@ -12,17 +12,17 @@ from torch import nn
 
 from teachers.card import Card
 from teachers.folder import import_library, load_json, pad_token_id, pooling_mode
-from teachers.frozen import EMBEDDING, TOKENS, Teacher, tried
+from teachers.frozen import EMBEDDING, TOKENS, Teacher, check_example
 
 
 class TextTeacher(Teacher):
-    """A frozen text encoder: token ids in, "embedding" [n, P], not normalised, and "tokens" [n, context, P] out.
+    """A frozen text encoder, from token ids to "embedding" [n, P], not normalised, and "tokens" [n, context, P].
 
     Attributes:
-        card: what it is.
+        card: the card of the teacher.
         net: the transformers network without its pooler, which sentence encoders do not use.
-        pad: the token id that means "no token".
-        pooling: ``mean`` of the tokens, or the first one, ``cls``.
+        pad: the id of the padding token.
+        pooling: "mean" over the tokens, or "cls" for the first token.
     """
 
     def __init__(
@@ -33,29 +33,29 @@ class TextTeacher(Teacher):
 
     @torch.no_grad()
     def forward(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """[n, context] int64, as the card's tokenizer makes them → its outputs, float32; zeros for padding."""
+        """[n, context] int64 token ids of the card's tokenizer → outputs by name, float32; zeros at padding."""
         mask = inputs != self.pad
-        # Captions fill a fraction of the context: columns that are padding in every text are not computed.
-        used = max(1, int((mask.any(0) * torch.arange(1, mask.shape[1] + 1, device=mask.device)).max()))
-        tokens, mask = inputs[:, :used], mask[:, :used]
+        # Captions use a fraction of the context, so columns that are padding in every text are not computed.
+        length = max(1, int((mask.any(0) * torch.arange(1, mask.shape[1] + 1, device=mask.device)).max()))
+        tokens, mask = inputs[:, :length], mask[:, :length]
         hidden: torch.Tensor = self.net(input_ids=tokens, attention_mask=mask.long())[0].float()
         mask = mask[:, :, None]
         if self.pooling == "cls":
             embedding = hidden[:, 0] * mask[:, 0]
         else:
             embedding = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
-        found = {EMBEDDING: embedding}
+        computed = {EMBEDDING: embedding}
         if TOKENS in self.outputs:
-            found[TOKENS] = nn.functional.pad(hidden * mask, (0, 0, 0, inputs.shape[1] - used))
-        return {name: found[name] for name in self.outputs}
+            computed[TOKENS] = nn.functional.pad(hidden * mask, (0, 0, 0, inputs.shape[1] - length))
+        return {name: computed[name] for name in self.outputs}
 
 
 def load_folder(card: Card, folder: Path, outputs: Sequence[str] = (EMBEDDING,)) -> TextTeacher:
-    """The text teacher in a folder, see teachers/folder.py; nothing is fetched, and no pickle is read.
+    """Load the text teacher in a folder, see ``teachers/folder.py``; downloads nothing and reads no pickle.
 
     Raises:
         ImportError: if transformers is not installed; the message says what to run.
-        ValueError: if the folder is not a sentence encoder's, or not the one of the card.
+        ValueError: if the folder does not hold a sentence encoder, or another one than the card describes.
     """
     transformers = import_library("transformers", card)
     pad, pooling = pad_token_id(folder), pooling_mode(folder)
@@ -65,7 +65,7 @@ def load_folder(card: Card, folder: Path, outputs: Sequence[str] = (EMBEDDING,))
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         net = transformers.AutoModel.from_config(config, trust_remote_code=False).float()
-    except Exception as error:  # each architecture checks its settings in its own way
+    except Exception as error:  # each architecture raises its own errors for wrong settings
         raise ValueError(f"transformers cannot build what {folder / 'config.json'} describes: {error}") from error
     if getattr(net, "pooler", None) is not None:
         net.pooler = None
@@ -73,14 +73,14 @@ def load_folder(card: Card, folder: Path, outputs: Sequence[str] = (EMBEDDING,))
         net.load_state_dict(weights(folder), strict=True)
     except RuntimeError as error:
         raise ValueError(f"The weights of '{card.name}' are not those of {folder / 'config.json'}: {error}") from error
-    word = 1 if pad == 0 else 0  # any token that is one
-    example = torch.full((1, card.context), word)
+    token = 1 if pad == 0 else 0  # any token but padding
+    example = torch.full((1, card.context), token)
     teacher = TextTeacher(card, net, pad, pooling, outputs)
-    return tried(teacher, example, {EMBEDDING: card.width}, "Give its card a smaller context.")
+    return check_example(teacher, example, {EMBEDDING: card.width}, "Give its card a smaller context.")
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The ``state_dict`` of the folder, without the pooler and without what older versions saved of no weight.
+    """Load the state dict in a folder, without the pooler, and without ``position_ids``, which older versions saved.
 
     Raises:
         ValueError: if ``model.safetensors`` is missing or damaged.

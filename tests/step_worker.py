@@ -253,18 +253,18 @@ def advance(step: Step, run: Run, number: int) -> dict[str, float]:
     if run.mode in ("plain", "cached"):
         return step(share, seed).numbers
     rows = embed(step.engine, [with_teacher_outputs(part, step.teachers, group.device) for part in share], seed)
-    values = step.terms_of(rows)
+    values = step.loss_terms(rows)
     if run.mode == "torch":
         values["loss"].backward()
     else:
         step.engine.backward(values["loss"])
         step.engine.step()
-    return step.averaged(values, rows["scale"], {})[0]
+    return step.average(values, rows["scale"], {})[0]
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """Every parameter, whole."""
-    with zero.whole_parameters(model):
+    with zero.full_parameters(model):
         return {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
 
 

@@ -372,7 +372,7 @@ def test_teachers_of_two_families_share_one_pass(tmp_path: Path, data: Shards, t
     embed(alone[1:], lambda k: live[1], MissingShards.find(alone[1:], data).part(1, 2), 0, id)
     stamp = alone[1].file(data.indexes[1].path).stat().st_mtime_ns
     missing = MissingShards.find(alone, data)
-    assert missing.lacking == ((1,),) and missing.images(0) == 0 and missing.images(1) == 5
+    assert missing.missing_in == ((1,),) and missing.images(0) == 0 and missing.images(1) == 5
     assert "packaged/efficientnet_lite1 76.9 kB (5 images, 3 views, 1280 × fp32)" in describe_space(alone, missing)
     embed(alone, live.__getitem__, missing, 1, id)
     assert alone[1].file(data.indexes[1].path).stat().st_mtime_ns == stamp, "what was there is not touched"

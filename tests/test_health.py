@@ -136,35 +136,37 @@ def health(tmp_path: Path, *settings: str, start: int = 0) -> Health:
 
 def test_bad_samples_are_noted_once_and_counted_across_a_resume(tmp_path: Path) -> None:
     own = health(tmp_path, "data.bad_samples=0.003")
-    own.take_bad(1, [Bad("a.tar", "x", "is torn"), Bad("a.tar", "x", "is torn"), Bad("b.tar", "x", "is torn")])
-    own.take_bad(5, [Bad("a.tar", "y", "is torn")])
+    own.record_bad_samples(
+        1, [Bad("a.tar", "x", "is torn"), Bad("a.tar", "x", "is torn"), Bad("b.tar", "x", "is torn")]
+    )
+    own.record_bad_samples(5, [Bad("a.tar", "y", "is torn")])
     assert [(e["step"], e["shard"], e["key"]) for e in lines_of(tmp_path / "bad-samples.jsonl")] == [
         *((1, "a.tar", "x"), (1, "b.tar", "x")),
         (5, "a.tar", "y"),
     ]
     again = health(tmp_path, "data.bad_samples=3", start=4)  # killed at step 5, resumed from step 4
     assert len(lines_of(tmp_path / "bad-samples.jsonl")) == 2
-    again.take_bad(5, [Bad("a.tar", "y", "is torn"), Bad("b.tar", "x", "is torn")])
+    again.record_bad_samples(5, [Bad("a.tar", "y", "is torn"), Bad("b.tar", "x", "is torn")])
     with pytest.raises(UserError, match="4 bad samples are more than the 3 .*sample 'z' of a.tar: is torn"):
-        again.take_bad(6, [Bad("a.tar", "z", "is torn")])
+        again.record_bad_samples(6, [Bad("a.tar", "z", "is torn")])
 
 
 def test_a_journal_outlives_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "metrics.jsonl"
     journal = Journal(path, 0, True)
-    journal.note({"step": 1, "loss": 1.0})
+    journal.append({"step": 1, "loss": 1.0})
     path.rename(tmp_path / "kept")
     path.symlink_to("/dev/full")  # every write to it fails with ENOSPC
     for step in (2, 3):
-        journal.note({"step": step, "loss": 1.0})
+        journal.append({"step": step, "loss": 1.0})
     path.unlink()
     (tmp_path / "kept").rename(path)
     with path.open("a") as file:
         file.write('{"step": 3, "lo')  # what there was room for
-    journal.note({"step": 4, "loss": float("nan"), "key": "a\u2028b"})
+    journal.append({"step": 4, "loss": float("nan"), "key": "a\u2028b"})
     assert capsys.readouterr().err.count("cannot be written") == 1
     again = Journal(path, 4, True)
-    assert [line["step"] for line in again.before] == [1, 4] and again.before[1]["key"] == "a\u2028b"
+    assert [line["step"] for line in again.earlier] == [1, 4] and again.earlier[1]["key"] == "a\u2028b"
     assert [line["step"] for line in lines_of(path)] == [1, 4]
 
 
@@ -172,7 +174,7 @@ def test_a_spike_is_noted_with_its_samples_and_an_ordinary_loss_is_not(tmp_path:
     own = health(tmp_path)
     for step in range(1, 60):
         loss = 4.0 - 0.02 * step + 0.05 * (step % 3)
-        own.take_loss(step, 9.0 if step == 40 else loss, lambda: ["a", "b"])
+        own.record_loss(step, 9.0 if step == 40 else loss, lambda: ["a", "b"])
     (event,) = lines_of(tmp_path / "events.jsonl")
     assert event["step"] == 40 and event["event"] == "spike" and event["keys"] == ["a", "b"]
     assert event["loss"] == 9.0 and 3 < event["usual"] < 4

@@ -164,8 +164,8 @@ for stage in range(4):
     for _ in range(3):
         engine.backward(engine(torch.ones(1, 3)))
         engine.step()
-        zero.keep_at_most(model.number, 5.0)
-        with zero.whole_parameters(model):
+        zero.clamp_parameter(model.number, 5.0)
+        with zero.full_parameters(model):
             seen.append(round(float(model.number), 4))
     print("found", json.dumps([stage, seen]))
     engine.destroy()

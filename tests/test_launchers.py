@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import distill
 
-from distill.cli.launch_options import launcher_of
+from distill.cli.launch_options import launcher_from
 from distill.errors import UserError
 from launch import job as jobs
 from launch import launchers
@@ -59,7 +59,7 @@ with open(sys.argv[1], "a") as file:
 
 def launch(name: str, *settings: str) -> jobs.Launcher:
     """What ``--launcher NAME --launch KEY=VALUE …`` stands for."""
-    return launcher_of(1, None, "", name, settings)
+    return launcher_from(1, None, "", name, settings)
 
 
 def install(folder: Path, name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,9 +112,9 @@ def test_a_launcher_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch
 
 
 def test_the_short_options_are_launchers_too(tmp_path: Path) -> None:
-    assert launcher_of(3, None, "", None, ()) == launch("local", "nproc=3")
+    assert launcher_from(3, None, "", None, ()) == launch("local", "nproc=3")
     named = launch("hostfile", f"hostfile={tmp_path}", "master_addr=10.0.0.1")
-    assert launcher_of(1, tmp_path, "10.0.0.1", None, ()) == named
+    assert launcher_from(1, tmp_path, "10.0.0.1", None, ()) == named
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def engine_of(stage: int, group: processes.Group, start: Path | None) -> Any:
 
 
 def save(engine: Any, group: processes.Group, path: Path) -> None:
-    with zero.whole_parameters(engine.module):
+    with zero.full_parameters(engine.module):
         model = {f"model/{name}": value.clone() for name, value in engine.module.state_dict().items()}
     state = {f"optimizer/{name}": value for name, value in zero.optimizer_state(engine).items()}
     if group.first:

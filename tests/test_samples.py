@@ -18,8 +18,8 @@ from distill.data.loading import load_batches
 from distill.data.order import Order
 from distill.data.pairs import Pairs, Schedule
 from distill.data.shards import Sample, Shards
-from distill.data.teacher_inputs import FromCaptions, FromPixels
-from distill.data.transform import Drawing, Transform
+from distill.data.teacher_inputs import PixelInput, TokenInput
+from distill.data.transform import Transform, TransformOptions
 from distill.data.views import Views, decode
 from distill.errors import BadSample, UserError
 from students import SentencePieceTokenizer
@@ -171,7 +171,7 @@ def test_the_tokenizer_pads_cuts_folds_case_and_is_the_same_each_time() -> None:
 
 def pairs_of(shards: Shards) -> Pairs:
     tokenizer = SentencePieceTokenizer.train(["a red circle", "ein Kreis, rot", "a blue square"], 50, 8)
-    drawing = Drawing(Captions(), Views((0.5, 1.0), True), side=16, seed=1)
+    drawing = TransformOptions(Captions(), Views((0.5, 1.0), True), side=16, seed=1)
     return Pairs(shards, Transform(tokenizer, [], drawing), Order(shards.counts, seed=1), 12)
 
 
@@ -188,7 +188,7 @@ def stream(shards: Shards, world: int, workers: int, start: int = 0) -> list[Bat
             (),
             tuple(key for part in step for key in part.keys),
             bad=tuple(one for part in step for one in part.bad),
-            sum=sum(part.sum for part in step),
+            checksum=sum(part.checksum for part in step),
         )
         for step in zip(*ranks, strict=True)
     ]
@@ -229,7 +229,7 @@ def test_another_sample_stands_in_for_a_bad_one_always_the_same(tmp_path: Path) 
         assert {one.key for one in after.bad} >= bad & set(before.keys)
     for world, workers, start in ((2, 0, 0), (4, 1, 0), (1, 1, 5)):
         for a, b in zip(found[start:], stream(opened, world, workers, start), strict=True):
-            assert a.keys == b.keys and torch.equal(a.inputs["image"], b.inputs["image"]) and a.sum == b.sum
+            assert a.keys == b.keys and torch.equal(a.inputs["image"], b.inputs["image"]) and a.checksum == b.checksum
             assert set(a.bad) == set(b.bad)
     named = {one.key: one for batch in found for one in batch.bad}
     assert named.keys() == bad and "is of no format" in named["7"].reason and "no caption" in named["3"].reason
@@ -256,8 +256,8 @@ def test_joint_captions_come_in_turn() -> None:
 def jointly(shards: Shards, rank: int, world: int, mixup: float = 1.0, pieces: int = 1) -> list[list[Batch]]:
     """Three batches of 12: two captions an image, mixed images, an image teacher's pixels, a text teacher's tokens."""
     tokenizer = SentencePieceTokenizer.train(["a red circle", "ein Kreis, rot", "a blue square"], 50, 8)
-    drawing = Drawing(Captions(), Views((0.5, 1.0), True), side=16, seed=1, count=2, mixup=mixup)
-    inputs = [FromPixels(24, "bicubic"), FromCaptions(teachers.tokenizer(teachers.card("packaged/all_minilm_l6_v2")))]
+    drawing = TransformOptions(Captions(), Views((0.5, 1.0), True), side=16, seed=1, count=2, mixup=mixup)
+    inputs = [PixelInput(24, "bicubic"), TokenInput(teachers.tokenizer(teachers.card("packaged/all_minilm_l6_v2")))]
     order = Order(shards.counts, seed=1)
     schedule = Schedule(order, 12, rank, world, 4, 7, mixup > 0, pieces)
     pairs = Pairs(shards, Transform(tokenizer, inputs, drawing), order, 12)

@@ -25,7 +25,7 @@ from distill.data.remote import RetryPolicy
 from distill.data.shard_names import stream_addresses
 from distill.data.shards import Shards
 from distill.data.streams import StreamDataset, read_samples
-from distill.data.transform import Drawing, Transform
+from distill.data.transform import Transform, TransformOptions
 from distill.data.views import Views
 from distill.errors import BadSample, UserError
 from students import SentencePieceTokenizer
@@ -80,7 +80,7 @@ def test_an_archive_that_is_damaged_is_a_bad_shard(tmp_path: Path) -> None:
 
 def streams(places: list[str], size: int = 8, seed: tuple[int, ...] = (0, 0, 0), pieces: int = 1) -> StreamDataset:
     tokenizer = SentencePieceTokenizer.train(["a red circle", "ein Kreis, rot", "a blue square"], 50, 8)
-    transform = Transform(tokenizer, [], Drawing(Captions(), Views((0.5, 1.0), True), side=16, seed=1))
+    transform = Transform(tokenizer, [], TransformOptions(Captions(), Views((0.5, 1.0), True), side=16, seed=1))
     return StreamDataset(places, POLICY, transform, size, seed, pieces)
 
 
@@ -96,9 +96,11 @@ def test_streams_bring_every_sample_and_none_twice_in_a_batch(server: Server, wo
     assert all(len(set(batch.keys)) == 8 for batch in found)
     assert len({key for batch in found for key in batch.keys}) == 80
     again = taken(streams(places), 60, workers)
-    assert [batch.sum for batch in again] == [batch.sum for batch in found]
+    assert [batch.checksum for batch in again] == [batch.checksum for batch in found]
     for other in ((1, 0, 0), (0, 7, 0), (0, 0, 1)):  # another seed, another start, another process
-        assert [batch.sum for batch in taken(streams(places, seed=other), 3, workers)] != [b.sum for b in found[:3]]
+        assert [batch.checksum for batch in taken(streams(places, seed=other), 3, workers)] != [
+            b.checksum for b in found[:3]
+        ]
 
 
 def test_what_is_bad_in_streams_is_noted_and_passed_over(server: Server, folder: Path, tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The command line: one thin file a command group, nothing heavy imported before a command runs."""
+"""The command line: one thin module per command group; heavy imports happen when a command runs."""

@@ -10,16 +10,17 @@ import click
 
 @click.group()
 def data() -> None:
-    """Look into shards, index them, and make them."""
+    """Check, index and make shards."""
 
 
 @data.command()
 @click.argument("shards", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def index(shards: tuple[str, ...], as_json: bool) -> None:
-    """Index SHARDS ahead of time; training would do the same first.
+    """Index SHARDS ahead of time; otherwise training does it first.
 
-    An index says where each sample lies. It is kept beside its shard, or in ~/.cache/distill where that is read only.
+    An index holds the position of each sample. It is written beside its shard, or to ~/.cache/distill if that folder
+    is read-only.
 
     \b
     Example:
@@ -30,30 +31,32 @@ def index(shards: tuple[str, ...], as_json: bool) -> None:
     from distill.progress import progress_bar
 
     paths = shard_paths(shards)
-    progress, found = progress_bar("indexing", len(paths), "shards"), []
+    progress, rows = progress_bar("indexing", len(paths), "shards"), []
     for path in paths:
-        of = read_index(path)
-        kept = next((str(place) for place in index_paths(path) if place.is_file()), "")
-        found.append({"shard": str(path), "samples": len(of), "index": kept, "faults": [list(f) for f in of.faults]})
+        shard_index = read_index(path)
+        written = next((str(place) for place in index_paths(path) if place.is_file()), "")
+        faults = [list(fault) for fault in shard_index.faults]
+        rows.append({"shard": str(path), "samples": len(shard_index), "index": written, "faults": faults})
         progress.update(1)
     progress.close()
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps(rows, indent=1))
         return
-    for one in found:
-        click.echo(f"{one['samples']:9}  {one['shard']}" + "".join(f"  {key} {why}" for key, why in one["faults"]))  # type: ignore[attr-defined]
+    for row in rows:
+        listed = "".join(f"  {key} {reason}" for key, reason in row["faults"])  # type: ignore[attr-defined]
+        click.echo(f"{row['samples']:9}  {row['shard']}{listed}")
 
 
 @data.command()
 @click.argument("shards", nargs=-1, required=True)
-@click.option("--against", multiple=True, help="Evaluation shards, to find pictures that are in both; repeatable.")
-@click.option("--caption-key", "keys", multiple=True, help="Keys of KEY.json with captions, as data.caption_keys.")
-@click.option("--processes", default=0, type=click.IntRange(min=0), help="That read at once; 0 reads in this one.")
+@click.option("--against", multiple=True, help="Evaluation shards, to find images that are in both; repeatable.")
+@click.option("--caption-key", "keys", multiple=True, help="Keys of KEY.json that hold captions; repeatable.")
+@click.option("--processes", default=0, type=click.IntRange(min=0), help="Reader processes; 0 reads in this one.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def check(
     shards: tuple[str, ...], against: tuple[str, ...], keys: tuple[str, ...], processes: int, as_json: bool
 ) -> None:
-    """Read every sample of SHARDS once and report what is there and what is wrong with it.
+    """Read every sample of SHARDS once and report their content and their faults.
 
     \b
     Example:
@@ -69,27 +72,27 @@ def check(
     def read(specs: tuple[str, ...], label: str) -> tuple[Shards, Findings]:
         opened = Shards.open(specs, strict=False)
         progress = progress_bar(label, len(opened), "samples")
-        found = inspect(opened, captions, processes, progress.update)
+        findings = inspect(opened, captions, processes, progress.update)
         progress.close()
-        return opened, found
+        return opened, findings
 
-    opened, found = read(shards, "reading")
+    opened, findings = read(shards, "reading")
     other = read(against, "reading the evaluation shards")[1] if against else None
-    result = report(found, opened, other)
+    result = report(findings, opened, other)
     click.echo(json.dumps(result, indent=1, ensure_ascii=False) if as_json else format_report(result))
 
 
 @data.command()
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder for the shards.")
-@click.option("--root", type=click.Path(path_type=Path), help="What a table's paths are relative to.")
-@click.option("--image", default="", help="A table's column of files; default image, filepath, path or the like.")
-@click.option("--caption", "captions", multiple=True, help="A table's column of captions; repeatable.")
-@click.option("--template", default="a photo of a {}", show_default=True, help="The caption of a class.")
-@click.option("--test-percent", default=0, type=click.IntRange(0, 99), help="Of the pictures, into test-*.tar.")
-@click.option("--per-shard", default=1000, show_default=True, type=click.IntRange(min=1), help="Samples a shard.")
+@click.option("--root", type=click.Path(path_type=Path), help="The folder to which a table's paths are relative.")
+@click.option("--image", default="", help="A table's column with files; default image, filepath, path or similar.")
+@click.option("--caption", "captions", multiple=True, help="A table's column with captions; repeatable.")
+@click.option("--template", default="a photo of a {}", show_default=True, help="The caption of each class.")
+@click.option("--test-percent", default=0, type=click.IntRange(0, 99), help="Percentage of the images for test-*.tar.")
+@click.option("--per-shard", default=1000, show_default=True, type=click.IntRange(min=1), help="Samples per shard.")
 @click.option(
-    "--dedup-against", multiple=True, help="Leave out what looks like a picture of these shards; repeatable."
+    "--dedup-against", multiple=True, help="Leave out near-duplicates of images in these shards; repeatable."
 )
 def pack(
     source: Path,
@@ -102,10 +105,10 @@ def pack(
     per_shard: int,
     dedup_against: tuple[str, ...],
 ) -> None:
-    """Make shards of SOURCE: a .csv, .tsv or .jsonl table of files and captions, or a folder with one folder a class.
+    """Make shards of SOURCE: a .csv, .tsv or .jsonl table of files and captions, or a folder of one folder per class.
 
-    The same source gives the same shards. Broken off, it goes on where it was when it is given again. What was left
-    out, and why, is in left-out.jsonl.
+    The same source gives the same shards. If the command is interrupted, the same command continues it. Images that
+    were left out are listed in left-out.jsonl with the reason.
 
     \b
     Examples:

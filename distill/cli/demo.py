@@ -11,12 +11,12 @@ import click
 @click.option(
     "--out", default="distill-demo", show_default=True, type=click.Path(path_type=Path), help="A new folder."
 )
-@click.option("--seed", default=0, show_default=True, help="Of the trainings.")
+@click.option("--seed", default=0, show_default=True, help="The seed of the three trainings.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the demo's recipe; repeatable.")
-@click.option("--limit", type=click.IntRange(min=16), help="Use only so many training and so many test emoji.")
+@click.option("--limit", type=click.IntRange(min=16), help="Use at most so many training and so many test emoji.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON; progress goes to standard error.")
 def demo(out: Path, seed: int, overrides: tuple[str, ...], limit: int | None, as_json: bool) -> None:
-    """The whole job on a small real data set, on this machine, without network.
+    """Run the whole pipeline on a small real data set, on this machine, without a network.
 
     OpenMoji's pictures, their names in 14 languages, and a pretrained EfficientNet-Lite0 as teacher: packs the
     shards, embeds them, trains 3T students, the same students from scratch, and LiT; measures all three on
@@ -32,10 +32,10 @@ def demo(out: Path, seed: int, overrides: tuple[str, ...], limit: int | None, as
 
     from distill.demo import Demo, table
 
-    def say(line: str) -> None:
+    def print_line(line: str) -> None:
         click.echo(line, err=as_json)
 
-    result = Demo(out, say, seed, overrides, limit).run()
+    result = Demo(out, print_line, seed, overrides, limit).run()
     if as_json:
         click.echo(json.dumps(result, indent=1))
         return

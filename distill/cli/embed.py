@@ -10,12 +10,16 @@ import click
 
 @click.command()
 @click.argument("path", metavar="EXPORT", type=click.Path(path_type=Path))
-@click.option("--images", help="A folder of pictures, or shards.")
-@click.option("--texts", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A file, one text a line.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="A .safetensors file, not there yet.")
-@click.option("--device", help="Such as cuda or cpu; default a GPU where there is one.")
+@click.option("--images", help="A folder of images, or shards.")
+@click.option(
+    "--texts", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A file with one text per line."
+)
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="A .safetensors file that does not exist yet."
+)
+@click.option("--device", help="Such as cuda or cpu; default a GPU if there is one.")
 def embed(path: Path, images: str | None, texts: Path | None, out: Path, device: str | None) -> None:
-    """Embed images or texts: "embeddings" [n, D], unit rows; the metadata's "names" says what row i is, in JSON.
+    """Embed images or texts: "embeddings" [n, D], unit rows; "names" in the metadata is a JSON list of what they are.
 
     \b
     Examples:
@@ -32,7 +36,7 @@ def embed(path: Path, images: str | None, texts: Path | None, out: Path, device:
     from distill.ship.load import load
 
     if (images is None) == (texts is None):
-        raise UserError("Say what to embed.", "Give either --images or --texts.")
+        raise UserError("Exactly one of --images and --texts is needed.", "Give either --images or --texts.")
     if out.exists():
         raise UserError(f"{out} already exists.", "Choose another --out.")
     model = load(path, device)

@@ -15,11 +15,15 @@ from distill.cli.listing import ListingCommand
 @click.argument("path", metavar="RUN|EXPORT", type=click.Path(path_type=Path))
 @click.option("--task", required=True, help="What to measure; the tasks are listed below.")
 @click.option("--data", multiple=True, help="Shards; repeatable. Default for a run: its recipe's data.eval.")
-@click.option("--language", "languages", multiple=True, help="Only captions of this language, or of none; repeatable.")
+@click.option(
+    "--language", "languages", multiple=True, help="Only captions of this language or without one; repeatable."
+)
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Set an option of the task; repeatable.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Write the result to a file too.")
-@click.option("--alpha", type=click.FloatRange(0, 1), help="Share of the teacher in images; for runs without heads.")
-@click.option("--device", help="Such as cuda or cpu; default a GPU where there is one.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the result to a file.")
+@click.option(
+    "--alpha", type=click.FloatRange(0, 1), help="The teacher's weight in image embeddings; for runs without heads."
+)
+@click.option("--device", help="Such as cuda or cpu; default a GPU if there is one.")
 def evaluate(
     path: Path,
     task: str,

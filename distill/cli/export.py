@@ -14,7 +14,7 @@ from distill.cli.listing import ListingCommand
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A folder that does not exist yet.")
 @click.option("--format", default="distill", show_default=True, help="An export format; they are listed below.")
 def export(run: Path, out: Path, format: str) -> None:
-    """Write RUN's students as of its newest checkpoint: two safetensors towers, tokenizer, config, model card.
+    """Export RUN's students at its newest checkpoint: safetensors towers, tokenizer, configuration, model card.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""The options of commands that may run in several processes, ``distill train`` and ``distill teachers embed``."""
+"""The launch options of ``distill train`` and ``distill teachers embed``, which may run in several processes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ if TYPE_CHECKING:
 
 
 def launch_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say in which processes it runs; it gets one argument for them, ``launcher``."""
+    """Add the launch options to a command; it receives their values as one argument, ``launcher``."""
 
     @click.option(
         "--nproc", default=1, show_default=True, type=click.IntRange(min=1), help="Processes on this machine."
     )
     @click.option("--hostfile", type=click.Path(path_type=Path), help="Several machines: lines of 'HOST slots=N'.")
-    @click.option("--master-addr", default="", help="Address of the first host, if DeepSpeed is not to ask it.")
-    @click.option("--launcher", "name", metavar="NAME", help="Start the processes by this launcher.")
-    @click.option("--launch", "settings", multiple=True, metavar="KEY=VALUE", help="Its options; repeatable.")
+    @click.option(
+        "--master-addr", default="", help="Address of the first host; default: DeepSpeed asks that host for it."
+    )
+    @click.option("--launcher", "name", metavar="NAME", help="Start the processes with this launcher.")
+    @click.option(
+        "--launch", "settings", multiple=True, metavar="KEY=VALUE", help="Set an option of the launcher; repeatable."
+    )
     @functools.wraps(command)
     def with_launcher(
         *,
@@ -33,15 +37,15 @@ def launch_options(command: Callable[..., None]) -> Callable[..., None]:
         settings: tuple[str, ...],
         **others: Any,
     ) -> None:
-        command(launcher=launcher_of(nproc, hostfile, master_addr, name, settings), **others)
+        command(launcher=launcher_from(nproc, hostfile, master_addr, name, settings), **others)
 
     return with_launcher
 
 
-def launcher_of(
+def launcher_from(
     nproc: int, hostfile: Path | None, master_addr: str, name: str | None, settings: tuple[str, ...]
 ) -> Launcher:
-    """The launcher that the options of :func:`launch_options` describe.
+    """Build the launcher that the values of the options of :func:`launch_options` describe.
 
     Raises:
         UserError: if there is no such launcher, or its options are wrong.
@@ -53,7 +57,7 @@ def launcher_of(
             raise UserError(
                 f"--launch {settings[0]} is an option of a launcher, and none is named.", "Add --launcher NAME."
             )
-        # The short forms for the two launchers that most people need.
+        # Short options for the two most common launchers.
         return (
             build("hostfile", hostfile=hostfile, master_addr=master_addr) if hostfile else build("local", nproc=nproc)
         )
@@ -66,7 +70,11 @@ def launcher_of(
 
 
 def parse(setting: str) -> tuple[str, Any]:
-    """A ``KEY=VALUE``, with the value read as TOML, or else taken as a string."""
+    """Split ``KEY=VALUE``; the value is parsed as TOML, or else kept as a string.
+
+    Raises:
+        UserError: if it is not of that form.
+    """
     from distill.errors import UserError
     from distill.recipe import toml_or_string
 
@@ -77,7 +85,7 @@ def parse(setting: str) -> tuple[str, Any]:
 
 
 def build(name: str, **options: Any) -> Launcher:
-    """The launcher called ``name``; raises UserError like :func:`launcher_of`."""
+    """Build the launcher called ``name``; raises ``UserError`` like :func:`launcher_from`."""
     from pydantic import ValidationError
 
     from distill.errors import UserError, as_user_errors
@@ -85,8 +93,8 @@ def build(name: str, **options: Any) -> Launcher:
     from launch import launchers
 
     with as_user_errors():
-        found = launchers.find(name)
+        launcher_class = launchers.find(name)
     try:
-        return found(**options)
+        return launcher_class(**options)
     except ValidationError as error:
-        raise UserError(*explain_options(error, found, f"The launcher '{name}'", "--launch")) from error
+        raise UserError(*explain_options(error, launcher_class, f"The launcher '{name}'", "--launch")) from error

@@ -1,4 +1,4 @@
-"""The ``distill`` command: a table of subcommands, each imported only when it is called."""
+"""The ``distill`` command: its subcommands are imported only when they are called."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ COMMANDS = {
     "recipe": "List, explain and check recipes.",
     "data": "Check, index and make shards.",
     "train": "Train a recipe.",
-    "evaluate": "Measure a run or an export.",
-    "export": "Write the folder that ships.",
+    "evaluate": "Evaluate a run or an export.",
+    "export": "Export the students of a run.",
     "embed": "Embed images or texts with an export.",
     "teachers": "List teachers and embed shards with them.",
 }
 
 
-class Table(click.Group):
-    """A group whose commands live in ``distill/cli/NAME.py`` and are imported when they are needed."""
+class LazyGroup(click.Group):
+    """A group whose commands are in ``distill/cli/NAME.py`` and are imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -48,7 +48,7 @@ class Table(click.Group):
 
 
 @click.group(
-    cls=Table,
+    cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog='Shell completion: eval "$(_DISTILL_COMPLETE=bash_source distill)" in ~/.bashrc (zsh, fish alike).',
 )
@@ -59,18 +59,18 @@ def cli(debug: bool) -> None:
 
     \b
     First steps:
-      distill demo                                     see it work, 12 minutes on two CPU cores
+      distill demo                                     a complete example, 12 minutes on two CPU cores
       distill train three_towers --set data.train='shards/*.tar' --out runs/first
       distill export runs/first --out my-model
     """
-    # click calls this before any subcommand, but not for 'distill --help'.
+    # click calls this function before any subcommand, but not for 'distill --help'.
     from launch.process import set_up_process
 
     set_up_process()
 
 
 def main() -> None:
-    """Entry point: errors as one or two sentences, status 2 for what the user can put right."""
+    """Entry point: prints errors as one or two sentences; exit status 2 for errors that the user can correct."""
     debug = "--debug" in sys.argv[1:]
     try:
         cli.main(args=[a for a in sys.argv[1:] if a != "--debug"], standalone_mode=False)
@@ -86,18 +86,18 @@ def main() -> None:
         click.echo("Interrupted.", err=True)
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of our output has gone (``distill teachers list | head``); that is no error.
+        # The process that reads the output has ended (``distill teachers list | head``), which is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
         if debug:
             raise
-        # No space, no permission, no such folder: the system's words are plain enough.
+        # No space, no permission, no such folder: the system's message is clear enough.
         click.echo(f"Error: {error.strerror or error}: {error.filename or 'a file'}", err=True)
         sys.exit(2)
     except Exception as error:
         if debug:
             raise
         click.echo(f"Error: {type(error).__name__}: {error}", err=True)
-        click.echo("This looks like a fault of distill's. Run again with --debug and report what it says.", err=True)
+        click.echo("This looks like a bug in distill. Run again with --debug and report the output.", err=True)
         sys.exit(1)

@@ -40,10 +40,10 @@ def list_(
     checked: str | None,
     as_json: bool,
 ) -> None:
-    """Teachers that have a card, those with all WORDS in their name, data, licence or paper.
+    """List teachers that have a card; with WORDS, those with all of them in name, data, licence or paper.
 
-    Besides these, timm/ARCH is any timm model, and a path such as ./FOLDER an encoder that timm or
-    sentence-transformers has saved.
+    Other teachers: timm/ARCH is any timm model, and a path such as ./FOLDER is an encoder saved by timm or
+    sentence-transformers.
 
     \b
     Examples:
@@ -55,52 +55,52 @@ def list_(
 
     with as_user_errors():
         known = cards()
-    most = number(max_parameters) if max_parameters else float("inf")
-    found = [
+    maximum = parse_count(max_parameters) if max_parameters else float("inf")
+    matching = [
         card
         for card in known
         if all(word.lower() in " ".join([card.name, card.data, card.licence, card.paper]).lower() for word in words)
         and modality in (None, card.modality)
-        and card.parameters <= most
+        and card.parameters <= maximum
         and card.checked in ({"loaded"} if loaded else {checked} if checked else {card.checked})
     ]
     if as_json:
-        click.echo(json.dumps([facts(card) for card in found], indent=1))
+        click.echo(json.dumps([card_fields(card) for card in matching], indent=1))
         return
-    if not found:
+    if not matching:
         print("No card is like that; 'distill teachers list' lists all.", file=sys.stderr)
-    for card in found:
-        takes = f"{card.image_size} px" if card.modality == "image" else f"{card.context} tokens"
+    for card in matching:
+        size = f"{card.image_size} px" if card.modality == "image" else f"{card.context} tokens"
         click.echo(
-            f"{card.name:53} {card.width:5} wide {takes:>9} {card.parameters / 1e6:7.1f}M  {card.checked:13}  "
+            f"{card.name:53} {card.width:5} wide {size:>9} {card.parameters / 1e6:7.1f}M  {card.checked:13}  "
             f"{card.licence:14} {card.data} ({card.paper})"
         )
 
 
-def number(text: str) -> float:
-    """A count as people write it: 90M, 1.2B, 5000000."""
+def parse_count(text: str) -> float:
+    """Parse a count such as 90M, 1.2B or 5000000."""
     from distill.errors import UserError
 
     try:
         return float(text.rstrip("kKmMbB")) * {"k": 1e3, "m": 1e6, "b": 1e9}.get(text[-1].lower(), 1)
     except ValueError as error:
-        raise UserError(f"'{text}' is no number of parameters.", "Write 90M, for example.") from error
+        raise UserError(f"'{text}' is not a number of parameters.", "Write 90M, for example.") from error
 
 
 @teachers.command()
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def show(name: str, as_json: bool) -> None:
-    """What is known of the teacher NAME."""
+    """Show the card of the teacher NAME."""
     from distill.errors import as_user_errors
     from teachers import card
 
     with as_user_errors():
-        found = facts(card(name))
+        fields = card_fields(card(name))
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps(fields, indent=1))
         return
-    for key, value in found.items():
+    for key, value in fields.items():
         click.echo(f"{key:14} {value}")
 
 
@@ -111,10 +111,10 @@ def show(name: str, as_json: bool) -> None:
 @launch_options
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def embed(recipe: str, overrides: tuple[str, ...], out: Path | None, launcher: Launcher, as_json: bool) -> None:
-    """Embed RECIPE's training shards with its teachers, as training would do first.
+    """Embed RECIPE's training shards with its teachers; otherwise training does it first.
 
-    Every image is decoded once for all teachers. Each process takes whole shards; a shard's file appears when it is
-    complete, so a command that was interrupted is simply given again.
+    Every image is decoded once for all teachers. Each process embeds whole shards, and a shard's file appears when it
+    is complete: if the command is interrupted, the same command continues it.
 
     \b
     Example:
@@ -123,15 +123,15 @@ def embed(recipe: str, overrides: tuple[str, ...], out: Path | None, launcher: L
     """
     import distill
 
-    done = distill.embed_teachers(recipe, out, overrides=overrides, launcher=launcher)
+    result = distill.embed_teachers(recipe, out, overrides=overrides, launcher=launcher)
     if as_json:
-        click.echo(json.dumps(done, indent=1))
+        click.echo(json.dumps(result, indent=1))
         return
-    for folder in done["folders"]:
+    for folder in result["folders"]:
         click.echo(folder)
 
 
-def facts(card: object) -> dict[str, object]:
+def card_fields(card: object) -> dict[str, object]:
     """A card's fields, without the functions that load it."""
-    found = dataclasses.asdict(card)  # type: ignore[call-overload]
-    return {key: value for key, value in found.items() if key not in ("file", "read", "build")}
+    fields = dataclasses.asdict(card)  # type: ignore[call-overload]
+    return {key: value for key, value in fields.items() if key not in ("file", "read", "build")}

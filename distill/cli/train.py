@@ -45,4 +45,4 @@ def train(
     if training.complete:
         click.echo(f"The run is in {run}. Next: distill export {run} --out {run.name}-export")
     else:
-        click.echo(f"Stopped as asked; {run} has all that was learned. Go on with --resume --out {run}")
+        click.echo(f"Stopped as requested; {run} has a checkpoint of all steps. Continue with --resume --out {run}")

@@ -1,4 +1,4 @@
-"""Cached rows compared with the outputs of the live teacher, before training uses them."""
+"""Compares cached rows with freshly computed outputs of the teacher, before training uses them."""
 
 from __future__ import annotations
 
@@ -15,48 +15,49 @@ from distill.errors import BadSample, UserError
 if TYPE_CHECKING:
     from teachers import Teacher
 
-TRIES = 10  # rows drawn for each that is compared, where images do not decode
-LEAST = 0.999  # what rounding to bfloat16 and another batch size leave of a cosine of 1, with room to spare
+DRAWS_PER_ROW = 10  # candidates drawn for each row to be compared, because some images may not decode
+MIN_COSINE = 0.999  # rounding to bfloat16 and another batch size leave more of a cosine of 1
 
 
 def audit(cache: Cache, teacher: Teacher, shards: Shards, rows: int) -> dict[str, Any]:
-    """Compare some rows, spread over all shards and views, with what the live teacher computes.
+    """Compare some rows, spread over all shards and views, with what the teacher computes.
 
     Args:
-        cache: complete.
-        teacher: live.
-        shards: all that the cache holds.
-        rows: how many; the same ones each time.
+        cache: a complete cache.
+        teacher: the loaded teacher.
+        shards: all shards of the cache.
+        rows: how many rows to compare; the same ones in every call.
 
     Returns:
-        What ``run.json`` notes: ``rows`` and the smallest cosine, ``min_cosine``; None if no image drawn decodes.
+        "rows", how many rows were compared, and "min_cosine", their smallest cosine with the teacher's outputs, None
+        if no drawn image decodes.
 
     Raises:
-        UserError: if the weights are others, or a row is not the teacher's.
+        UserError: if the cache was computed with other weights, or a cosine is below ``MIN_COSINE``.
     """
-    made, live = cache.weights(shards), teacher.fingerprint()
-    if made != live:
+    cached_weights, weights = cache.weights(shards), teacher.fingerprint()
+    if cached_weights != weights:
         raise UserError(
             f"The teacher cache {cache.folder(shards.indexes[0].path)} was made with other weights of "
-            f"'{cache.card.name}': {made[:12]} instead of {live[:12]}.",
-            "Remove that folder, name another, or give the weights it was made with.",
+            f"'{cache.card.name}': {cached_weights[:12]} instead of {weights[:12]}.",
+            "Remove that folder, name another, or use the weights it was made with.",
         )
     lowest, compared = 1.0, 0
-    for i, view in draws(len(shards), cache.table.views, rows * TRIES):
+    for i, view in draws(len(shards), cache.table.views, rows * DRAWS_PER_ROW):
         if compared == rows:
             break
         try:
             image, cached = decode(shards.read(i, ["image"])), cache.row(shards, i, view)
         except BadSample:
-            continue  # it has no embedding
+            continue  # the image does not decode and has no embedding
         drawn = cache.views.draw(shards.key(i), view, image.size)
         pixels = drawn.render(image, cache.identity["image_size"], cache.card.interpolation)
-        now = teacher(pixels[None].to(teacher.mean.device))
+        outputs = teacher(pixels[None].to(teacher.mean.device))
         cosine = min(
-            float(torch.cosine_similarity(now[name][0].cpu().flatten(), row.flatten(), dim=0))
+            float(torch.cosine_similarity(outputs[name][0].cpu().flatten(), row.flatten(), dim=0))
             for name, row in cached.items()
         )
-        if not cosine >= LEAST:
+        if not cosine >= MIN_COSINE:  # also if it is NaN
             raise UserError(
                 f"The cached embedding of view {view} of sample '{shards.key(i)}' in "
                 f"{cache.file(shards.indexes[shards.locate(i)[0]].path)} is not what '{cache.card.name}' gives: "
@@ -67,7 +68,7 @@ def audit(cache: Cache, teacher: Teacher, shards: Shards, rows: int) -> dict[str
     return {"rows": compared, "min_cosine": lowest if compared else None}
 
 
-def draws(samples: int, views: int, most: int) -> list[tuple[int, int]]:
-    """Samples and views of them, each once, in a random order that is the same each time."""
-    drawn = (uniform(f"audit {n}", 2) for n in range(4 * most))
-    return list(dict.fromkeys((int(x * samples), int(y * views)) for x, y in drawn))[:most]
+def draws(samples: int, views: int, count: int) -> list[tuple[int, int]]:
+    """At most ``count`` distinct pairs of a sample and a view, in a random order that is the same in every call."""
+    drawn = (uniform(f"audit {n}", 2) for n in range(4 * count))
+    return list(dict.fromkeys((int(x * samples), int(y * views)) for x, y in drawn))[:count]

@@ -1,4 +1,4 @@
-"""Filling teacher caches: every image is decoded once, and every teacher whose cache lacks it computes its outputs."""
+"""Filling teacher caches: each image is decoded once for all teachers whose caches lack its outputs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from distill.files import abandoned
 if TYPE_CHECKING:
     from teachers import Teacher
 
-BATCH = 64  # pictures a teacher forward: enough to keep any device busy, little enough for any memory
+BATCH = 64  # images per teacher forward: enough to keep a device busy, few enough to fit its memory
 
 
 class PixelFormat(NamedTuple):
-    """The pixels one encoder reads: so many views of an image, ``side`` pixels wide."""
+    """The pixels that one encoder reads: the number of views of an image, and how they are resized."""
 
     views: int
     side: int
@@ -49,7 +49,7 @@ class ViewPixels(Dataset[list[torch.Tensor]]):
         try:
             sample = self.shards.read(i, ["image"])
             image = decode(sample)
-        except UserError as error:  # raised in the main process: a loader process would wrap it in its traceback
+        except UserError as error:  # for the main process to raise: a loader process would wrap it in its traceback
             return error
         return [
             torch.stack(
@@ -64,76 +64,81 @@ class ViewPixels(Dataset[list[torch.Tensor]]):
     def batches(
         self, samples: Sequence[Sequence[int]], workers: int, pin: bool = False, strict: bool = True
     ) -> Batches:
-        """For each list of samples, one tensor [n, views, 3, side, side] an entry of ``formats``; loaded ahead.
-
-        Besides, what is wrong with those that cannot be used, by their row; their pixels are zero.
+        """Batches of pixels, prefetched.
 
         Args:
-            strict: raise at the first of those.
+            samples: the sample numbers of each batch.
+            workers: the number of loader processes.
+            pin: whether to load into page-locked memory.
+            strict: raise at the first sample that cannot be used.
+
+        Yields:
+            For each list of n samples, one uint8 tensor [n, views, 3, side, side] for each entry of ``formats``; and
+            the errors of samples that cannot be used, by row. The pixels of those rows are zero.
 
         Raises:
-            UserError: if something cannot be read.
+            UserError: if a shard cannot be read, or with ``strict`` a sample cannot be used.
         """
-        asked = {"batch_sampler": samples, "collate_fn": self._together}
-        with closing(prefetch(self, workers, pin, **asked)) as loader:
+        loading = {"batch_sampler": samples, "collate_fn": self._collate}
+        with closing(prefetch(self, workers, pin, **loading)) as loader:
             for batch, errors in loader:
                 for error in errors.values():
                     if strict or not isinstance(error, BadSample):
                         raise error
                 yield batch, errors
 
-    def _together(
-        self, items: list[list[torch.Tensor] | UserError]
-    ) -> tuple[list[torch.Tensor], dict[int, UserError]]:
+    def _collate(self, items: list[list[torch.Tensor] | UserError]) -> tuple[list[torch.Tensor], dict[int, UserError]]:
         errors = {row: item for row, item in enumerate(items) if isinstance(item, UserError)}
         blank = [torch.zeros(views, 3, side, side, dtype=torch.uint8) for views, side, _ in self.formats]
         parts = [blank if isinstance(item, UserError) else item for item in items]
-        # Straight into memory that the processes share.
+        # Collated directly in memory that the processes share.
         return [default_collate(list(column)) for column in zip(*parts, strict=True)], errors
 
 
 @dataclass(frozen=True)
 class MissingShards:
-    """What some caches lack.
+    """The shards that are missing in at least one of several caches.
 
     Attributes:
-        shards: those that one of them lacks.
-        lacking: for every shard, the numbers of the caches that lack it.
+        shards: these shards.
+        missing_in: for each of them, the numbers of the caches in which it is missing.
     """
 
     shards: Shards
-    lacking: tuple[tuple[int, ...], ...]
+    missing_in: tuple[tuple[int, ...], ...]
 
     @classmethod
     def find(cls, caches: Sequence[Cache], shards: Shards) -> MissingShards:
-        """Look at what is there.
+        """Find the missing shards.
 
         Raises:
-            UserError: if a cache folder holds something else.
+            UserError: if a cache folder has another identity than the recipe's, or is damaged.
         """
-        lacks = [{index.path for index in cache.missing(shards)} for cache in caches]
+        missing = [{index.path for index in cache.missing(shards)} for cache in caches]
         paths = [shards.indexes.path(n) for n in range(len(shards.indexes))]
-        numbers = [tuple(k for k, lack in enumerate(lacks) if path in lack) for path in paths]
-        chosen = [n for n, some in enumerate(numbers) if some]
-        return cls(shards.subset(chosen), tuple(numbers[n] for n in chosen))
+        missing_in = [tuple(k for k, missing_paths in enumerate(missing) if path in missing_paths) for path in paths]
+        chosen = [n for n, numbers in enumerate(missing_in) if numbers]
+        return cls(shards.subset(chosen), tuple(missing_in[n] for n in chosen))
 
     def __bool__(self) -> bool:
-        return bool(self.lacking)
+        return bool(self.missing_in)
 
     def part(self, rank: int, world: int) -> MissingShards:
-        """One process's share: every ``world``-th shard."""
-        return MissingShards(self.shards.subset(range(rank, len(self.lacking), world)), self.lacking[rank::world])
+        """One process's share: every ``world``-th shard, beginning with shard ``rank``."""
+        chosen = range(rank, len(self.missing_in), world)
+        return MissingShards(self.shards.subset(chosen), self.missing_in[rank::world])
 
     def images(self, cache: int) -> int:
-        """How many images a cache lacks."""
-        return sum(len(i) for i, some in zip(self.shards.indexes, self.lacking, strict=True) if cache in some)
+        """The number of images that are missing in a cache, given its number."""
+        pairs = zip(self.shards.indexes, self.missing_in, strict=True)
+        return sum(len(index) for index, numbers in pairs if cache in numbers)
 
 
 def check_space(caches: Sequence[Cache], missing: MissingShards) -> None:
-    """Raise ``UserError`` if a disk has no room for what will be written."""
+    """Raise ``UserError`` if a disk has too little space for the missing shards."""
     needs: dict[int, tuple[int, Path]] = {}
-    for index, some in zip(missing.shards.indexes, missing.lacking, strict=True):
-        for cache in (caches[k] for k in some):
+    for index, numbers in zip(missing.shards.indexes, missing.missing_in, strict=True):
+        for cache in (caches[k] for k in numbers):
             folder = cache.folder(index.path)
             while not folder.exists():
                 folder = folder.parent
@@ -149,7 +154,7 @@ def check_space(caches: Sequence[Cache], missing: MissingShards) -> None:
 
 
 def describe_space(caches: Sequence[Cache], missing: MissingShards) -> str:
-    """What will be written, in words."""
+    """The size of the missing outputs of each cache, as text."""
     return ", ".join(
         f"{cache.card.name} {size(cache.bytes_of(missing.images(k)))} "
         f"({missing.images(k)} images, {cache.table.views} views, {cache.width} × {cache.table.dtype})"
@@ -159,7 +164,7 @@ def describe_space(caches: Sequence[Cache], missing: MissingShards) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes, for people."""
+    """A number of bytes as text, with a unit."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -174,24 +179,24 @@ def embed(
     workers: int,
     advance: Callable[[int], object],
 ) -> None:
-    """Embed what is lacking. A shard's file appears when it is complete; what is there is never touched.
+    """Embed the missing shards. A shard's file appears when it is complete; existing files are not changed.
 
-    An image that does not decode has no embedding, and the file says so.
+    An image that does not decode gets no embedding, and its row in the file is marked as absent.
 
     Args:
-        caches: all of them.
-        teacher_of: the loaded teacher of cache k, on the device it shall run on; asked for those that lack something.
-        missing: what to do.
-        workers: loader processes.
-        advance: called with the number of images done since it was last called.
+        caches: all caches.
+        teacher_of: returns the loaded teacher of cache k, on the device on which it runs; it is called only for
+            caches in which shards are missing.
+        missing: the missing shards.
+        workers: the number of loader processes.
+        advance: called with the number of images embedded since the last call.
 
     Raises:
-        UserError: at an embedding the dtype cannot hold, or a full disk.
+        UserError: if an embedding is NaN or too large for the cache's dtype, or a file cannot be written.
     """
-    for some in sorted(set(missing.lacking)):  # shards that lack the same go through one loader
-        numbers = [n for n, lack in enumerate(missing.lacking) if lack == some]
-        shards, lacking = missing.shards.subset(numbers), [caches[k] for k in some]
-        _embed(lacking, [teacher_of(k) for k in some], shards, workers, advance)
+    for numbers in sorted(set(missing.missing_in)):  # shards that are missing in the same caches share a loader
+        shards = missing.shards.subset([n for n, others in enumerate(missing.missing_in) if others == numbers])
+        _embed([caches[k] for k in numbers], [teacher_of(k) for k in numbers], shards, workers, advance)
         shards.close()
 
 
@@ -199,33 +204,33 @@ def _embed(
     caches: Sequence[Cache], live: Sequence[Teacher], shards: Shards, workers: int, advance: Callable[[int], object]
 ) -> None:
     formats = [PixelFormat(c.table.views, c.identity["image_size"], c.card.interpolation) for c in caches]
-    per_batch = max(1, BATCH // max(some.views for some in formats))
+    per_batch = max(1, BATCH // max(pixel_format.views for pixel_format in formats))
     samples = [
         range(first, min(first + per_batch, int(stop)))
         for start, stop in zip(shards.starts, shards.starts[1:], strict=False)
         for first in range(int(start), int(stop), per_batch)
     ]
-    prints, device = [teacher.fingerprint() for teacher in live], live[0].mean.device
+    fingerprints, device = [teacher.fingerprint() for teacher in live], live[0].mean.device
     pixels = ViewPixels(shards, caches[0].views, formats)
     with closing(pixels.batches(samples, workers, pin=device.type == "cuda", strict=False)) as batches:
         for index in shards.indexes:
-            for cache, weights in zip(caches, prints, strict=True):
-                remove_torn(cache.file(index.path))
+            for cache, weights in zip(caches, fingerprints, strict=True):
+                remove_unfinished(cache.file(index.path))
                 cache.claim(index, weights)
             outputs, absent = _embed_shard(caches, live, len(index), batches, advance)
-            for cache, found, weights in zip(caches, outputs, prints, strict=True):
-                for rows in found.values():
+            for cache, by_name, weights in zip(caches, outputs, fingerprints, strict=True):
+                for rows in by_name.values():
                     check_finite(cache, index.path, rows)
-                cache.write(index, found, weights, absent)
+                cache.write(index, by_name, weights, absent)
 
 
 def _embed_shard(
     caches: Sequence[Cache], live: Sequence[Teacher], size: int, batches: Batches, advance: Callable[[int], object]
 ) -> tuple[list[dict[str, torch.Tensor]], list[int]]:
-    """For each cache its outputs by name, [views, size, …]; and the rows that have none, which are zero."""
+    """For each cache the outputs by name, [views, size, …]; and the rows without an image, which are zero."""
     device = live[0].mean.device
-    # On the device until the shard is done: fetching every batch would wait for the device each time.
-    found = [
+    # On the device until the shard is done: copying every batch to the CPU would wait for the device each time.
+    results = [
         {
             name: torch.zeros(cache.table.views, size, *shape, dtype=cache.dtype, device=device)
             for name, shape in cache.shapes.items()
@@ -233,25 +238,25 @@ def _embed_shard(
         for cache in caches
     ]
     absent: list[int] = []
-    row = 0
-    while row < size:
+    done = 0
+    while done < size:
         batch, errors = next(batches)
         n = len(batch[0])
-        absent += [row + bad for bad in errors]
-        for cache, teacher, outputs, pixels in zip(caches, live, found, batch, strict=True):
+        absent += [done + row for row in errors]
+        for cache, teacher, outputs, pixels in zip(caches, live, results, batch, strict=True):
             computed = teacher(pixels.flatten(0, 1).to(device, non_blocking=True))
             for name, rows in outputs.items():
-                rows[:, row : row + n] = computed[name].unflatten(0, (n, cache.table.views)).transpose(0, 1)
-        row += n
+                rows[:, done : done + n] = computed[name].unflatten(0, (n, cache.table.views)).transpose(0, 1)
+        done += n
         advance(n)
-    for outputs in found:
+    for outputs in results:
         for rows in outputs.values():
             rows[:, absent] = 0
-    return [{name: rows.cpu() for name, rows in outputs.items()} for outputs in found], absent
+    return [{name: rows.cpu() for name, rows in outputs.items()} for outputs in results], absent
 
 
 def check_finite(cache: Cache, shard: Path, rows: torch.Tensor) -> None:
-    """Raise ``UserError`` at rows that the cache's dtype cannot hold, or that hold NaN."""
+    """Raise ``UserError`` if rows hold NaN, or were too large for the cache's dtype."""
     if rows.isnan().any() or (cache.table.dtype == "fp32" and not rows.isfinite().all()):
         raise UserError(
             f"'{cache.card.name}' gives embeddings of {shard.name} that are no numbers: its weights are damaged.",
@@ -264,8 +269,8 @@ def check_finite(cache: Cache, shard: Path, rows: torch.Tensor) -> None:
         )
 
 
-def remove_torn(file: Path) -> None:
-    """Remove what a process that was killed has left of a file."""
-    for torn in file.parent.glob(f".{file.name}.*.tmp"):
-        if abandoned(torn):
-            torn.unlink(missing_ok=True)
+def remove_unfinished(file: Path) -> None:
+    """Remove the temporary files that killed processes have left of a file."""
+    for unfinished in file.parent.glob(f".{file.name}.*.tmp"):
+        if abandoned(unfinished):
+            unfinished.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Captions: which ones a sample has, and which one an epoch shows."""
+"""Captions: reading them from a sample, and drawing those of an epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distill.data.shards import Sample
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption; ``language`` is "" where the shard does not say."""
+    """A caption; ``language`` is "" if the shard does not name it."""
 
     text: str
     language: str = ""
@@ -25,10 +25,10 @@ class Captions:
     """How captions are read from a sample and drawn for an epoch.
 
     Attributes:
-        keys: of ``KEY.json`` that hold captions.
-        languages: that are kept, beside captions without a language; empty keeps all.
-        first_share: how often the first caption is drawn; None draws all alike.
-        first_only: always draw the first one.
+        keys: the keys in a sample's ``KEY.json`` that hold captions.
+        languages: only captions of these languages, or without a language, are kept; empty keeps all.
+        first_share: the probability of drawing the first caption; None draws all with equal probability.
+        first_only: always draw the first caption.
     """
 
     keys: tuple[str, ...] = CAPTION_KEYS
@@ -38,14 +38,14 @@ class Captions:
 
     @classmethod
     def from_table(cls, data: Data) -> Captions:
-        """As a recipe's ``[data]`` table says."""
+        """With the settings of a recipe's ``[data]`` table."""
         return cls(data.caption_keys, data.languages, data.first_share, data.captions == "first")
 
     def read(self, sample: Sample) -> list[Caption]:
         """All captions of a sample, without repetitions: ``KEY.txt`` first, then ``KEY.json`` in its order.
 
         Raises:
-            BadSample: if there is none, or the text is not UTF-8 or not JSON.
+            BadSample: if there is no caption, or the files are not UTF-8 or not JSON.
         """
         try:
             found = [Caption(sample.txt.decode().strip())] if sample.txt is not None else []
@@ -55,23 +55,21 @@ class Captions:
                     found += flatten(tree.get(key)) if isinstance(tree, dict) else []
         except (ValueError, RecursionError) as error:
             raise sample.error(f"its captions cannot be read: {error}") from error
-        # The same words with a language tell more than without one, but keep the first one's place.
-        tagged = {c.text: c.language for c in reversed(found) if c.language}
+        # A caption that occurs with and without a language gets the language, at the position where it occurs first.
+        languages = {c.text: c.language for c in reversed(found) if c.language}
         texts = dict.fromkeys(c.text for c in found if c.text)
-        captions = [Caption(text, tagged.get(text, "")) for text in texts]
+        captions = [Caption(text, languages.get(text, "")) for text in texts]
         kept = [c for c in captions if not self.languages or c.language in ("", *self.languages)]
         if not kept:
-            spoken = (
-                f" in {', '.join(self.languages)} (see data.languages)" if captions else " (see data.caption_keys)"
-            )
-            raise sample.error(f"there is no caption{spoken}")
+            hint = f" in {', '.join(self.languages)} (see data.languages)" if captions else " (see data.caption_keys)"
+            raise sample.error(f"there is no caption{hint}")
         return kept
 
     def draw(self, captions: Sequence[Caption], key: str, seed: int, epoch: int, count: int = 1) -> list[Caption]:
-        """The captions an epoch shows: a function of (key, seed, epoch) alone.
+        """The captions for an epoch: a function of (key, seed, epoch) alone.
 
-        With a ``count`` above 1 they come in turn, going on where the last epoch stopped, and start again where an
-        image has fewer.
+        With a ``count`` above 1 they are taken in order, each epoch continuing where the one before stopped; an image
+        with fewer captions repeats them.
         """
         if count > 1:
             first = 0 if len(captions) <= count else epoch * count
@@ -81,18 +79,18 @@ class Captions:
     def _draw_one(self, captions: Sequence[Caption], key: str, seed: int, epoch: int) -> Caption:
         if self.first_only or len(captions) == 1:
             return captions[0]
-        first, which = uniform(f"{seed} {epoch} {key}", 2)
+        coin, position = uniform(f"{seed} {epoch} {key}", 2)
         if self.first_share is None:
-            return captions[int(which * len(captions))]
-        if first < self.first_share:
+            return captions[int(position * len(captions))]
+        if coin < self.first_share:
             return captions[0]
-        return captions[1 + int(which * (len(captions) - 1))]
+        return captions[1 + int(position * (len(captions) - 1))]
 
 
 def flatten(value: Any, language: str = "") -> list[Caption]:
     """Captions from a JSON value: text, a list, ``{language: …}``, or ``{"text": …, "language": …}``."""
     if isinstance(value, str):
-        # JSON can spell half a surrogate pair, which is no text: SentencePiece refuses it.
+        # JSON can encode an unpaired surrogate, which is not valid Unicode text: SentencePiece rejects it.
         return [Caption(value.encode("utf-8", "replace").decode().strip(), language)]
     if isinstance(value, list):
         return [caption for item in value for caption in flatten(item, language)]

@@ -1,4 +1,4 @@
-"""The identity of a teacher cache: teacher, preprocessing, views and outputs, as values that can be compared."""
+"""The identity of a teacher cache: teacher, preprocessing, views and outputs, as JSON values to be compared."""
 
 from __future__ import annotations
 
@@ -19,23 +19,26 @@ if TYPE_CHECKING:
 
 
 def identity(table: TeacherTable, card: Card, views: Views, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Everything that cached outputs depend on besides the weights and the image.
+    """Everything that cached outputs depend on, except the weights and the image.
 
     Args:
-        table: the recipe's ``[[teacher]]``.
-        card: of the teacher.
+        table: the recipe's ``[[teacher]]`` table.
+        card: the teacher's card.
         views: how views are drawn.
-        shapes: of one sample's outputs, by name.
+        shapes: the shapes of one sample's outputs, by name.
+
+    Raises:
+        UserError: if the file of the weights is missing, or is not the one with the recipe's SHA-256.
     """
     widths = [shape[0] if len(shape) == 1 else list(shape) for shape in shapes.values()]
-    # An embedding alone is not named, as in every cache so far.
+    # No key for a sole embedding, so that caches from before there were other outputs stay valid.
     optional: dict[str, Any] = {} if [*shapes] == ["embedding"] else {"output": "+".join(shapes)}
     if card.file is not None and (table.weights or card.name.startswith("local/")):
         optional |= {"file": file_digest(str(card.file()))}
         if not optional["file"].startswith(table.sha256.lower()):
             raise UserError(
                 f"{table.weights} has the SHA-256 {optional['file']}, where {table.sha256} is expected.",
-                "It is another file, or damaged: fetch it again, or correct teacher.N.sha256.",
+                "It is another file, or damaged: download it again, or correct teacher.N.sha256.",
             )
     if card.options:
         optional |= {"options": json.dumps(dict(card.options), sort_keys=True)}
@@ -57,10 +60,10 @@ def identity(table: TeacherTable, card: Card, views: Views, shapes: Mapping[str,
 
 @functools.cache
 def file_digest(path: str) -> str:
-    """SHA-256 of a file of weights.
+    """SHA-256 of a file of weights, in hexadecimal.
 
     Raises:
-        UserError: if it is not there.
+        UserError: if it cannot be read.
     """
     try:
         return digest(Path(path))
@@ -69,10 +72,10 @@ def file_digest(path: str) -> str:
 
 
 def output_shape(card: Card, image_size: int, output: str) -> tuple[int, ...]:
-    """The shape of one sample's output of a teacher.
+    """The shape of a teacher's output for one sample: (P,), (C,) or (T, W).
 
     Raises:
-        UserError: if the teacher does not have it.
+        UserError: if the output is "tokens" and the teacher has none.
     """
     if output == "tokens":
         with as_user_errors():

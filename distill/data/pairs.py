@@ -1,4 +1,4 @@
-"""The pairs of addressable shards: which batch shows which, the same whatever the number of processes and loaders."""
+"""Training pairs from indexed shards: which batch holds which, independent of the number of processes and loaders."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch.utils.data import Dataset, Sampler
 from distill.data.batch import Batch
 from distill.data.order import Order
 from distill.data.shards import Shards
-from distill.data.transform import ShownPair, Transform
+from distill.data.transform import TrainingPair, Transform
 from distill.errors import Bad, BadSample, UserError
 
-ATTEMPTS = 1000  # samples that are tried in place of a bad one
+ATTEMPTS = 1000  # samples tried for one position: the one in the order, then replacements for bad ones
 
 
 class Part(NamedTuple):
-    """One process's part of a training.
+    """The batches that one process loads.
 
     Attributes:
-        rank, world: which process of how many.
-        pieces: in which each of its batches comes.
-        start, stop: the steps.
+        rank, world: the process, and the number of processes.
+        pieces: the number of micro-batches into which its share of each batch is split.
+        start, stop: the first step, and the step before which to stop; counted from 0.
     """
 
     rank: int
@@ -33,7 +33,7 @@ class Part(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """One position in the order of all epochs: which epoch shows which sample there."""
+    """One position in the sample order of all epochs, with the epoch and the sample there."""
 
     epoch: int
     sample: int
@@ -41,29 +41,36 @@ class Slot(NamedTuple):
 
 
 class Pairs(Dataset[Batch]):
-    """Image–caption pairs, by (epoch, sample number), as ready batches.
+    """A data set whose item for a list of :class:`Slot` is a collated batch.
 
     Args:
-        shards: where the samples are.
-        transform: makes batches of them.
-        order: the order of all epochs, from which a replacement for a bad sample is taken.
-        batch_size: of the whole batch.
+        shards: the shards with the samples.
+        transform: turns samples into batches.
+        order: the sample order of all epochs, from which replacements for bad samples are taken.
+        batch_size: of the global batch.
     """
 
     def __init__(self, shards: Shards, transform: Transform, order: Order, batch_size: int) -> None:
         self.shards, self.transform, self.order, self.batch_size = shards, transform, order, batch_size
 
     def __getitems__(self, slots: list[Slot]) -> Batch | UserError:
-        """The batch of some slots; see :meth:`Transform.collate`."""
+        """The batch of some slots, see :meth:`Transform.collate`; or an error for the main process to raise.
+
+        A loader process would wrap an exception in its own traceback.
+        """
         bad: list[Bad] = []
         try:
-            pairs = [self._shown(slot, bad) for slot in slots]
-        except UserError as error:  # raised in the main process: a loader process would wrap it in its traceback
+            pairs = [self._pair(slot, bad) for slot in slots]
+        except UserError as error:
             return error
         return self.transform.collate(pairs, bad)
 
-    def _shown(self, slot: Slot, bad: list[Bad]) -> ShownPair:
-        """What is shown at a slot: its sample, or the first usable one of those tried in its place."""
+    def _pair(self, slot: Slot, bad: list[Bad]) -> TrainingPair:
+        """The pair of a slot: of its sample, or of the first usable replacement; bad samples go to ``bad``.
+
+        Raises:
+            BadSample: if none of ``ATTEMPTS`` samples can be used.
+        """
         for number in range(ATTEMPTS):
             i = self.order.replacement(slot.position, number, self.batch_size) if number else slot.sample
             try:
@@ -75,10 +82,11 @@ class Pairs(Dataset[Batch]):
 
 
 class Schedule(Sampler[list[Slot]]):
-    """The slots of each of this process's batches, from step ``start`` up to ``stop``.
+    """The slots of each of one process's micro-batches, from step ``start`` up to ``stop``.
 
-    Step s covers positions [s·B, (s+1)·B) of the order; process r of R takes the r-th of R equal parts, in so many
-    pieces, and with ``neighbours`` the position after each piece too; the one after the batch's last is its first.
+    Step s covers positions [s·B, (s+1)·B) of the order. Process r of R has the r-th of R equal parts, split into
+    ``pieces`` micro-batches. With ``neighbours``, which mixup needs, each micro-batch has one more slot: the position
+    after it, or the first position of the batch after the last one.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ from distill.data.openers import StreamFailed
 from distill.data.remote import RetryPolicy, Stream
 from distill.data.shard_names import without_secrets
 from distill.data.shards import Sample
-from distill.data.transform import ShownPair, Transform
+from distill.data.transform import TrainingPair, Transform
 from distill.errors import Bad, BadSample, UserError
 
 SHUFFLE_BUFFER = 1000  # samples, from which the next one is drawn
@@ -218,18 +218,18 @@ class StreamDataset(IterableDataset[list[Batch | UserError]]):
         except UserError as error:  # given, not raised: the loader would wrap it into an error with a traceback
             yield [error]
 
-    def _pieces(self, pairs: list[ShownPair], bad: list[Bad]) -> list[Batch | UserError]:
+    def _pieces(self, pairs: list[TrainingPair], bad: list[Bad]) -> list[Batch | UserError]:
         """The pairs of a batch, collated in pieces. Mixup also needs the neighbour of each piece's last image."""
         size, batches = self.size // self.pieces, list[Batch | UserError]()
         for first in range(0, self.size, size):
             following = (first + size) % self.size
-            neighbour = pairs[following : following + 1] if self.transform.drawing.mixup else []
+            neighbour = pairs[following : following + 1] if self.transform.options.mixup else []
             batches.append(self.transform.collate(pairs[first : first + size] + neighbour, () if first else bad))
         return batches
 
-    def _pairs(self, samples: Iterator[Sample], random: np.random.Generator, bad: list[Bad]) -> list[ShownPair]:
+    def _pairs(self, samples: Iterator[Sample], random: np.random.Generator, bad: list[Bad]) -> list[TrainingPair]:
         """The pairs of the next batch. A sample that it already has is left out, as it would be its own negative."""
-        pairs, chosen = list[ShownPair](), set[tuple[str, str]]()
+        pairs, chosen = list[TrainingPair](), set[tuple[str, str]]()
         for sample in islice(samples, 2 * self.size + SPARE_SAMPLES):
             if (sample.shard, sample.key) in chosen:
                 continue

@@ -1,4 +1,4 @@
-"""A teacher's part of a batch: rows of its cache, the pixels of the student's view, or the captions in its tokens."""
+"""A teacher's entry in a batch: outputs from its cache, pixels of the student's view, or captions as its token ids."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ShownSample:
-    """A sample as an epoch shows it.
+class TrainingSample:
+    """A sample with the view and the captions drawn for an epoch.
 
     Attributes:
-        sample: its number.
-        number, view: which view of the image, and that view.
-        image: decoded; None where the run does not read images.
-        captions: those drawn; empty where the run does not read captions.
+        sample: the number of the sample.
+        number: the number of the view.
+        view: the view.
+        image: the decoded image; None if the run does not read images.
+        captions: the captions; empty if the run does not read captions.
     """
 
     sample: int
@@ -36,22 +37,22 @@ class ShownSample:
 
 
 class TeacherInput(Protocol):
-    """The source of one teacher's part of a batch.
+    """Makes one teacher's entries of a batch.
 
     Attributes:
-        views: how many views of an image there are; None for any number.
+        views: the number of views of an image that are available; None if any view is.
         reads: the modalities of a sample that it needs.
     """
 
     views: int | None
     reads: tuple[str, ...]
 
-    def take(self, shown: ShownSample) -> dict[str, torch.Tensor]:
-        """One sample's rows of an entry of ``Batch.teachers``."""
+    def entry(self, sample: TrainingSample) -> dict[str, torch.Tensor]:
+        """One sample's tensors by name, which are stacked to an entry of ``Batch.teachers``."""
 
 
-class FromCache:
-    """Rows of a teacher cache: every cached output, [1, …] float32."""
+class CachedOutputs:
+    """Outputs from a teacher cache: every cached output by name, [1, …] float32."""
 
     reads: tuple[str, ...] = ()
 
@@ -59,12 +60,12 @@ class FromCache:
         self.cache, self.shards = cache, shards
         self.views: int | None = cache.table.views
 
-    def take(self, shown: ShownSample) -> dict[str, torch.Tensor]:
-        rows = self.cache.row(self.shards, shown.sample, shown.number)
+    def entry(self, sample: TrainingSample) -> dict[str, torch.Tensor]:
+        rows = self.cache.row(self.shards, sample.sample, sample.number)
         return {name: row[None] for name, row in rows.items()}
 
 
-class FromPixels:
+class PixelInput:
     """The student's view at the teacher's own resolution: "image" [1, 3, s, s] uint8."""
 
     reads: tuple[str, ...] = ("image",)
@@ -73,13 +74,13 @@ class FromPixels:
     def __init__(self, side: int, interpolation: str) -> None:
         self.side, self.interpolation = side, interpolation
 
-    def take(self, shown: ShownSample) -> dict[str, torch.Tensor]:
-        assert shown.image is not None
-        return {"image": shown.view.render(shown.image, self.side, self.interpolation)[None]}
+    def entry(self, sample: TrainingSample) -> dict[str, torch.Tensor]:
+        assert sample.image is not None
+        return {"image": sample.view.render(sample.image, self.side, self.interpolation)[None]}
 
 
-class FromCaptions:
-    """The captions as the teacher's own tokens: "text" [C, context] int64."""
+class TokenInput:
+    """Token ids of the captions from the teacher's own tokenizer: "text" [C, context] int64."""
 
     reads: tuple[str, ...] = ("text",)
     views: int | None = None
@@ -87,5 +88,5 @@ class FromCaptions:
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self.tokenizer = tokenizer
 
-    def take(self, shown: ShownSample) -> dict[str, torch.Tensor]:
-        return {"text": self.tokenizer.encode(shown.captions)}
+    def entry(self, sample: TrainingSample) -> dict[str, torch.Tensor]:
+        return {"text": self.tokenizer.encode(sample.captions)}

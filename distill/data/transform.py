@@ -1,4 +1,4 @@
-"""From samples to batches, wherever the samples come from: captions and views drawn, rendered, put together."""
+"""From samples of shards or streams to batches: draws captions and views, renders and tokenizes them, and collates."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from distill.data.batch import Batch
 from distill.data.captions import Captions
 from distill.data.keyed_random import uniform
 from distill.data.shards import Sample
-from distill.data.teacher_inputs import ShownSample, TeacherInput
+from distill.data.teacher_inputs import TeacherInput, TrainingSample
 from distill.data.views import Views, decode
 from distill.errors import Bad
 from students import Tokenizer
 
-MEMBERS = {"image": ("image",), "text": ("txt", "json")}  # of a sample in a shard, by the modality they hold
+MEMBERS = {"image": ("image",), "text": ("txt", "json")}  # the files of a sample that hold each modality
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How an epoch shows a sample.
+class TransformOptions:
+    """The settings of a :class:`Transform`.
 
     Attributes:
-        captions: which captions an epoch shows.
-        count: how many of them at once.
+        captions: how captions are read from a sample and drawn for an epoch.
         views: how augmented views are drawn.
-        side: side of the student's images, in pixels; 0 when no student looks at images.
-        interpolation: of the student's images.
-        mixup: the largest share of a neighbour that is mixed in; 0 for none.
-        seed: of the run.
+        side: side of the student's images, in pixels; 0 if no student reads images.
+        seed: the seed of the run.
+        count: C, the number of captions of a sample in a batch.
+        interpolation: with which the student's images are resized.
+        mixup: the largest share of its neighbour that is mixed into an image; 0 disables mixup.
     """
 
     captions: Captions
@@ -45,16 +45,16 @@ class Drawing:
     mixup: float = 0.0
 
 
-class ShownPair(NamedTuple):
-    """One sample of a batch, as an epoch shows it.
+class TrainingPair(NamedTuple):
+    """One sample of a batch, with the view and the captions drawn for an epoch.
 
     Attributes:
-        image: [3, S, S] uint8, the student's view; None when no student looks at images.
-        captions: C of them; none when nothing reads captions.
-        teachers: every teacher's part.
-        key: the sample's.
-        epoch: that shows it.
-        mark: a number for what is shown, whose sums over a batch do not depend on how it is split among processes.
+        image: [3, S, S] uint8, the student's view; None if no student reads images.
+        captions: C captions; empty if the run reads no captions.
+        teachers: the entry of each teacher, see :class:`~distill.data.teacher_inputs.TeacherInput`.
+        key: the key of the sample.
+        epoch: the epoch for which view and captions were drawn.
+        checksum: CRC-32 of epoch, number and key; sums over a batch do not depend on its split among processes.
     """
 
     image: torch.Tensor | None
@@ -62,99 +62,109 @@ class ShownPair(NamedTuple):
     teachers: tuple[Mapping[str, torch.Tensor], ...]
     key: str
     epoch: int
-    mark: int
+    checksum: int
 
 
 class Transform:
-    """Makes shown pairs of samples, and batches of them.
+    """Turns samples into training pairs, and those into batches.
 
     Args:
-        tokenizer: of the text student; None where there is no text student.
-        teachers: one :class:`~distill.data.teacher_inputs.TeacherInput` a teacher.
-        drawing: how captions and views are drawn.
+        tokenizer: the text student's; None without a text student.
+        teachers: one :class:`~distill.data.teacher_inputs.TeacherInput` for each teacher.
+        options: how captions and views are drawn and rendered.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, teachers: Sequence[TeacherInput], drawing: Drawing) -> None:
-        self.tokenizer, self.teachers, self.drawing = tokenizer, tuple(teachers), drawing
+    def __init__(
+        self, tokenizer: Tokenizer | None, teachers: Sequence[TeacherInput], options: TransformOptions
+    ) -> None:
+        self.tokenizer, self.teachers, self.options = tokenizer, tuple(teachers), options
         self.cached_views = min((t.views for t in teachers if t.views is not None), default=None)
         reads = {modality for teacher in teachers for modality in teacher.reads}
-        reads |= {"image"} if drawing.side else set()
+        reads |= {"image"} if options.side else set()
         reads |= {"text"} if tokenizer is not None else set()
         self.reads = frozenset(reads)
         self.kinds = tuple(member for modality, members in MEMBERS.items() if modality in reads for member in members)
 
     def view_number(self, epoch: int, i: int) -> int:
-        """Which view of sample i an epoch shows: the cached ones in turn, or a new one each epoch.
+        """The number of the view of sample i in an epoch: with caches their views in turn, else a new one each epoch.
 
-        Of the cached ones 0 is the plain image; an endless supply starts behind it, so that a run of a single
+        View 0 is the image without augmentation. Without caches the numbers start at 1, so that a run of a single
         epoch is augmented too.
         """
         return epoch + 1 if self.cached_views is None else (epoch + i) % self.cached_views
 
-    def pair(self, sample: Sample, epoch: int, i: int) -> ShownPair:
-        """What an epoch shows of a sample.
+    def pair(self, sample: Sample, epoch: int, i: int) -> TrainingPair:
+        """The training pair of a sample in an epoch.
 
         Args:
-            i: its number; where teachers have caches, that of their rows.
+            sample: with the members of ``kinds``.
+            epoch: the epoch.
+            i: the number of the sample, which is also the number of its row in teacher caches.
 
         Raises:
-            BadSample: if it cannot be used.
+            BadSample: if the image does not decode, there is no caption, or a teacher cache has no row for it.
         """
-        drawing, captions = self.drawing, list[str]()
+        options, captions = self.options, list[str]()
         if "text" in self.reads:
-            own = drawing.captions.read(sample)
-            captions = [c.text for c in drawing.captions.draw(own, sample.key, drawing.seed, epoch, drawing.count)]
+            available = options.captions.read(sample)
+            drawn = options.captions.draw(available, sample.key, options.seed, epoch, options.count)
+            captions = [caption.text for caption in drawn]
         number = self.view_number(epoch, i)
         image = decode(sample) if "image" in self.reads else None
-        view = drawing.views.draw(sample.key, number, image.size if image else (1, 1))
-        pixels = view.render(image, drawing.side, drawing.interpolation) if image and drawing.side else None
-        shown = ShownSample(i, number, view, image, captions)
-        teachers = tuple(teacher.take(shown) for teacher in self.teachers)
-        mark = zlib.crc32(f"{epoch} {i} {sample.key}".encode())
-        return ShownPair(pixels, captions, teachers, sample.key, epoch, mark)
+        view = options.views.draw(sample.key, number, image.size if image else (1, 1))
+        pixels = view.render(image, options.side, options.interpolation) if image and options.side else None
+        training_sample = TrainingSample(i, number, view, image, captions)
+        teachers = tuple(teacher.entry(training_sample) for teacher in self.teachers)
+        checksum = zlib.crc32(f"{epoch} {i} {sample.key}".encode())
+        return TrainingPair(pixels, captions, teachers, sample.key, epoch, checksum)
 
-    def collate(self, pairs: list[ShownPair], bad: Sequence[Bad]) -> Batch:
-        """The batch of some pairs; where images are mixed, of all but the last, which is a neighbour only."""
+    def collate(self, pairs: list[TrainingPair], bad: Sequence[Bad]) -> Batch:
+        """The batch of some pairs. With mixup the last pair is not in the batch, only mixed into the one before it.
+
+        Args:
+            pairs: n pairs; n + 1 with mixup.
+            bad: the samples that could not be used, for ``Batch.bad``.
+        """
         inputs: dict[str, torch.Tensor] = {}
-        if self.drawing.mixup:
+        if self.options.mixup:
             inputs["mixed"], pairs = self._mixed(pairs)
-        if self.drawing.side:
-            inputs["image"] = default_collate([pair.image for pair in pairs])  # straight into shared memory
+        if self.options.side:
+            inputs["image"] = default_collate([pair.image for pair in pairs])  # collated directly in shared memory
         if self.tokenizer is not None:
             texts = [caption for pair in pairs for caption in pair.captions]
-            inputs["text"] = self.tokenizer.encode(texts).view(len(pairs), self.drawing.count, -1)
+            inputs["text"] = self.tokenizer.encode(texts).view(len(pairs), self.options.count, -1)
         return Batch(
             inputs=inputs,
-            teachers=tuple(stacked([pair.teachers[k] for pair in pairs]) for k in range(len(self.teachers))),
+            teachers=tuple(stack_entries([pair.teachers[k] for pair in pairs]) for k in range(len(self.teachers))),
             keys=tuple(pair.key for pair in pairs),
             bad=tuple(bad),
-            sum=sum(pair.mark for pair in pairs),
+            checksum=sum(pair.checksum for pair in pairs),
         )
 
-    def _mixed(self, pairs: list[ShownPair]) -> tuple[torch.Tensor, list[ShownPair]]:
-        """Every image with its neighbour mixed in, and the pairs with their teachers' pixels mixed alike."""
-        mixed, kept = [], []
-        for own, neighbour in zip(pairs, pairs[1:], strict=False):
-            assert own.image is not None and neighbour.image is not None
-            share = self.drawing.mixup * uniform(f"mixup {self.drawing.seed} {own.epoch} {own.key}", 1)[0]
-            mixed.append(mix(own.image, neighbour.image, share))
-            parts = zip(own.teachers, neighbour.teachers, strict=True)
-            kept.append(own._replace(teachers=tuple(mixed_images(a, b, share) for a, b in parts)))
-        return torch.stack(mixed), kept
+    def _mixed(self, pairs: list[TrainingPair]) -> tuple[torch.Tensor, list[TrainingPair]]:
+        """Every image mixed with the next pair's, and the pairs with teachers' images mixed by the same share."""
+        images, mixed_pairs = [], []
+        for pair, neighbour in zip(pairs, pairs[1:], strict=False):
+            assert pair.image is not None and neighbour.image is not None
+            share = self.options.mixup * uniform(f"mixup {self.options.seed} {pair.epoch} {pair.key}", 1)[0]
+            images.append(mix(pair.image, neighbour.image, share))
+            entries = zip(pair.teachers, neighbour.teachers, strict=True)
+            mixed_pairs.append(pair._replace(teachers=tuple(mix_entries(a, b, share) for a, b in entries)))
+        return torch.stack(images), mixed_pairs
 
 
-def stacked(rows: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """[n, …] of n samples' entries, by name."""
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+def stack_entries(entries: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """[n, …] by name, from one teacher's entries for n samples."""
+    return {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
 
 
-def mixed_images(
-    own: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], share: float
+def mix_entries(
+    entry: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], share: float
 ) -> dict[str, torch.Tensor]:
-    """A teacher's part of a sample; if it is an image, mixed with the neighbour's."""
-    return {name: mix(value, other[name], share) if name == "image" else value for name, value in own.items()}
+    """A teacher's entry for a sample, with an image in it mixed with the neighbour's."""
+    return {name: mix(value, other[name], share) if name == "image" else value for name, value in entry.items()}
 
 
-def mix(own: torch.Tensor, other: torch.Tensor, share: float) -> torch.Tensor:
-    """uint8 pixels of which ``share`` is the other's."""
-    return torch.lerp(own.float(), other.float(), share).round().to(torch.uint8)
+def mix(image: torch.Tensor, other: torch.Tensor, share: float) -> torch.Tensor:
+    """uint8 pixels: ``(1 - share) · image + share · other``, rounded."""
+    return torch.lerp(image.float(), other.float(), share).round().to(torch.uint8)

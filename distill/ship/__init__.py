@@ -1,1 +1,1 @@
-"""What ships: exports, and the object that encodes images and texts with one."""
+"""Exports: writing them, loading them, and encoding images and texts with the loaded towers."""

@@ -1,4 +1,4 @@
-"""From what an export holds to towers with their weights."""
+"""Builds towers from the configuration and the tensors of an export."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from launch.group import default_device
 
 
 def build(shipped: Shipped, device: str | None) -> ImageText:
-    """The towers from their configuration and their tensors.
+    """Build the towers of an export and load their weights.
+
+    Args:
+        shipped: the content of the export.
+        device: a torch device; None for the default one, a GPU if there is one.
 
     Raises:
-        UserError: if the tensors do not fit the configuration, or the device is not there.
+        UserError: if the tensors do not fit the configuration, or the device is not available.
     """
     config, towers = shipped.config, dict[str, nn.Module]()
     with as_user_errors():
@@ -25,32 +29,32 @@ def build(shipped: Shipped, device: str | None) -> ImageText:
         if config.text is not None:
             towers["text"] = config.text.tower_class()(config.text.options(), config.text.vocab, config.width)
     for modality, tower in towers.items():
-        inside = tower.net if isinstance(tower, students.ImageTower) else tower
+        network = tower.net if isinstance(tower, students.ImageTower) else tower
         try:
-            inside.load_state_dict(shipped.tower(modality), strict=True)
+            network.load_state_dict(shipped.tower(modality), strict=True)
         except RuntimeError as error:
             raise UserError(
                 f"The {modality} tower's weights do not fit its configuration: {error}.", "Export the run again."
             ) from error
     try:
-        chosen = torch.device(device) if device else default_device()
-        return ImageText(config, towers["image"], towers.get("text"), shipped.tokenizer, chosen)
-    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there
+        torch_device = torch.device(device) if device else default_device()
+        return ImageText(config, towers["image"], towers.get("text"), shipped.tokenizer, torch_device)
+    except (RuntimeError, AssertionError) as error:  # torch raises these for a device that is not available
         raise UserError(f"The device '{device}' cannot be used: {error}.", "Correct --device.") from error
 
 
 def image_tower(config: ImageConfig, width: int) -> nn.Module:
-    """The image tower of a configuration, with random weights; ``width`` is D."""
-    net = network(config, config.width, config.image_size)
+    """Build the image tower of a configuration with random weights; ``width`` is D."""
+    net = image_network(config, config.width, config.image_size)
     if not config.layers:
         return net
-    beside = network(config.beside, 0, config.image_size) if config.beside else None
-    features = beside.features(config.image_size) if beside else 0
-    top = students.OnTeacher(net.features(config.image_size), width, config.layers, beside, features)
+    beside = image_network(config.beside, 0, config.image_size) if config.beside else None
+    beside_width = beside.features(config.image_size) if beside else 0
+    top = students.OnTeacher(net.features(config.image_size), width, config.layers, beside, beside_width)
     return students.HalfLocked(net, top)
 
 
-def network(config: NetConfig, width: int, image_size: int) -> students.ImageTower:
-    """A timm network behind its normalisation."""
+def image_network(config: NetConfig, width: int, image_size: int) -> students.ImageTower:
+    """Build a timm network with its input normalisation; ``width`` 0 gives pooled features."""
     spec = students.ImageSpec(arch=config.arch, **config.options)
     return students.image_tower(spec, width, image_size, (config.mean, config.std))

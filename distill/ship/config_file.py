@@ -1,4 +1,4 @@
-"""What an export's ``config.json`` says: enough to rebuild the towers without the run, with timm."""
+"""The schema of an export's ``config.json``, from which the towers can be built without the run, with timm."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class NetConfig(BaseModel):
     """A timm network and the normalisation of its input.
 
     Attributes:
-        arch, options: for ``timm.create_model``.
-        mean, std: of the channels, for pixels in [0, 1].
+        arch, options: the arguments of ``timm.create_model``.
+        mean, std: of the three channels, for pixels in [0, 1].
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -34,15 +34,15 @@ class NetConfig(BaseModel):
 class ImageConfig(NetConfig):
     """The image tower and its preprocessing: largest central square, resized, divided by 255, normalised.
 
-    Where ``layers`` is not 0, the network is locked and its pooled features are only the input of an MLP, which was
-    trained on them (and on those of the network ``beside`` it) and ends in the embedding: FlexiLiT.
+    If ``layers`` is above 0 the tower is a FlexiLiT: a trained MLP maps the pooled features of the locked network, and
+    those of the network ``beside`` it, to the embedding.
 
     Attributes:
-        width: outputs of the projection that the architecture ends with; 0 for pooled features.
-        image_size: side of the input, in pixels.
-        interpolation: of the resizing.
-        layers: of the MLP.
-        beside: the network beside the locked one.
+        width: the outputs of the network's last linear layer; 0 for pooled features.
+        image_size: the side of the input, in pixels.
+        interpolation: with which images are resized.
+        layers: the number of layers of the MLP; 0 for none.
+        beside: the trained network beside the locked one.
     """
 
     width: int
@@ -69,7 +69,7 @@ class TextConfig(BaseModel):
         """The class of the tower.
 
         Raises:
-            UserError: if there is no such architecture here.
+            UserError: if no such architecture is installed.
         """
         with as_user_errors():
             return students.text_tower_class(str(self.spec.get("arch")))
@@ -87,7 +87,7 @@ class Config(BaseModel):
         width: D, the width of both towers' embeddings.
         temperature: τ as learned; similarities are divided by it.
         image, text: the towers; text is null where there is no text tower.
-        provenance: how the towers came about; loading does without it, evaluations read captions as its recipe says.
+        provenance: how the towers were trained. Loading ignores it; evaluations read captions as its recipe says.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -104,11 +104,11 @@ def read_config(folder: Path) -> Config:
     """Read ``config.json``.
 
     Raises:
-        UserError: if the folder is no export, or one of another version.
+        UserError: if the folder is not an export, or has the format of another version.
     """
     try:
         config = Config.model_validate(read_table(folder / CONFIG, json.loads))
-    except ValueError as error:  # pydantic's are, too
+    except ValueError as error:  # pydantic's ValidationError is one
         raise UserError(
             f"{folder} is neither an export nor a run.",
             "Name a folder that 'distill export' or 'distill train' wrote.",

@@ -1,4 +1,4 @@
-"""Embed whole collections: shards, folders of pictures, files of texts."""
+"""Embed collections: shards, folders of images, files of texts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from distill.data.views import PLAIN_VIEWS, decode_bytes
 from distill.errors import UserError
 from distill.ship.image_text import ImageText
 
-PICTURES = frozenset(f".{extension}" for extension in IMAGE_EXTENSIONS)
+SUFFIXES = frozenset(f".{extension}" for extension in IMAGE_EXTENSIONS)
 BATCH = 256
 
 
 def embed_images(model: ImageText, shards: Shards, workers: int = 0) -> torch.Tensor:
-    """[n, D] float32 unit rows: the plain view of every image of some shards, in order.
+    """Embed every image of some shards, in order and without augmentation: [n, D] float32 unit rows.
 
     Raises:
         UserError: at the first image that cannot be read.
@@ -37,23 +37,26 @@ def embed_images(model: ImageText, shards: Shards, workers: int = 0) -> torch.Te
 
 
 def embed_folder(model: ImageText, folder: Path) -> tuple[torch.Tensor, list[str]]:
-    """The pictures below a folder, sorted by name: [n, D] and their paths relative to it.
+    """Embed the images in a folder and its subfolders, sorted by path.
+
+    Returns:
+        [n, D] float32 unit rows, and the paths relative to the folder.
 
     Raises:
-        UserError: if there is none, or one does not decode.
+        UserError: if there is no image, or one does not decode.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES)
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not paths:
         raise UserError(f"There is no picture (.jpg, .png, .webp) below {folder}.", "Name another folder.")
     parts = []
     for start in range(0, len(paths), BATCH):
-        images: list[Image.Image] = [opened(p) for p in paths[start : start + BATCH]]
+        images: list[Image.Image] = [open_image(p) for p in paths[start : start + BATCH]]
         parts.append(model.encode_image(images))
     return torch.cat(parts), [str(p.relative_to(folder)) for p in paths]
 
 
-def opened(path: Path) -> Image.Image:
-    """A picture's file as RGB.
+def open_image(path: Path) -> Image.Image:
+    """Decode an image file to RGB.
 
     Raises:
         UserError: if it does not decode.
@@ -65,15 +68,18 @@ def opened(path: Path) -> Image.Image:
 
 
 def embed_texts(model: ImageText, file: Path) -> tuple[torch.Tensor, list[str]]:
-    """The lines of a UTF-8 file that are not empty: [n, D] and the lines.
+    """Embed the lines of a UTF-8 file that are not empty.
+
+    Returns:
+        [n, D] float32 unit rows, and the lines.
 
     Raises:
-        UserError: if it is not UTF-8 or holds no line.
+        UserError: if the file is not UTF-8 or has no such line.
     """
     try:
         lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text: {error}.", "Convert it.") from error
+        raise UserError(f"{file} is not UTF-8 text: {error}.", "Convert it to UTF-8.") from error
     if not lines:
-        raise UserError(f"{file} holds no text.", "Write one text a line.")
+        raise UserError(f"{file} holds no text.", "Write one text per line.")
     return model.encode_text(lines), lines

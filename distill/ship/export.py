@@ -15,7 +15,7 @@ FORMATS = {"package": "distill.ship.formats", "attribute": "FORMAT", "group": "d
 
 
 def formats() -> list[str]:
-    """The formats that exist, sorted."""
+    """The names of all export formats, sorted."""
     return list(plugins.found(**FORMATS))
 
 
@@ -24,12 +24,15 @@ def export(run: Path, out: Path, format: str = "distill") -> Config:
 
     Args:
         run: the run folder.
-        out: the folder to be made; it appears when it is complete.
-        format: see :func:`formats`.
+        out: the folder to create; it appears when it is complete.
+        format: one of :func:`formats`.
+
+    Returns:
+        The configuration of the exported towers.
 
     Raises:
-        UserError: if ``run`` is no run or has no checkpoint yet, ``out`` exists, or the format cannot hold what the
-            run ships.
+        UserError: if ``run`` is not a run folder or has no checkpoint yet, ``out`` exists, or the format cannot hold
+            the run's towers.
     """
     write = plugins.load("export format", format, **FORMATS)
     if out.exists():

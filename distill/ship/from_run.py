@@ -1,4 +1,4 @@
-"""What ships of a run: its students as of the newest checkpoint, a locked teacher inside where there is one."""
+"""The exported content of a run: its students at the newest checkpoint, including a locked teacher if there is one."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from distill.training.setup import image_student, load_tokenizer
 
 
 def shipped_students(run: Path) -> Shipped:
-    """What a run's export holds.
+    """The content of a run's export.
 
     Raises:
-        UserError: if the folder is no run or has no checkpoint yet.
+        UserError: if the folder is not a run folder or has no checkpoint yet.
     """
     resolved = resolve(read_recipe(run))
     recipe = resolved.recipe
@@ -40,10 +40,10 @@ def shipped_students(run: Path) -> Shipped:
     image = image_config(resolved)
     if recipe.on_teacher:
         tensors = {k.replace("image.", "image.top.", 1): v for k, v in tensors.items()} | locked_tensors(resolved, run)
-    # In an export a plain image tower's weights have timm's own names.
-    plain = "image.net." if not recipe.on_teacher else "image.locked.net." if not image.layers else ""
-    if plain:
-        tensors = {k.replace(plain, "image.", 1): v for k, v in tensors.items()}
+    # In an export the weights of an image tower without an MLP have timm's names.
+    prefix = "image.net." if not recipe.on_teacher else "image.locked.net." if not image.layers else ""
+    if prefix:
+        tensors = {k.replace(prefix, "image.", 1): v for k, v in tensors.items()}
     text = None
     if tokenizer is not None and resolved.text_options is not None:
         spec = {"arch": recipe.student.text.arch} | resolved.text_options.model_dump()
@@ -53,13 +53,13 @@ def shipped_students(run: Path) -> Shipped:
         temperature=temperature,
         image=image,
         text=text,
-        provenance=provenance(recipe, run, folder) | {"parameters": numbers_of(tensors)},
+        provenance=provenance(recipe, run, folder) | {"parameters": parameter_counts(tensors)},
     )
     return Shipped(config, tensors, tokenizer)
 
 
 def image_config(resolved: ResolvedRecipe) -> ImageConfig:
-    """The configuration of the image tower: the student, or the locked teacher with what was learned on it."""
+    """The configuration of the image tower: of the student, or of the locked teacher with the trained layers on it."""
     recipe, table = resolved.recipe, resolved.recipe.student.image
     with as_user_errors():
         tower = image_student(resolved)
@@ -85,7 +85,7 @@ def image_config(resolved: ResolvedRecipe) -> ImageConfig:
 
 
 def third_tower(run: Path) -> Shipped:
-    """As :func:`shipped_students`, but the image tower is the first teacher through its adapter, ``h(I)``.
+    """Like :func:`shipped_students`, but the image tower is the first teacher followed by its adapter, ``h(I)``.
 
     Raises:
         UserError: if the run was trained with heads, so that its text tower does not share the adapter's space.
@@ -95,7 +95,7 @@ def third_tower(run: Path) -> Shipped:
     adapter = {k: v for k, v in load_file(folder / checkpoint.STUDENTS).items() if k.startswith("adapter.")}
     if not adapter:
         raise UserError(f"The run {run} was trained with heads.", 'Train with objective.heads = "none".')
-    # The adapter is the MLP of a FlexiLiT, of one or two layers.
+    # Configured as a FlexiLiT whose MLP is the adapter, of one or two layers.
     linear = "adapter.weight" in adapter
     renamed = {
         k.replace("adapter.", "image.top.mlp.0." if linear else "image.top.mlp."): v for k, v in adapter.items()
@@ -107,25 +107,25 @@ def third_tower(run: Path) -> Shipped:
 
 
 def locked_tensors(resolved: ResolvedRecipe, run: Path) -> dict[str, torch.Tensor]:
-    """The first teacher's weights, as a part of an image tower.
+    """The first teacher's weights, named as the locked part of an image tower.
 
     Raises:
-        UserError: if they are not those the run was trained with.
+        UserError: if they are not those that the run was trained with.
     """
     card, first = resolved.first, resolved.teachers[0]
     assert card is not None
     with as_user_errors():
         teacher = teachers.load(card, first.table.image_size)
-    trained = read_about(run)["teacher_weights"].get(first.name)
-    if trained and trained != teacher.fingerprint():
+    expected = read_about(run)["teacher_weights"].get(first.name)
+    if expected and expected != teacher.fingerprint():
         raise UserError(
-            f"The weights of '{card.name}' are not those that {run} was trained with.", "Restore the ones it had then."
+            f"The weights of '{card.name}' are not those that {run} was trained with.", "Restore those weights."
         )
     return {f"image.locked.net.{k}": v for k, v in teacher.net.state_dict().items()}
 
 
 def locked_config(resolved: ResolvedRecipe, layers: int, beside: NetConfig | None = None) -> ImageConfig:
-    """The configuration of an image tower that holds the first teacher."""
+    """The configuration of an image tower around the locked first teacher."""
     card, side = resolved.first, resolved.teachers[0].image_size
     assert card is not None
     return ImageConfig(
@@ -141,8 +141,8 @@ def locked_config(resolved: ResolvedRecipe, layers: int, beside: NetConfig | Non
     )
 
 
-def numbers_of(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
-    """How many numbers each tower ships."""
+def parameter_counts(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
+    """The number of exported parameters of each tower."""
     return {
         tower: sum(value.numel() for name, value in tensors.items() if name.startswith(f"{tower}."))
         for tower in ("image", "text")
@@ -151,14 +151,14 @@ def numbers_of(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
 
 
 def public_recipe(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as an export shows it: without the passwords that addresses of streams may hold."""
+    """The recipe as an export contains it: without the passwords that the addresses of streams may contain."""
     tree = recipe.model_dump(mode="json", exclude_none=True)
     tree["data"]["train"] = [without_secrets(spec) for spec in recipe.data.train]
     return tree
 
 
 def provenance(recipe: Recipe, run: Path, folder: Path) -> dict[str, Any]:
-    """How the towers came about: recipe, steps, data, versions."""
+    """How the towers were trained: recipe, checkpoint, data, versions."""
     about = read_about(run)
     return {
         "objective": recipe.objective.name,

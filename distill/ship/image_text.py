@@ -1,4 +1,4 @@
-"""Trained students as one object that encodes images and texts."""
+"""The object that encodes images and texts with trained students."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class ImageText:
     """Trained students, ready to encode: an image tower and, unless it was trained on images alone, a text tower.
 
     Attributes:
-        config: what ``config.json`` says.
-        image, text: the towers, in evaluation mode; text is None where there is none.
-        tokenizer: of the text tower, if there is one.
-        device: where they compute.
-        parts: whose image embeddings are added up, and how much each counts; usually itself.
+        config: the content of ``config.json``.
+        image, text: the towers, in evaluation mode; text is None if there is no text tower.
+        tokenizer: the text tower's; None if there is no text tower.
+        device: the device of the towers.
+        parts: the models whose image embeddings are summed, with their weights; usually the model itself with 1.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ImageText:
         self.parts: list[tuple[float, ImageText]] = [(1.0, self)]
 
     def pixels(self, image: Image) -> torch.Tensor:
-        """[3, S, S] uint8: a picture as the image tower expects it (its largest central square, resized)."""
+        """[3, S, S] uint8: the largest central square of an image, resized to the image tower's input."""
         image = on_white(image)
         view = PLAIN_VIEWS.draw("", 0, image.size)
         return view.render(image, self.config.image.image_size, self.config.image.interpolation)
@@ -53,7 +53,7 @@ class ImageText:
 
         Args:
             images: PIL images, or [n, 3, S, S] uint8 as :meth:`pixels` makes them.
-            batch_size: how many go through the tower at a time.
+            batch_size: images per forward.
 
         Returns:
             [n, D] float32 unit rows, on the CPU.
@@ -67,7 +67,7 @@ class ImageText:
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str], batch_size: int = 1024) -> torch.Tensor:
-        """Embed texts: [n, D] float32 unit rows, on the CPU.
+        """Embed texts, ``batch_size`` per forward: [n, D] float32 unit rows, on the CPU.
 
         Raises:
             UserError: if there is no text tower.
@@ -75,7 +75,7 @@ class ImageText:
         if self.text is None or self.tokenizer is None:
             raise UserError(
                 "This model has no text tower: it was trained on images alone.",
-                "Use one that was trained on captions.",
+                "Use a model that was trained on captions.",
             )
         parts = [
             self._unit(self.text(self.tokenizer.encode(texts[i : i + batch_size]).to(self.device))["embedding"])
@@ -90,7 +90,7 @@ class ImageText:
 
         Args:
             images: see :meth:`encode_image`.
-            labels: one caption a class, or several whose embeddings are averaged.
+            labels: for each class one caption, or several, whose embeddings are averaged.
 
         Returns:
             [n, classes] probabilities.
@@ -107,12 +107,12 @@ class ImageText:
 
 
 class Blend(ImageText):
-    """``α·h(I) + (1 − α)·f(I)`` for images: the third tower and the image student together.
+    """Image embeddings ``α·h(I) + (1 − α)·f(I)``: a combination of the third tower and the image student.
 
-    Three Towers, arXiv 2305.16999, sections D.4 and E.4. Each sees a picture at its own resolution.
+    Three Towers, arXiv 2305.16999, sections D.4 and E.4. Each tower gets the image at its own resolution.
 
     Attributes:
-        parts: the two, and how much each counts.
+        parts: the third tower with weight α, and the student with 1 − α.
     """
 
     def __init__(self, student: ImageText, third: ImageText, alpha: float) -> None:
@@ -122,5 +122,5 @@ class Blend(ImageText):
     def encode_image(self, images: Sequence[Image] | torch.Tensor, batch_size: int = 256) -> torch.Tensor:
         """Embed PIL images: [n, D] float32 unit rows, on the CPU."""
         if isinstance(images, torch.Tensor):
-            raise TypeError("Two towers of different resolutions need pictures, not pixels.")
+            raise TypeError("Two towers of different resolutions need PIL images, not pixels.")
         return self._unit(sum(w * part.encode_image(images, batch_size) for w, part in self.parts))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Open an export, or a run."""
+"""Load an export, or a run."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from distill.ship.shipped import Shipped
 
 
 def load(path: Path, device: str | None = None, alpha: float | None = None) -> ImageText:
-    """Open an export, or a run at its newest checkpoint.
+    """Load an export, or a run at its newest checkpoint.
 
     Args:
         path: the folder.
-        device: default a GPU where there is one.
-        alpha: of a run without heads, the third tower's share in image embeddings; default the recipe's.
+        device: a torch device; default a GPU if there is one.
+        alpha: for a run without heads, the third tower's weight in image embeddings, 0 to 1; default the recipe's.
 
     Raises:
-        UserError: if the folder is neither, or a file of it is missing or damaged, or alpha makes no sense.
+        UserError: if the folder is neither, a file in it is missing or damaged, or alpha is not possible.
     """
     if not (path / CONFIG).is_file():
-        # A run: only then is anything of training imported.
+        # Training modules are imported only if the folder may be a run.
         from distill.ship.load_run import is_run, load_run
 
         if is_run(path):
             return load_run(path, device, alpha)
     if alpha:
         raise UserError(
-            f"{path} is an export, and holds no teacher to combine.", "Name the run, or leave out --alpha."
+            f"{path} is an export and contains no teacher for --alpha.", "Name the run, or leave out --alpha."
         )
     return build(read_export(path), device)
 
 
 def read_export(folder: Path) -> Shipped:
-    """What an export of distill's own format holds.
+    """The content of an export in distill's own format.
 
     Raises:
-        UserError: if the folder is none, or a file of it is missing or damaged.
+        UserError: if the folder is not such an export, or a file in it is missing or damaged.
     """
     config = read_config(folder)
     modalities = ("image", "text") if config.text else ("image",)
@@ -57,7 +57,7 @@ def read_export(folder: Path) -> Shipped:
 
 
 def read_tower(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    """The tensors of one tower's file.
+    """Load the tensors of one tower.
 
     Raises:
         ValueError: if the file is missing or damaged.

@@ -1,4 +1,4 @@
-"""Runs as objects that encode images and texts: their students, or those and the first teacher together."""
+"""Load runs: their students, or a combination of the students and the first teacher."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def load_run(run: Path, device: str | None = None, alpha: float | None = None) -
     recipe = read_recipe(run)
     if alpha is not None:
         if not 0 <= alpha <= 1:
-            raise UserError(f"alpha is a share, from 0 to 1; got {alpha}.", "Correct it.")
+            raise UserError(f"alpha must be from 0 to 1; got {alpha}.", "Correct --alpha.")
         recipe = recipe.model_copy(update={"student": recipe.student.model_copy(update={"alpha": alpha})})
         resolve(recipe)
     student = build(shipped_students(run), device)

@@ -11,7 +11,7 @@ model.zero_shot([picture], ["an apple", "a pear"])   # [1, 2] probabilities
 
 
 def render(config: Config, name: str) -> str:
-    """A model card in Markdown."""
+    """The model card of an export in Markdown; ``name`` is the name of its folder."""
     p, image = config.provenance, config.image
     counts = p["parameters"]
     drawn = ", drawn from streams" if any(map(is_remote, p["recipe"]["data"]["train"])) else ""
@@ -20,7 +20,7 @@ def render(config: Config, name: str) -> str:
     calls = WITH_TEXT.format(width=config.width) if config.text else ""
     return f"""# {name}
 
-A small {what} as unit vectors of {config.width} numbers, near when they mean the same.
+A small {what} as unit vectors of {config.width} numbers, close to each other when they mean the same.
 
 | | |
 |---|---|
@@ -48,7 +48,7 @@ the teacher; state them here before you publish.
 
 
 def text_tower(text: TextConfig | None, counts: dict[str, int]) -> str:
-    """What the text tower is, in a few words."""
+    """The text tower's entry in the table."""
     if text is None:
         return "none: trained on images alone"
     options = text.options()
@@ -56,7 +56,7 @@ def text_tower(text: TextConfig | None, counts: dict[str, int]) -> str:
 
 
 def files(config: Config) -> str:
-    """The files with weights, and the tokenizer's."""
+    """A sentence part that names the files with weights, and the tokenizer's."""
     image = "`image.safetensors`" + ("" if config.image.layers else " (timm's names)")
     if config.text is None:
         return image

@@ -1,4 +1,4 @@
-"""What an export is made of, whatever its format."""
+"""The content of an export, in any format."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Shipped:
     """The students of a run, ready to be written or loaded.
 
     Attributes:
-        config: how to build the towers, and how they came about.
+        config: how to build the towers, and how they were trained.
         tensors: ``image.*`` and, with a text tower, ``text.*``, on the CPU.
-        tokenizer: of the text tower; None without one.
+        tokenizer: the text tower's; None if there is no text tower.
     """
 
     config: Config
@@ -26,7 +26,7 @@ class Shipped:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Of its towers."""
+        """The modalities of its towers."""
         return ("image", "text") if self.config.text else ("image",)
 
     def tower(self, modality: str) -> dict[str, torch.Tensor]:

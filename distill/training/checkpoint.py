@@ -50,7 +50,7 @@ class Snapshot:
     def take(cls, engine: Any, step: int, group: processes.Group) -> Snapshot:
         """A copy of everything that a run goes on from. Every process must call this."""
         model = engine.module
-        with zero.whole_parameters(model):
+        with zero.full_parameters(model):
             state = on_cpu(model)
         own = {name: buffer.detach().cpu().clone() for name, buffer in model.named_buffers()}
         buffers = tuple(processes.gather_objects(own, group)) if own else ()

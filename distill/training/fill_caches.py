@@ -1,4 +1,4 @@
-"""The teacher caches before training: completed, in this process or several, and compared with the live teachers."""
+"""Completes the teacher caches before training, in this or several processes, and audits them against the teachers."""
 
 from __future__ import annotations
 
@@ -38,11 +38,13 @@ if TYPE_CHECKING:
 
 
 def embed_teachers(recipe: Recipe, out: Path | None, launcher: Launcher | None) -> dict[str, Any]:
-    """Fill the teacher caches of a recipe ahead of training; see :func:`distill.embed_teachers`."""
+    """Fill the teacher caches of a recipe without training; see :func:`distill.embed_teachers`."""
     keep_freed_memory()
     if out is not None:
         if len(recipe.teacher) != 1:
-            raise UserError("--out is for a recipe with one teacher.", "Set teacher.N.cache of each in the recipe.")
+            raise UserError(
+                "--out is for a recipe with one teacher.", "Set teacher.N.cache of each teacher in the recipe."
+            )
         table = recipe.teacher[0].model_copy(update={"cache": str(out.absolute())})
         recipe = recipe.model_copy(update={"teacher": (table,)})
     resolved = resolve(recipe)
@@ -63,22 +65,22 @@ def embed_teachers(recipe: Recipe, out: Path | None, launcher: Launcher | None) 
 def fill_and_audit(
     resolved: ResolvedRecipe, networks: Networks, shards: Shards, job: Job
 ) -> dict[str, dict[str, Any]]:
-    """Complete the teacher caches of a recipe, and compare some of their rows with the live teachers.
+    """Complete the teacher caches of a recipe, and compare a sample of their rows with the teachers' outputs.
 
     Args:
         resolved: the recipe.
         networks: loads the teachers.
         shards: the training shards.
-        job: where to compute.
+        job: the processes that compute.
 
     Returns:
-        By teacher, what the comparison found; empty for those the recipe does not want compared.
+        By name of the teacher the result of :func:`distill.data.audit.audit`, for teachers with ``audit`` above 0.
 
     Raises:
-        UserError: if a cache is of something else or not true.
+        UserError: if a cache has another identity than the recipe's, or a row differs from the teacher's output.
     """
     caches = caches_of(resolved)
-    # Where other processes compute, this one leaves the accelerator to them.
+    # If other processes compute, this one does not use the accelerator that they need.
     device = default_device() if job.here else torch.device("cpu")
     numbers = [k for k, teacher in enumerate(resolved.teachers) if not teacher.online]
 
@@ -90,17 +92,17 @@ def fill_and_audit(
     for k, (teacher, cache) in enumerate(zip(resolved.cached, caches, strict=True)):
         if not cache.table.audit:
             continue
-        found = audit(cache, live(k), shards, cache.table.audit)
-        audits[teacher.name] = found
-        if not found["rows"]:
+        result = audit(cache, live(k), shards, cache.table.audit)
+        audits[teacher.name] = result
+        if not result["rows"]:
             print(
-                f"{teacher.name}: no cached embedding could be compared, none of the images drawn decodes",
+                f"{teacher.name}: no cached embedding could be compared: none of the images drawn decodes",
                 file=sys.stderr,
             )
             continue
         print(
-            f"{teacher.name}: {found['rows']} cached embeddings compared with the live teacher's, "
-            f"cosine at least {math.floor(found['min_cosine'] * 1e5) / 1e5:.5f}",
+            f"{teacher.name}: {result['rows']} cached embeddings compared with the live teacher's, "
+            f"cosine at least {math.floor(result['min_cosine'] * 1e5) / 1e5:.5f}",
             file=sys.stderr,
         )
     return audits
@@ -113,10 +115,10 @@ def fill(
     job: Job,
     live: Callable[[int], Teacher],
 ) -> None:
-    """Compute what caches lack: in this process, or in those of a job, shard by shard.
+    """Compute the shards that caches lack, in this process or in those of a job.
 
     Raises:
-        UserError: if there is no room for it, or a process fails; what is complete is kept.
+        UserError: if a disk has too little space, or a process fails; complete shards are kept.
     """
     missing = MissingShards.find(caches, shards)
     if not missing:
@@ -128,7 +130,7 @@ def fill(
         embed(caches, live, missing, resolved.recipe.data.workers, progress.update)
         progress.close()
         return
-    # In a cache's folder, since that is on a file system which all hosts share, and can be written to.
+    # In a cache folder, because it is writable and on a file system that all hosts share.
     base = caches[0].folder(missing.shards.indexes[0].path)
     for old in base.glob(".embedding-*"):
         if abandoned(old):
@@ -137,14 +139,17 @@ def fill(
     scratch = Path(tempfile.mkdtemp(prefix=f".embedding-{mark()}", dir=base))
     try:
         write_text(scratch / fill_worker.RECIPE, dump(resolved.recipe))
-        lacking = [[str(i.path), list(some)] for i, some in zip(missing.shards.indexes, missing.lacking, strict=True)]
-        write_text(scratch / fill_worker.MISSING, json.dumps(lacking))
+        shards_and_caches = [
+            [str(index.path), list(numbers)]
+            for index, numbers in zip(missing.shards.indexes, missing.missing_in, strict=True)
+        ]
+        write_text(scratch / fill_worker.MISSING, json.dumps(shards_and_caches))
         script = Path(fill_worker.__file__).resolve()
         status = jobs.run(replace(job, script=script, arguments=(str(scratch),), folder=scratch))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if status:
         raise UserError(
-            f"Embedding stopped: a process ended with status {status}; its own message stands above.",
-            "Put that right and start again: what is complete is kept.",
+            f"Embedding stopped: a process ended with status {status}; its own message is above.",
+            "Correct that and start again: complete shards are kept.",
         )

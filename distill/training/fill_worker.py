@@ -1,4 +1,4 @@
-"""One process of several that fill teacher caches: started by path, with a folder that says what to compute."""
+"""One of several processes that fill teacher caches; a script whose argument is a folder with its inputs."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ def main(folder: Path) -> int:
     try:
         resolved = resolve(parse(tomllib.loads((folder / RECIPE).read_text(encoding="utf-8"))))
         networks, caches = Networks(resolved), caches_of(resolved)
-        numbers = [k for k, teacher in enumerate(resolved.teachers) if not teacher.online]
-        lacking = json.loads((folder / MISSING).read_text(encoding="utf-8"))
+        cached = [k for k, teacher in enumerate(resolved.teachers) if not teacher.online]
+        shards_and_caches = json.loads((folder / MISSING).read_text(encoding="utf-8"))
         missing = MissingShards(
-            Shards([read_index(Path(path)) for path, _ in lacking]), tuple(tuple(some) for _, some in lacking)
+            Shards([read_index(Path(path)) for path, _ in shards_and_caches]),
+            tuple(tuple(missing_in) for _, missing_in in shards_and_caches),
         ).part(group.rank, group.world)
         label = f"embedding, process {group.rank + 1} of {group.world}"
         progress = progress_bar(label, len(missing.shards), "images") if group.first else None
         embed(
             caches,
-            lambda k: networks.teacher(numbers[k], group.device),
+            lambda k: networks.teacher(cached[k], group.device),
             missing,
             resolved.recipe.data.workers,
             progress.update if progress is not None else ignore,
@@ -50,7 +51,7 @@ def main(folder: Path) -> int:
 
 
 def ignore(count: int) -> None:
-    """The progress of all processes but the first is not shown."""
+    """Report no progress: only the first process has a progress bar."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From one process's rows to what an objective reads: what it compares across samples gathered in one collective."""
+"""Build an objective's inputs from the rows of each process, gathering in one collective the rows it compares."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from launch import group as processes
 from losses import Embeddings, NamedRows, Needs, Objective, TeacherRows
 from losses.projections import Rows
 
-NUMBERS = ("scale", "bias")  # parameters of the loss: alike on every process, not rows
+LOSS_PARAMETERS = ("scale", "bias")  # not rows: equal on every process, so never gathered
 
 
 class NotFiniteRows(Exception):
-    """Something that a :class:`~distill.training.model.Model` computed is NaN or infinite; all processes raise it.
+    """A row of a :class:`~distill.training.model.Model`, or its scale or bias, is NaN or infinite.
+
+    All processes raise it in the same step.
 
     Attributes:
-        positions: which samples of the whole batch it happened to; all, where it is a number of the loss itself.
-        names: of what is not finite on this process.
+        positions: the positions in the global batch of the samples whose rows are not finite; all of the process's
+            samples if its scale or bias is not finite.
+        names: the names of the rows that are not finite on this process; empty if only other processes have some.
     """
 
     def __init__(self, positions: list[int], names: list[str]) -> None:
@@ -27,21 +30,22 @@ class NotFiniteRows(Exception):
 
 
 def embeddings(rows: Rows, needs: Needs, weights: Sequence[float], group: processes.Group) -> list[Embeddings]:
-    """What the objective is given, once for every caption an image has in this batch.
+    """The objective's inputs: one :class:`Embeddings` for each caption that an image has in this batch.
 
     Args:
-        rows: what a :class:`~distill.training.model.Model` makes of this process's share.
-        needs: of the objective; its ``gather`` names the rows that are gathered, all others stay local.
-        weights: one a teacher; none where the objective reads no teacher.
-        group: the processes.
+        rows: the rows that a :class:`~distill.training.model.Model` computed for this process's share.
+        needs: the objective's; ``needs.gather`` names the rows that are gathered, all others stay local.
+        weights: the weight of each teacher; empty if the objective reads no teacher.
+        group: the process group.
 
     Raises:
-        NotFiniteRows: where a row or a number is not finite. Which rows travels with them, so every process knows.
+        NotFiniteRows: on every process, if any value on any process is not finite: a flag per sample is gathered
+            along with the rows.
     """
-    numbers = {name: value for name, value in rows.items() if name in NUMBERS}
-    local = {name: value for name, value in rows.items() if name not in NUMBERS}
+    parameters = {name: value for name, value in rows.items() if name in LOSS_PARAMETERS}
+    local = {name: value for name, value in rows.items() if name not in LOSS_PARAMETERS}
     shared = {name: local.pop(name) for name in list(local) if name.rpartition("/")[2] in needs.gather}
-    n = samples_of(rows)
+    n = sample_count(rows)
     finite = finite_rows(rows, n)
     flags = torch.stack(list(finite.values())).all(0).float()[:, None]
     gathered = processes.gather({**shared, "finite": flags}, group)
@@ -51,12 +55,12 @@ def embeddings(rows: Rows, needs: Needs, weights: Sequence[float], group: proces
     captions = max(value.shape[1] for value in (*gathered.values(), *local.values()))
     return [
         Embeddings(
-            gathered=part(gathered, "", caption),
-            local=part(local, "", caption),
-            scale=numbers["scale"],
-            bias=numbers.get("bias"),
+            gathered=select_rows(gathered, "", caption),
+            local=select_rows(local, "", caption),
+            scale=parameters["scale"],
+            bias=parameters.get("bias"),
             teachers=tuple(
-                TeacherRows(part(gathered, f"{k}/", caption), part(local, f"{k}/", caption), weight)
+                TeacherRows(select_rows(gathered, f"{k}/", caption), select_rows(local, f"{k}/", caption), weight)
                 for k, weight in enumerate(weights)
             ),
             rows=slice(group.rank * n, (group.rank + 1) * n),
@@ -65,8 +69,11 @@ def embeddings(rows: Rows, needs: Needs, weights: Sequence[float], group: proces
     ]
 
 
-def part(rows: Rows, prefix: str, caption: int) -> NamedRows:
-    """The rows whose names have exactly this prefix, for one of the captions; [n, 1, …] belong to every caption."""
+def select_rows(rows: Rows, prefix: str, caption: int) -> NamedRows:
+    """Rows [n, …] of one caption, from those [n, 1 or C, …] whose names have exactly this prefix, which is removed.
+
+    Rows [n, 1, …] are the same for every caption.
+    """
     return NamedRows(
         {
             name.removeprefix(prefix): value[:, min(caption, value.shape[1] - 1)]
@@ -76,22 +83,22 @@ def part(rows: Rows, prefix: str, caption: int) -> NamedRows:
     )
 
 
-def samples_of(rows: Rows) -> int:
-    """n, how many samples some rows are of."""
-    return next(len(value) for name, value in rows.items() if name not in NUMBERS)
+def sample_count(rows: Rows) -> int:
+    """n, the number of samples."""
+    return next(len(value) for name, value in rows.items() if name not in LOSS_PARAMETERS)
 
 
 def finite_rows(rows: Rows, n: int) -> dict[str, torch.Tensor]:
-    """By name, which samples' rows are finite: [n] each."""
+    """By name, [n] bool: whether the rows of each sample are finite."""
     return {
         name: value.detach().isfinite().all().expand(n)
-        if name in NUMBERS
+        if name in LOSS_PARAMETERS
         else value.detach().flatten(1).isfinite().all(1)
         for name, value in rows.items()
     }
 
 
-def terms(objective: Objective, given: Sequence[Embeddings]) -> dict[str, torch.Tensor]:
+def terms(objective: Objective, per_caption: Sequence[Embeddings]) -> dict[str, torch.Tensor]:
     """The objective's terms, summed over the captions of an image (LiT, arXiv 2111.07991, appendix C)."""
-    parts = [objective(one) for one in given]
-    return {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
+    values = [objective(embeddings) for embeddings in per_caption]
+    return {name: torch.stack([value[name] for value in values]).sum() for name in values[0]}

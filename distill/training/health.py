@@ -1,7 +1,7 @@
-"""What may go wrong in a run without ending it: bad samples, steps that are not finite, spikes of the loss.
+"""Problems that do not end a run at once: bad samples, steps that are not finite, and loss spikes.
 
-Each is noted in a file of the run folder with its step, so that a resumed run starts from what was known at the step
-it goes on from, and counts towards the same limits.
+Each is written with its step to a file in the run folder. A resumed run reads those up to the step it resumes from,
+and continues counting towards the same limits.
 """
 
 from __future__ import annotations
@@ -23,120 +23,131 @@ from distill.training.run import BAD_SAMPLES, EVENTS
 from distill.training.step import Outcome
 from launch import group as processes
 
-MEMORY = 50  # losses that a spike is compared with
-ENOUGH = 10  # of them, before anything can be called one
-SPIKE = 8.0  # deviations above the median, the deviation being that of a normal distribution of the same quartiles
+SPIKE_WINDOW = 50  # a loss is compared with the median of so many losses before it
+SPIKE_MIN_LOSSES = 10  # with fewer losses before it, no loss counts as a spike
+SPIKE_DEVIATIONS = 8.0  # above the median; one deviation is 1.4826 × the median absolute deviation
 
 
 class Health:
-    """Counts and notes what goes wrong. All processes have one and are told the same; the first one writes.
+    """Counts and records problems. Every process has one with the same counts; the first process writes the files.
 
     Args:
         run: the run folder.
-        recipe: whose limits hold.
-        samples: of the training set.
-        start: the step the run goes on from.
-        group: the processes.
+        recipe: sets the limits: ``data.bad_samples`` and ``train.skip_nonfinite``.
+        samples: the number of samples in the training set.
+        start: the step the run resumes from; 0 for a new run.
+        group: the process group.
     """
 
     def __init__(self, run: Path, recipe: Recipe, samples: int, start: int, group: processes.Group) -> None:
         self.group = group
         self.bad = Journal(run / BAD_SAMPLES, start, group.first)
         self.events = Journal(run / EVENTS, start, group.first)
-        self.known = {(line["shard"], line["key"]) for line in self.bad.before}
-        self.missing = sum(line.get("missing", 0) for line in self.bad.before)
-        self.allowed = most_bad(recipe, samples)
-        self.skipped = sum(line["event"] == "not finite" for line in self.events.before)
+        self.known = {(line["shard"], line["key"]) for line in self.bad.earlier}
+        self.missing = sum(line.get("missing", 0) for line in self.bad.earlier)
+        self.allowed = max_bad_samples(recipe, samples)
+        self.skipped = sum(line["event"] == "not finite" for line in self.events.earlier)
         self.allowed_skips = recipe.train.skip_nonfinite
-        self.losses: deque[float] = deque(maxlen=MEMORY)
+        self.losses: deque[float] = deque(maxlen=SPIKE_WINDOW)
 
-    def take(self, step: int, share: Sequence[Batch], outcome: Outcome, keys: Callable[[], Sequence[str]]) -> None:
-        """Look at a step. Every process must call this.
+    def record(self, step: int, share: Sequence[Batch], outcome: Outcome, keys: Callable[[], Sequence[str]]) -> None:
+        """Record the problems of a step. Every process must call this.
 
         Args:
-            share: this process's batch, in pieces.
-            outcome: of the step.
-            keys: gives those of the whole batch's samples, as they should have been.
+            step: the number of the step, counted from 1.
+            share: this process's share of the batch, as micro-batches.
+            outcome: the result of the step.
+            keys: returns the keys of all samples that the data order has in this step, bad ones included.
 
         Raises:
-            UserError: if something has gone wrong more often than the recipe allows.
+            UserError: if there are more bad samples or skipped steps than the recipe allows.
         """
         if outcome.counts["bad"]:
-            bad = [one for piece in share for one in piece.bad]
-            self.take_bad(step, chain(*processes.gather_objects(bad, self.group)))
-        if outcome.trouble:
-            own = [key for piece in share for key in piece.keys]
-            shown = list(chain(*processes.gather_objects(own, self.group)))
-            # Whose rows it was knows most.
-            what = max(processes.gather_objects(outcome.trouble, self.group), key=len)
-            outcome = replace(outcome, trouble=what)
-            self.take_trouble(step, outcome, [shown[i] for i in outcome.positions] or shown)
+            bad = [sample for batch in share for sample in batch.bad]
+            self.record_bad_samples(step, chain(*processes.gather_objects(bad, self.group)))
+        if outcome.nonfinite:
+            local_keys = [key for batch in share for key in batch.keys]
+            all_keys = list(chain(*processes.gather_objects(local_keys, self.group)))
+            # A process that has non-finite rows names them, and its text is the longest.
+            longest = max(processes.gather_objects(outcome.nonfinite, self.group), key=len)
+            outcome = replace(outcome, nonfinite=longest)
+            self.record_nonfinite(step, outcome, [all_keys[i] for i in outcome.positions] or all_keys)
         else:
-            self.take_loss(step, outcome.numbers["loss"], keys)
+            self.record_loss(step, outcome.numbers["loss"], keys)
 
-    def take_bad(self, step: int, bad: Iterable[Bad]) -> None:
-        """Note samples that could not be used, each once.
+    def record_bad_samples(self, step: int, bad: Iterable[Bad]) -> None:
+        """Record samples that could not be used, each once.
 
         Raises:
-            UserError: if that makes more of them than the recipe allows.
+            UserError: if there are now more of them than the recipe allows.
         """
-        for one in bad:
-            if (one.shard, one.key) in self.known:
+        for sample in bad:
+            if (sample.shard, sample.key) in self.known:
                 continue
-            self.known.add((one.shard, one.key))
-            self.missing += one.missing
-            self.bad.note({"step": step} | one._asdict())
-            check_bad_samples(len(self.known) + self.missing, self.allowed, one, self.bad.path)
+            self.known.add((sample.shard, sample.key))
+            self.missing += sample.missing
+            self.bad.append({"step": step} | sample._asdict())
+            check_bad_samples(len(self.known) + self.missing, self.allowed, sample, self.bad.path)
 
-    def take_loss(self, step: int, loss: float, keys: Callable[[], Sequence[str]]) -> None:
-        """Note a loss that is far above the ones before; ``keys`` gives those of the batch."""
-        if len(self.losses) >= ENOUGH:
-            usual = statistics.median(self.losses)
-            spread = 1.4826 * statistics.median(abs(x - usual) for x in self.losses)
-            if loss > usual + SPIKE * max(spread, 0.01 * abs(usual)) and self.group.first:
-                named: list[str] = []
-                with suppress(UserError):  # a shard that is gone by now
-                    named = list(keys())
-                self.events.note({"step": step, "event": "spike", "loss": loss, "usual": usual, "keys": named})
+    def record_loss(self, step: int, loss: float, keys: Callable[[], Sequence[str]]) -> None:
+        """Record a loss spike: a loss far above those before it; ``keys`` returns the keys of the batch."""
+        if len(self.losses) >= SPIKE_MIN_LOSSES:
+            median = statistics.median(self.losses)
+            deviation = 1.4826 * statistics.median(abs(x - median) for x in self.losses)
+            if loss > median + SPIKE_DEVIATIONS * max(deviation, 0.01 * abs(median)) and self.group.first:
+                batch_keys: list[str] = []
+                with suppress(UserError):  # raised if a shard has been removed since
+                    batch_keys = list(keys())
+                event = {"step": step, "event": "spike", "loss": loss, "usual": median, "keys": batch_keys}
+                self.events.append(event)
         self.losses.append(loss)
 
-    def take_trouble(self, step: int, outcome: Outcome, keys: Sequence[str]) -> None:
-        """Note a step that was not finite and has therefore changed nothing.
+    def record_nonfinite(self, step: int, outcome: Outcome, keys: Sequence[str]) -> None:
+        """Record a step that was skipped because a value was not finite.
 
         Args:
-            keys: of the samples at fault.
+            step: the number of the step.
+            outcome: the result of the step.
+            keys: the keys of the samples whose values were not finite.
 
         Raises:
-            UserError: if the recipe does not allow it.
+            UserError: if more steps were skipped than the recipe allows.
         """
         self.skipped += 1
         named = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-        self.events.note(
-            {"step": step, "event": "not finite", "what": outcome.trouble, "keys": list(keys)} | outcome.numbers
+        self.events.append(
+            {"step": step, "event": "not finite", "what": outcome.nonfinite, "keys": list(keys)} | outcome.numbers
         )
-        said = f"Step {step} was not finite: {outcome.trouble}. Its samples: {named}"
+        sentence = f"Step {step} was not finite: {outcome.nonfinite}. Its samples: {named}"
         if self.skipped > self.allowed_skips:
             raise UserError(
-                f"{said} ({self.events.path} has all).",
-                "Train into another folder with a lower optim.lr or a longer optim.warmup, look at the samples, or "
-                f"let such steps be skipped: train.skip_nonfinite = {max(10, 2 * self.skipped)}.",
+                f"{sentence} ({self.events.path} lists them all).",
+                "Train into another folder with a lower optim.lr or a longer optim.warmup, inspect the samples, or "
+                f"allow such steps to be skipped: train.skip_nonfinite = {max(10, 2 * self.skipped)}.",
             )
         if self.group.first:
-            print(f"{said}; skipped ({self.skipped} of {self.allowed_skips}).", file=sys.stderr, flush=True)
+            print(f"{sentence}; skipped ({self.skipped} of {self.allowed_skips}).", file=sys.stderr, flush=True)
 
 
-def most_bad(recipe: Recipe, samples: int) -> int:
-    """How many samples of a training set may be bad."""
+def max_bad_samples(recipe: Recipe, samples: int) -> int:
+    """The number of samples of a training set that may be bad."""
     limit = recipe.data.bad_samples
     return int(limit * samples) if limit < 1 else int(limit)
 
 
-def check_bad_samples(count: int, allowed: int, last: Bad, where: Path | str) -> None:
-    """Raise ``UserError`` if there are more bad samples than are allowed."""
+def check_bad_samples(count: int, allowed: int, last: Bad, note: Path | str) -> None:
+    """Raise ``UserError`` if there are more bad samples than are allowed.
+
+    Args:
+        count: how many there are.
+        allowed: how many there may be.
+        last: one of them, named in the message.
+        note: the file that lists them all, or when they were found.
+    """
     if count > allowed:
         name = f"sample '{last.key}' of {last.shard}" if last.key else last.shard
         raise UserError(
             f"{count} bad samples are more than the {allowed} that data.bad_samples allows; the last: {name}: "
-            f"{last.reason} ({where}).",
-            "Raise data.bad_samples (a share below 1, a number from 1 on), or repair them and start anew.",
+            f"{last.reason} ({note}).",
+            "Raise data.bad_samples (a share below 1, a number from 1 on), or repair the samples and start again.",
         )

@@ -1,4 +1,4 @@
-"""What a training says while it runs: metrics.jsonl, TensorBoard and a progress bar."""
+"""The log of a training: metrics.jsonl, TensorBoard and a progress bar."""
 
 from __future__ import annotations
 
@@ -15,55 +15,56 @@ from distill.progress import progress_bar
 
 
 class Journal:
-    """A file of JSON objects, one a line, each of a step.
+    """A JSON Lines file whose objects each have a "step".
 
     Args:
-        path: the file; made with the first line.
-        start: the step a run goes on from: later lines are of an attempt that was cut off, and are dropped.
-        first: whether this process writes; the others read.
+        path: the file; it is created with the first line.
+        start: the step a run resumes from. Lines of later steps come from a part of the run that was interrupted
+            before its next checkpoint, and are removed.
+        first: whether this is the first process, the only one that writes.
 
     Attributes:
-        before: what was noted up to ``start``.
+        earlier: the objects of steps up to ``start``.
     """
 
     def __init__(self, path: Path, start: int, first: bool) -> None:
-        self.path, self.first, self.before = path, first, list[dict[str, Any]]()
-        self.torn = False  # whether a line may have been written in part, for want of space
+        self.path, self.first, self.earlier = path, first, list[dict[str, Any]]()
+        self.incomplete = False  # whether the last line may have been written in part, because the disk was full
         if not path.exists():
             return
-        # A line that is not whole is of the attempt that was cut off, or of a moment when a disk was full.
+        # A line is incomplete if the process was killed or the disk was full while it was written.
         lines = [line + "\n" for line in path.read_text(encoding="utf-8", errors="replace").split("\n")]
         kept = [line for line in lines if (step := step_of(line)) is not None and step <= start]
-        self.before = [json.loads(line) for line in kept]
+        self.earlier = [json.loads(line) for line in kept]
         if first:
             write_text(path, "".join(kept))
 
-    def note(self, entry: dict[str, Any]) -> None:
-        """Add a line; numbers that are not finite become null."""
+    def append(self, entry: dict[str, Any]) -> None:
+        """Append a line; numbers that are not finite become null. A full disk is reported once and not fatal."""
         if not self.first:
             return
-        line = json.dumps({k: finite(v) for k, v in entry.items()}, ensure_ascii=False) + "\n"
+        line = json.dumps({k: finite_or_none(v) for k, v in entry.items()}, ensure_ascii=False) + "\n"
         try:
-            # Unbuffered: what a full disk refuses must not come back with the next line, or when the file is closed.
+            # Unbuffered: bytes that a full disk rejects must not be written again with the next line or at close.
             with self.path.open("ab", buffering=0) as file:
-                file.write(b"\n" * self.torn + line.encode("utf-8", "replace"))
-            self.torn = False
+                file.write(b"\n" * self.incomplete + line.encode("utf-8", "replace"))
+            self.incomplete = False
         except OSError as error:
-            if not self.torn:
+            if not self.incomplete:
                 print(f"{self.path} cannot be written: {error.strerror}; training goes on.", file=sys.stderr)
-            self.torn = True
+            self.incomplete = True
 
 
 def step_of(line: str) -> int | None:
-    """The step a line of a journal is of; None if it is not whole."""
+    """The step of a line; None if the line is incomplete."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, TypeError, KeyError):
         return None
 
 
-def finite(value: Any) -> Any:
-    """The value, or None for a number that JSON does not know."""
+def finite_or_none(value: Any) -> Any:
+    """The value, or None for NaN and infinities, which JSON does not have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -72,10 +73,10 @@ class Log:
 
     Args:
         run: the run folder.
-        label: what the progress bar says.
+        label: the label of the progress bar.
         start: the step a resumed run starts from.
-        total: steps of the whole run.
-        batch_size: samples a step.
+        total: the number of steps of the whole run.
+        batch_size: samples per step.
     """
 
     def __init__(self, run: Path, label: str, start: int, total: int, batch_size: int) -> None:
@@ -87,12 +88,12 @@ class Log:
         self.batch_size, self.clock = batch_size, time.perf_counter()
 
     def step(self, metrics: dict[str, Any]) -> None:
-        """Record a step: ``metrics`` has "step" and numbers by name."""
+        """Record a step: ``metrics`` holds "step" and numbers by name."""
         before, self.clock = self.clock, time.perf_counter()
         rate = self.batch_size / (self.clock - before)
         metrics |= {"examples": metrics["step"] * self.batch_size, "examples_per_s": rate}
-        self.journal.note(metrics)
-        with suppress(OSError):  # of a full disk, in a thread of TensorBoard's
+        self.journal.append(metrics)
+        with suppress(OSError):  # a full disk, met by a thread of TensorBoard
             for name, value in metrics.items():
                 if name not in ("step", "samples"):
                     self.board.add_scalar(name, value, metrics["step"])

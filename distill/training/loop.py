@@ -85,7 +85,7 @@ def train(run: Path, networks: Networks | None = None) -> bool:
             # Dropout and the like draw from (seed, step, rank), so a resumed run needs no generator state.
             seed = hash((recipe.train.seed, step, group.rank))
             outcome, done = advance(share, seed, seen(share) | requests.now()), step + 1
-            health.take(done, share, outcome, partial(data.keys, step))
+            health.record(done, share, outcome, partial(data.keys, step))
             if log is not None:
                 lr, samples = learning_rate(step, total, recipe.optim), int(outcome.counts["samples"])
                 log.step({"step": done} | outcome.numbers | {"lr": lr, "samples": samples})
@@ -93,7 +93,7 @@ def train(run: Path, networks: Networks | None = None) -> bool:
             if stop or outcome.counts["save"] or done % recipe.checkpoint.every_steps == 0 or done == total:
                 watchdog.at(done, "saving")
                 checkpoints.save(engine, done)
-                requests.granted()
+                requests.checkpoint_saved()
             if stop:
                 break
             watchdog.at(done + 1, "loading")
@@ -103,7 +103,7 @@ def train(run: Path, networks: Networks | None = None) -> bool:
 
 def seen(share: Sequence[Batch]) -> dict[str, float]:
     """What is counted over all processes: bad samples, and a sum that tells whether two runs see the same samples."""
-    return {"samples": sum(piece.sum for piece in share), "bad": sum(len(piece.bad) for piece in share)}
+    return {"samples": sum(piece.checksum for piece in share), "bad": sum(len(piece.bad) for piece in share)}
 
 
 def say(sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""The trained model: the students, their projections to the teachers, temperature and bias; and what ships of it."""
+"""The trained model: students, projections to the teachers, temperature and bias; and the tensors it exports."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from students import OnTeacher, Tower
 
 MAX_SCALE = 100.0  # CLIP's bound on 1/τ (arXiv 2103.00020, section 2.5)
 MAX_LOG_SCALE = math.log(MAX_SCALE)
-FOLDED = {"image": "f_g", "text": "g_f"}  # the heads between the students, by the modality they are folded into
+FOLDED = {"image": "f_g", "text": "g_f"}  # the head of f↔g that is folded into the tower of each modality
 Outputs = Mapping[str, torch.Tensor]
 
 
 class Model(nn.Module):
-    """Everything that is trained.
+    """All trained parameters.
 
     Args:
-        towers: the students by modality. An image student may be what is learned on top of the first teacher
-            (nothing, in LiT).
-        projections: one a teacher that the objective reads, see :meth:`losses.Objective.projection`.
-        needs: of the objective.
-        width: D.
-        temperature: τ at the start.
+        towers: the students by modality. The image student may be a :class:`~students.OnTeacher`, which is trained on
+            the embeddings of the first teacher and has no weights in LiT.
+        projections: one for each teacher that the objective reads, see :meth:`losses.Objective.projection`.
+        needs: the needs of the objective.
+        width: D, the width of the shared embedding.
+        temperature: the initial τ.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Model(nn.Module):
         for modality, tower in towers.items():
             self.add_module(modality, tower)
         self.spaces = nn.ModuleList(projections)
-        # Without a bias, norm(linear(norm(f))) is norm(linear(f)): it ships folded into the tower's projection.
+        # Without a bias, norm(linear(norm(f))) = norm(linear(f)): the export folds it into the tower's projection.
         self.between = nn.ModuleDict({FOLDED[modality]: Head(width, bias=False) for modality in needs.folded})
         # Shape (T,), never a scalar: a 0-dim parameter crashes deepspeed.initialize.
         count = needs.temperatures(len(projections))
@@ -59,29 +59,31 @@ class Model(nn.Module):
         return {modality: self.get_submodule(modality) for modality in self.modalities}  # type: ignore[misc]
 
     def forward(self, inputs: Mapping[str, torch.Tensor], teachers: Sequence[Outputs]) -> Rows:
-        """Embed this process's share of a batch.
+        """Embed one process's share of a batch.
 
         Args:
             inputs: as in :class:`distill.data.batch.Batch`, with C captions a sample.
             teachers: the outputs of every teacher by name, [n, 1 or C, …].
 
         Returns:
-            float32 rows by name, [n, 1 or C, …]: "image" and "text", unit rows [.., D]; "image_tokens" and the like
-            for further outputs of a student; ``k/NAME`` for those of the projection to teacher k. Besides "scale"
-            (1/τ) and "bias", [1] or one a term.
+            float32 rows by name, [n, 1 or C, …]: "image" and "text", unit rows [n, 1 or C, D]; ``MODALITY_OUTPUT``,
+            such as "image_tokens", for further outputs of a student; ``k/NAME`` for the rows of the projection to
+            teacher k. Also "scale" (1/τ) and "bias", [1] or one per loss term.
         """
         outputs = self.student_outputs(inputs, teachers)
         rows: Rows = {}
-        for modality, own in outputs.items():
-            rows[modality] = unit(own["embedding"])
+        for modality, tower_outputs in outputs.items():
+            rows[modality] = unit(tower_outputs["embedding"])
             if self.between:
                 rows[modality] = self.between[FOLDED[modality]](rows[modality])
-            rows |= {f"{modality}_{name}": value.float() for name, value in own.items() if name != "embedding"}
-        seen = dict(outputs)
-        if "mixed" in inputs:  # teachers' outputs are of the mixed images
-            seen["image"] = self.image_outputs(inputs["mixed"], teachers)
+            rows |= {
+                f"{modality}_{name}": value.float() for name, value in tower_outputs.items() if name != "embedding"
+            }
+        compared = dict(outputs)
+        if "mixed" in inputs:  # the teachers' outputs are of the mixed images
+            compared["image"] = self.image_outputs(inputs["mixed"], teachers)
         for k, (space, teacher) in enumerate(zip(self.spaces, teachers, strict=False)):
-            rows |= {f"{k}/{name}": value for name, value in space(seen, teacher).items()}
+            rows |= {f"{k}/{name}": value for name, value in space(compared, teacher).items()}
         rows["scale"] = self.scale()
         if self.bias is not None:
             rows["bias"] = self.bias.float()
@@ -89,16 +91,16 @@ class Model(nn.Module):
 
     def student_outputs(self, inputs: Mapping[str, torch.Tensor], teachers: Sequence[Outputs]) -> dict[str, Outputs]:
         """The outputs of every student by modality, [n, C, …]."""
-        found: dict[str, Outputs] = {}
-        if "text" in self.modalities:  # first, so that dropout draws the random numbers it always has
+        outputs: dict[str, Outputs] = {}
+        if "text" in self.modalities:  # first: the order of the towers decides which random numbers dropout draws
             n, captions, context = inputs["text"].shape
             text = self.get_submodule("text")(inputs["text"].view(n * captions, context), self.outputs["text"])
-            found["text"] = {name: value.unflatten(0, (n, captions)) for name, value in text.items()}
-        found["image"] = self.image_outputs(inputs.get("image"), teachers)
-        return {modality: found[modality] for modality in self.modalities}
+            outputs["text"] = {name: value.unflatten(0, (n, captions)) for name, value in text.items()}
+        outputs["image"] = self.image_outputs(inputs.get("image"), teachers)
+        return {modality: outputs[modality] for modality in self.modalities}
 
     def image_outputs(self, images: torch.Tensor | None, teachers: Sequence[Outputs]) -> Outputs:
-        """The outputs of the image student, [n, 1, …]; on a locked teacher, of that teacher's embedding."""
+        """The outputs of the image student, [n, 1, …], from images or from the embedding of a locked teacher."""
         tower = self.get_submodule("image")
         if isinstance(tower, OnTeacher):
             outputs = tower(teachers[0]["embedding"][:, 0], images)
@@ -107,22 +109,22 @@ class Model(nn.Module):
         return {name: value[:, None] for name, value in outputs.items()}
 
     def scale(self) -> torch.Tensor:
-        """1/τ, at most ``MAX_SCALE``; at the bound the gradient still flows, so τ can come back.
+        """1/τ, clamped to ``MAX_SCALE``; the gradient ignores the clamp, so a clamped τ can grow again.
 
-        A step may leave ``log_scale`` beyond the bound: :class:`~distill.training.step.Step` puts it back.
+        An optimiser step may move ``log_scale`` beyond the bound; :class:`~distill.training.step.Step` clamps it.
         """
         log = self.log_scale.float()
         return (log + (log.clamp(max=MAX_LOG_SCALE) - log).detach()).exp()
 
 
 def student_tensors(model: Model) -> dict[str, torch.Tensor]:
-    """What ships of a model, on the CPU: ``image.*``, ``text.*`` and ``scale`` (1/τ). No teacher, no heads.
+    """The exported tensors of a model, on the CPU: ``image.*``, ``text.*`` and ``scale`` (1/τ). No teacher, no heads.
 
-    Of students that were trained without heads also ``adapter.*`` of the first teacher, for evaluations that combine
-    it with the image student; that does not ship.
+    For students that were trained without heads, also ``adapter.*`` of the first teacher, with which evaluations can
+    combine teacher and image student. Exports leave it out.
     """
     tensors: dict[str, torch.Tensor] = {}
-    with zero.whole_parameters(model):
+    with zero.full_parameters(model):
         for modality, tower in model.towers.items():
             state = on_cpu(tower)
             if FOLDED[modality] in model.between:
@@ -136,20 +138,22 @@ def student_tensors(model: Model) -> dict[str, torch.Tensor]:
 
 
 def on_cpu(module: nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of a module's state dict."""
+    """A copy of a module's state dict, on the CPU."""
     return {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
 
 
 def fold(state: dict[str, torch.Tensor], projection: str, head: torch.Tensor) -> None:
-    """Multiply a head without bias into the projection before it, in place: both are linear, and only the direction
-    of an embedding counts."""
+    """Multiply a head without bias into the projection before it, in place.
+
+    Both are linear, and embeddings are normalised, so the result does not depend on the length between them.
+    """
     for part in (f"{projection}.weight", f"{projection}.bias"):
         if part in state:
             state[part] = head @ state[part]
 
 
 def parameter_counts(model: Model) -> dict[str, int]:
-    """Trainable parameters by part: each student, and "heads", all that is thrown away."""
+    """The number of trainable parameters of each student, and of "heads": all projections, which are not exported."""
     parts: dict[str, list[nn.Module]] = {modality: [tower] for modality, tower in model.towers.items()}
     parts["heads"] = [model.spaces, model.between]
     return {

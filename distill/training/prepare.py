@@ -1,6 +1,6 @@
-"""Everything that happens before the first training process starts: checks, tokenizer, teacher caches, run folder.
+"""The preparation of a run before training starts: checks, tokenizer, teacher caches, run folder.
 
-Cheap checks come first, the folder last: a recipe that is wrong leaves nothing behind.
+Cheap checks come first and the run folder is written last, so a wrong recipe leaves no files behind.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from distill.recipe import dump
 from distill.resolved import ResolvedRecipe
 from distill.training.model import parameter_counts
 from distill.training.run import RECIPE, is_run, read_about, read_recipe, write_run
-from distill.training.setup import Networks, given_tokenizer
+from distill.training.setup import Networks, existing_tokenizer
 from distill.training.stop_requests import STOP
 from distill.training.training_set import TrainingSet, open_data
 from launch.launcher import Job
 from students import Tokenizer
 
-# What may be given anew to resume: how much is checked and saved, how it is loaded and cut up, what is passed over.
+# Recipe keys that may change on resume: they affect checks, saving, loading, ZeRO and limits, but not what is learned.
 MAY_CHANGE = (
     r"teacher\.\d+\.audit|checkpoint\..*|zero\.stage|"
     r"data\.(workers|bad_samples|timeout|retries)|train\.(skip_nonfinite|stall_seconds)"
@@ -39,32 +39,32 @@ def prepare(
 
     Args:
         resolved: the recipe.
-        networks: of the recipe; what this process goes on to use stays in there.
+        networks: the networks of the recipe; those that are built here can be used for training in this process.
         run: the run folder.
-        resume: continue the run that is there, instead of starting one.
-        job: where training will run; what the teacher caches lack is computed there too.
-        allow_pipe: whether the recipe may run shell commands.
+        resume: continue the run in this folder, instead of starting one.
+        job: the processes that will train; missing teacher cache entries are computed by such processes too.
+        allow_pipe: whether the recipe may run the shell commands of its ``pipe:`` streams.
 
     Raises:
-        UserError: if anything the user gave does not hold; nothing is left behind then.
+        UserError: if the recipe, the folder, the data or a teacher cannot be used; then no run folder is written.
     """
     recipe = resolved.recipe
     check_folder(recipe, run, resume)
     pieces_of(recipe, job.world)
-    given = given_tokenizer(resolved)
-    # A wrong tower, and a teacher that cannot be had, fail here, before any data is read.
+    existing = existing_tokenizer(resolved)
+    # A wrong tower or a teacher that cannot be loaded raises here, before any data is read.
     networks.check()
     online = [k for k, teacher in enumerate(resolved.teachers) if teacher.online]
     weights = {resolved.teachers[k].name: networks.teacher(k).fingerprint() for k in online}
     data = open_data(resolved)
     if data.commands and not allow_pipe:
-        number = "a command" if len(data.commands) == 1 else f"{len(data.commands)} commands"
+        count = "a command" if len(data.commands) == 1 else f"{len(data.commands)} commands"
         remedy = "If you trust the recipe, add --allow-pipe."
-        raise UserError(f"The recipe runs {number}: {'; '.join(data.commands)}.", remedy)
+        raise UserError(f"The recipe runs {count}: {'; '.join(data.commands)}.", remedy)
     bad = data.preflight()
     if resume:
         data.check_unchanged(run)
-    tokenizer = given if given is not None or resume else train_tokenizer(resolved, data)
+    tokenizer = existing if existing is not None or resume else train_tokenizer(resolved, data)
     cached, audits = data.fill_caches(networks, job)
     networks.release_cached_teachers()
     weights |= cached
@@ -91,7 +91,7 @@ def prepare(
 
 
 def check_folder(recipe: Recipe, run: Path, resume: bool) -> None:
-    """Raise ``UserError`` if something is where a run is to be written, or the run to resume is another recipe's."""
+    """Raise ``UserError`` if the folder for a new run is not empty, or the run to resume has a different recipe."""
     if resume:
         if not is_run(run):
             raise UserError(f"There is no run to resume in {run}.", "Leave out --resume, or correct --out.")
@@ -109,7 +109,7 @@ def check_folder(recipe: Recipe, run: Path, resume: bool) -> None:
 
 
 def check_weights(run: Path, weights: dict[str, str]) -> None:
-    """Refuse to resume with other weights of a teacher than the run was started with."""
+    """Raise ``UserError`` if the weights of a teacher are not those that the run was started with."""
     before = read_about(run)["teacher_weights"]
     changed = [name for name, value in weights.items() if before.get(name, value) != value]
     if changed:
@@ -120,7 +120,7 @@ def check_weights(run: Path, weights: dict[str, str]) -> None:
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """The dotted names of the values in which two recipes differ."""
+    """The dotted names of the values that differ between two recipes."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = old.keys() | new.keys()
         return [d for k in keys for d in differences(old.get(k), new.get(k), f"{path}.{k}".lstrip("."))]
@@ -130,14 +130,14 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def train_tokenizer(resolved: ResolvedRecipe, data: TrainingSet) -> Tokenizer | None:
-    """A tokenizer of the text tower's kind, trained from the training captions; None without a text student.
+    """Train the text tower's tokenizer on the training captions; None without a text student.
 
     Raises:
         UserError: if it cannot be trained.
     """
     if resolved.text is None or resolved.text_options is None:
         return None
-    # All texts at once: SentencePiece would take an exception while it iterates for the end of the texts.
+    # Read all texts first: SentencePiece treats an exception of the iterator as the end of the texts.
     texts = list(data.texts())
     with as_user_errors():
         vocab = resolved.recipe.student.tokenizer.vocab

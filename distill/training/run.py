@@ -1,4 +1,4 @@
-"""What a run folder is: the files that make it one, read and written."""
+"""The run folder: its files, and how they are read and written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BAD_SAMPLES, EVENTS = "bad-samples.jsonl", "events.jsonl"
 
 
 def is_run(folder: Path) -> bool:
-    """Whether ``distill train`` has written this folder."""
+    """Whether a folder is a run folder."""
     return (folder / RECIPE).is_file() and (folder / ABOUT).is_file()
 
 
@@ -29,7 +29,7 @@ def read_recipe(run: Path) -> Recipe:
     """The recipe of a run.
 
     Raises:
-        UserError: if the folder is no run, or its recipe is damaged.
+        UserError: if the folder is not a run folder, or its recipe is damaged.
     """
     if not is_run(run):
         raise UserError(f"{run} is not a run.", "Name a folder that 'distill train' wrote.")
@@ -37,7 +37,11 @@ def read_recipe(run: Path) -> Recipe:
 
 
 def read_about(run: Path) -> dict[str, Any]:
-    """What a run's ``run.json`` says; raises like :func:`read_recipe`."""
+    """The content of a run's ``run.json``.
+
+    Raises:
+        UserError: if it is missing or damaged.
+    """
     return _read(run / ABOUT, json.loads)
 
 
@@ -58,18 +62,18 @@ def write_run(
     save_data: Callable[[Path], None],
     bad: list[Bad],
 ) -> None:
-    """The run folder with all its files, at once or not at all.
+    """Write a run folder with all its files, completely or not at all.
 
     Args:
-        recipe: resolved.
-        run: the folder.
-        tokenizer: of the text student, if there is one.
-        about: what ``run.json`` says.
-        save_data: writes what opening the training set again needs into the folder.
-        bad: samples that cannot be used, as far as that is known before training.
+        recipe: with all options, as resolved.
+        run: the folder, which does not exist yet or is empty.
+        tokenizer: the text student's; None without a text student.
+        about: the content of ``run.json``.
+        save_data: writes to a given folder the files that reopening the training set needs.
+        bad: the unusable samples that are known before training.
 
     Raises:
-        UserError: if another process has made the folder meanwhile.
+        UserError: if another process has created the folder in the meantime.
     """
     unfinished = run.with_name(f".{run.name}.unfinished-{os.getpid()}")
     unfinished.mkdir(parents=True)
@@ -79,11 +83,13 @@ def write_run(
     write_text(unfinished / ABOUT, json.dumps(about, indent=1) + "\n")
     save_data(unfinished)
     if bad:
-        lines = [json.dumps({"step": 0} | one._asdict(), ensure_ascii=False) + "\n" for one in bad]
+        lines = [json.dumps({"step": 0} | sample._asdict(), ensure_ascii=False) + "\n" for sample in bad]
         write_text(unfinished / BAD_SAMPLES, "".join(lines))
     write_text(unfinished / RECIPE, dump(recipe))
     try:
-        unfinished.rename(run)  # fails if another start has been quicker
+        unfinished.rename(run)  # fails if another process has written a run there
     except OSError as error:
         shutil.rmtree(unfinished)
-        raise UserError(f"{run} has been taken meanwhile: {error.strerror}.", "Choose another --out.") from error
+        raise UserError(
+            f"{run} has been created by another process in the meantime: {error.strerror}.", "Choose another --out."
+        ) from error

@@ -1,4 +1,4 @@
-"""From a resolved recipe to the parts of a run: views, transform, caches, and the networks, each built once."""
+"""Builds the parts of a run from a resolved recipe: views, transform, caches, and the networks, each once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from distill.data.captions import Captions
 from distill.data.order import Order
 from distill.data.pairs import Pairs
 from distill.data.shards import Shards
-from distill.data.teacher_inputs import FromCache, FromCaptions, FromPixels, TeacherInput
-from distill.data.transform import Drawing, Transform
+from distill.data.teacher_inputs import CachedOutputs, PixelInput, TeacherInput, TokenInput
+from distill.data.transform import Transform, TransformOptions
 from distill.data.views import Views
 from distill.errors import UserError, as_user_errors
 from distill.resolved import ResolvedRecipe, ResolvedTeacher
@@ -25,7 +25,7 @@ from distill.training.model import Model
 
 
 def views_of(resolved: ResolvedRecipe) -> Views:
-    """How a run draws views."""
+    """The augmentation settings of a run."""
     return Views(resolved.recipe.data.crop, resolved.recipe.data.flip)
 
 
@@ -42,29 +42,29 @@ def cache_of(resolved: ResolvedRecipe, teacher: ResolvedTeacher) -> Cache:
 def transform_of(
     resolved: ResolvedRecipe, tokenizer: students.Tokenizer | None, shards: Shards | None = None
 ) -> Transform:
-    """What makes batches of a run's samples.
+    """The transform from a run's samples to batches.
 
     Args:
         resolved: the recipe.
-        tokenizer: of the text student, if there is one.
-        shards: of the samples; None for streams, whose teachers have no caches.
+        tokenizer: the text student's; None without a text student.
+        shards: the shards of the samples; None for streams, with which teachers have no caches.
     """
     recipe = resolved.recipe
-    own_pixels = not recipe.on_teacher or recipe.student.image.beside is not None
+    reads_pixels = not recipe.on_teacher or recipe.student.image.beside is not None
     interpolation = "bicubic"
     if recipe.on_teacher and resolved.first is not None:
-        # A network beside the locked teacher is given the teacher's own pixels, and keeps getting them once shipped.
+        # A network beside the locked teacher reads the same pixels as the teacher, in training and after export.
         interpolation = resolved.first.interpolation
-    drawing = Drawing(
+    options = TransformOptions(
         captions=Captions.from_table(recipe.data),
         views=views_of(resolved),
-        side=recipe.data.image_size if own_pixels else 0,
+        side=recipe.data.image_size if reads_pixels else 0,
         seed=recipe.train.seed,
         count=recipe.data.captions_at_once,
         interpolation=interpolation,
         mixup=resolved.needs.mixup,
     )
-    return Transform(tokenizer, [input_of(resolved, teacher, shards) for teacher in resolved.teachers], drawing)
+    return Transform(tokenizer, [input_of(resolved, teacher, shards) for teacher in resolved.teachers], options)
 
 
 def pairs_of(resolved: ResolvedRecipe, shards: Shards, tokenizer: students.Tokenizer | None) -> Pairs:
@@ -74,21 +74,21 @@ def pairs_of(resolved: ResolvedRecipe, shards: Shards, tokenizer: students.Token
 
 
 def input_of(resolved: ResolvedRecipe, teacher: ResolvedTeacher, shards: Shards | None) -> TeacherInput:
-    """The source of a teacher's part of a batch."""
+    """The :class:`TeacherInput` of a teacher."""
     if teacher.card.modality == "text":
         with as_user_errors():
-            return FromCaptions(teachers.tokenizer(teacher.card))
+            return TokenInput(teachers.tokenizer(teacher.card))
     if teacher.online:
-        return FromPixels(teacher.image_size, teacher.card.interpolation)
+        return PixelInput(teacher.image_size, teacher.card.interpolation)
     assert shards is not None, "streams have no caches: distill.lookup.resolve refuses them"
-    return FromCache(cache_of(resolved, teacher), shards)
+    return CachedOutputs(cache_of(resolved, teacher), shards)
 
 
 class Networks:
-    """The networks of a run, each built or loaded at most once a process, when it is first needed.
+    """The networks of a run, each built or loaded when it is first used, at most once per process.
 
     Args:
-        resolved: the recipe.
+        resolved: the recipe of the run.
     """
 
     def __init__(self, resolved: ResolvedRecipe) -> None:
@@ -102,12 +102,12 @@ class Networks:
         """Teacher k of ``resolved.teachers``, on a device.
 
         Raises:
-            UserError: if its weights cannot be had or do not fit.
+            UserError: if its weights cannot be loaded or do not fit the architecture.
         """
         if k not in self._teachers:
-            wanted = self.resolved.teachers[k]
+            teacher = self.resolved.teachers[k]
             with as_user_errors():
-                self._teachers[k] = teachers.load(wanted.card, wanted.table.image_size, wanted.outputs)
+                self._teachers[k] = teachers.load(teacher.card, teacher.table.image_size, teacher.outputs)
         return self._teachers[k].to(device)
 
     def release_cached_teachers(self) -> None:
@@ -117,70 +117,70 @@ class Networks:
             self._teachers.pop(k, None)
 
     def image(self) -> students.Tower:
-        """The image student as training starts with it; its random weights follow from the recipe's seed.
+        """The image student with its initial weights; random ones are determined by the recipe's seed.
 
         Raises:
-            UserError: if it cannot be built, or the weights it starts from are not there or do not fit.
+            UserError: if it cannot be built, or the weights of ``student.image.init`` are missing or do not fit.
         """
         if self._image is None:
             with torch.random.fork_rng(devices=[]), as_user_errors():
                 torch.manual_seed(self.resolved.recipe.train.seed)
                 self._image = image_student(self.resolved)
                 self._random_state = torch.get_rng_state()
-            self._start(self._image, "image")
+            self._initialize(self._image, "image")
         return self._image
 
     def check(self) -> None:
-        """Raise ``UserError`` if a student cannot be built or started; the text student gets no weights yet."""
+        """Raise ``UserError`` if a student cannot be built or initialised; the text student gets no weights."""
         self.image()
         resolved = self.resolved
         if resolved.text is not None and resolved.text_options is not None:
             with torch.device("meta"), as_user_errors():
                 text = resolved.text(resolved.text_options, 4, resolved.recipe.student.width)
             if not resolved.recipe.student.text.init:
-                self._start(text, "text")
+                self._initialize(text, "text")
 
     def model(self, vocab: int) -> Model:
-        """The whole model as training starts with it; its random weights follow from the recipe's seed.
+        """The whole model with its initial weights; random ones are determined by the recipe's seed.
 
         Args:
-            vocab: the number of token ids of the text student's tokenizer; without meaning where there is none.
+            vocab: the number of token ids of the text student's tokenizer; ignored without a text student.
 
         Raises:
-            UserError: if a tower cannot be built, or the weights it starts from do not fit.
+            UserError: if a tower cannot be built, or the weights it is initialised from do not fit.
         """
         if self._model is None:
             resolved, towers = self.resolved, {"image": self.image()}
             student = resolved.recipe.student
             with torch.random.fork_rng(devices=[]), as_user_errors():
-                torch.set_rng_state(self._random_state)  # goes on where building the image student stopped
+                torch.set_rng_state(self._random_state)  # continues after the draws of the image student
                 if resolved.text is not None and resolved.text_options is not None:
                     towers["text"] = resolved.text(resolved.text_options, vocab, student.width)
                 widths = {modality: tower.widths() for modality, tower in towers.items()}
-                used = resolved.facts if resolved.needs.teachers else ()
-                projections = [resolved.objective.projection(facts, widths) for facts in used]
+                read_teachers = resolved.facts if resolved.needs.teachers else ()
+                projections = [resolved.objective.projection(facts, widths) for facts in read_teachers]
                 self._model = Model(towers, projections, resolved.needs, student.width, student.temperature)
             if "text" in towers:
-                self._start(towers["text"], "text")
+                self._initialize(towers["text"], "text")
         return self._model
 
-    def _start(self, tower: students.Tower, modality: str) -> None:
-        """Give a student the weights its table starts from, and lock the parts its table locks.
+    def _initialize(self, tower: students.Tower, modality: str) -> None:
+        """Load the weights that ``student.MODALITY.init`` names, and lock the parts that ``locked`` names.
 
         Raises:
-            UserError: if the weights are not there or do not fit, or there is no part of that name.
+            UserError: if the weights are missing or do not fit, or the tower has no part of a name in ``locked``.
         """
         student = self.resolved.recipe.student
         table: TowerTable = {"image": student.image, "text": student.text}[modality]
         with as_user_errors():
             if modality in self.resolved.needs.folded:
-                tower.projection()  # raises where there is no projection that a head could be folded into
+                tower.projection()  # raises if the tower has no projection into which a head can be folded
             if table.init:
                 tower.start_from(self._teacher_weights() if table.init == TEACHER else read_tower(table, modality))
             tower.lock(table.locked)
 
     def _teacher_weights(self) -> dict[str, torch.Tensor]:
-        """The state dict of the first teacher's network, without a classifier."""
+        """The state dict of the first teacher's network without its classifier."""
         resolved = self.resolved
         if resolved.teachers and resolved.teachers[0].outputs == ("embedding",):
             return dict(self.teacher(0).net.state_dict())
@@ -189,7 +189,7 @@ class Networks:
 
 
 def image_student(resolved: ResolvedRecipe) -> students.Tower:
-    """The image student of a recipe with random weights.
+    """The image student of a recipe, with random weights.
 
     Raises:
         LookupError, ValueError: if it cannot be built.
@@ -205,18 +205,18 @@ def image_student(resolved: ResolvedRecipe) -> students.Tower:
 
 
 def on_teacher(resolved: ResolvedRecipe) -> students.OnTeacher:
-    """What is learned on top of, and beside, the first teacher; nothing in LiT."""
+    """The trained part of an image tower around the locked first teacher; it has no weights in LiT."""
     recipe, table = resolved.recipe, resolved.recipe.student.image
-    beside, features = None, 0
+    beside, beside_width = None, 0
     if table.beside is not None:
         beside = students.image_tower(students.ImageSpec(**table.beside), 0, recipe.data.image_size)
-        features = beside.features(recipe.data.image_size)
+        beside_width = beside.features(recipe.data.image_size)
     assert resolved.first is not None
-    return students.OnTeacher(resolved.first.width, recipe.student.width, table.layers, beside, features)
+    return students.OnTeacher(resolved.first.width, recipe.student.width, table.layers, beside, beside_width)
 
 
 def read_tower(table: TowerTable, modality: str) -> dict[str, torch.Tensor]:
-    """The state dict of a tower of the export that ``table.init`` names.
+    """Load the state dict of one tower from the export that ``table.init`` names.
 
     Raises:
         ValueError: if the export's file is missing or damaged.
@@ -231,7 +231,7 @@ def read_tower(table: TowerTable, modality: str) -> dict[str, torch.Tensor]:
 
 
 def load_tokenizer(resolved: ResolvedRecipe, folder: Path) -> students.Tokenizer | None:
-    """The tokenizer in a run or an export; None without a text student.
+    """Load the tokenizer of a run or an export; None without a text student.
 
     Raises:
         UserError: if it cannot be read.
@@ -243,11 +243,11 @@ def load_tokenizer(resolved: ResolvedRecipe, folder: Path) -> students.Tokenizer
         return kind.load(folder / kind.FILE, resolved.text_options.context)
 
 
-def given_tokenizer(resolved: ResolvedRecipe) -> students.Tokenizer | None:
-    """The tokenizer that the recipe names, or that comes with the text tower it starts from.
+def existing_tokenizer(resolved: ResolvedRecipe) -> students.Tokenizer | None:
+    """The tokenizer that the recipe names, or that of the export in ``student.text.init``; None if there is neither.
 
     Raises:
-        UserError: if it cannot be read, or both are named and differ.
+        UserError: if it cannot be read, or there are both and they differ.
     """
     if resolved.text is None or resolved.text_options is None:
         return None
@@ -256,11 +256,11 @@ def given_tokenizer(resolved: ResolvedRecipe) -> students.Tokenizer | None:
         named = kind.load(Path(student.tokenizer.file), context) if student.tokenizer.file else None
         if not student.text.init:
             return named
-        # To another tokenizer than its own, the tower's token ids would mean something else.
-        own = kind.load(Path(student.text.init) / kind.FILE, context)
-    if named is not None and named.model != own.model:
+        # The tower's token embeddings only fit the tokenizer it was trained with.
+        exported = kind.load(Path(student.text.init) / kind.FILE, context)
+    if named is not None and named.model != exported.model:
         raise UserError(
             f"student.text.init starts from {student.text.init}, and student.tokenizer.file is not its tokenizer.",
             "Leave out student.tokenizer.file.",
         )
-    return own
+    return exported

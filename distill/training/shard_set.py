@@ -1,4 +1,4 @@
-"""Training on shards that are addressed: everything about their order is exact."""
+"""Training on indexed local shards: the sample order is known, so a resumed run continues it exactly."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from distill.data.transform import MEMBERS
 from distill.errors import Bad, BadSample, UserError
 from distill.resolved import ResolvedRecipe
 from distill.training import fill_caches
-from distill.training.health import check_bad_samples, most_bad
+from distill.training.health import check_bad_samples, max_bad_samples
 from distill.training.setup import Networks, caches_of, pairs_of
 from launch.launcher import Job
 from students import Tokenizer
 
 SHARDS = "shards.safetensors"
-TOKENIZER_SAMPLES = 1_000_000  # more of them change a vocabulary of usual size very little
+TOKENIZER_SAMPLES = 1_000_000  # more samples change a vocabulary of the usual size very little
 
 
 class ShardSet:
@@ -42,19 +42,19 @@ class ShardSet:
 
     @classmethod
     def open_again(cls, resolved: ResolvedRecipe, run: Path) -> ShardSet:
-        """The shards of a run, from the table in its folder."""
+        """The shards of a run, from the table that :meth:`save` wrote to its folder."""
         return cls(resolved, Shards.load(run / SHARDS))
 
     def preflight(self) -> list[Bad]:
-        """By the shards' headers: samples without a member that this run reads."""
+        """List damaged shards, and samples that lack an image or caption that the run reads; only reads indexes."""
         bad = list(self.data.faults)
         for modality, members in MEMBERS.items():
             if modality in self.reads:
-                what = {"image": "image", "text": "caption"}[modality]
-                bad += [Bad(str(shard), key, f"there is no {what}") for shard, key in self.data.missing(*members)]
+                name = {"image": "image", "text": "caption"}[modality]
+                bad += [Bad(str(shard), key, f"there is no {name}") for shard, key in self.data.missing(*members)]
         if bad:
-            count = len({(one.shard, one.key) for one in bad}) + sum(one.missing for one in bad)
-            check_bad_samples(count, self._most_bad(), bad[-1], "before training")
+            count = len({(sample.shard, sample.key) for sample in bad}) + sum(sample.missing for sample in bad)
+            check_bad_samples(count, self._max_bad_samples(), bad[-1], "before training")
             print(
                 f"{count} bad samples are passed over; the first: {bad[0].shard} {bad[0].key}: {bad[0].reason}",
                 file=sys.stderr,
@@ -71,22 +71,24 @@ class ShardSet:
         before, now = Shards.load(run / SHARDS).indexes, self.data.indexes
         if np.array_equal(before.names, now.names) and np.array_equal(before.sha256, now.sha256):
             return
-        olds, news = ({of.path(k): of.sha256[k].tobytes() for k in range(len(of))} for of in (before, now))
-        changed = sorted(path for path in olds.keys() | news.keys() if olds.get(path) != news.get(path))
+        old, new = (
+            {indexes.path(k): indexes.sha256[k].tobytes() for k in range(len(indexes))} for indexes in (before, now)
+        )
+        changed = sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
         raise UserError(
             f"The training data has changed since the run was started: {changed[0] if changed else 'its order'}.",
             "Restore it, or train into another folder.",
         )
 
     def texts(self) -> Iterator[str]:
-        """All of a small set, those of evenly spaced samples of a large one."""
+        """All captions of a small data set; of a large one, those of evenly spaced samples."""
         captions, bad = Captions.from_table(self.recipe.data), 0
         for i in range(0, self.samples, 1 + self.samples // TOKENIZER_SAMPLES):
             try:
                 yield from [c.text for c in captions.read(self.data.read(i, ["txt", "json"]))]
             except BadSample as error:
                 bad += 1
-                check_bad_samples(bad, self._most_bad(), error.bad, "before training")
+                check_bad_samples(bad, self._max_bad_samples(), error.bad, "before training")
 
     def fill_caches(self, networks: Networks, job: Job) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
         audits = fill_caches.fill_and_audit(self.resolved, networks, self.data, job)
@@ -105,7 +107,7 @@ class ShardSet:
             part.world,
             part.start,
             part.stop,
-            neighbours=pairs.transform.drawing.mixup > 0,
+            neighbours=pairs.transform.options.mixup > 0,
             pieces=part.pieces,
         )
         return load_batches(pairs, self.recipe.data.workers, pin, schedule, part.pieces)
@@ -119,10 +121,10 @@ class ShardSet:
 
     @property
     def reads(self) -> set[str]:
-        """The modalities of the samples that a run reads: those of its students, and of text teachers."""
+        """The modalities that the run reads from samples: those of its students and of its online teachers."""
         online = {teacher.card.modality for teacher in self.resolved.teachers if teacher.online}
-        # Also where the image tower is a locked teacher whose embeddings come from a cache.
+        # Images count even if the image tower is a locked teacher whose embeddings come from a cache.
         return {*self.resolved.modalities} | online
 
-    def _most_bad(self) -> int:
-        return most_bad(self.recipe, self.samples)
+    def _max_bad_samples(self) -> int:
+        return max_bad_samples(self.recipe, self.samples)

@@ -1,4 +1,4 @@
-"""One optimiser step, in one piece or in micro-batches with the gradient of the whole."""
+"""One optimiser step on a whole batch, or on micro-batches with the gradient of the whole batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from distill.data.batch import Batch, Tensors
-from distill.training.gather import NUMBERS, NotFiniteRows, embeddings, terms
+from distill.training.gather import LOSS_PARAMETERS, NotFiniteRows, embeddings, terms
 from distill.training.model import MAX_LOG_SCALE, MAX_SCALE
 from launch import group as processes
 from launch import zero
@@ -28,28 +28,30 @@ class Outcome:
     """The result of a step, the same on every process.
 
     Attributes:
-        numbers: the terms of the whole batch, by name, and the temperatures.
-        counts: what the processes counted, added up.
-        trouble: what was not finite; then nothing has changed. Of the rows, only this process's are named.
-        positions: of the samples in the whole batch that it came from; empty for all of them.
+        numbers: the loss terms of the global batch and the temperatures, by name.
+        counts: the sums over all processes of the counts that were passed in.
+        nonfinite: what was NaN or infinite, in words; "" if everything was finite. If not, the step has changed no
+            weight. Of the rows, only those of this process are named, so this text may differ between processes.
+        positions: the positions in the global batch of the samples with values that are not finite; empty if it
+            cannot be narrowed down to samples.
     """
 
     numbers: dict[str, float]
     counts: dict[str, float]
-    trouble: str = ""
+    nonfinite: str = ""
     positions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a step needs besides its batch.
+    """A training step: call it with a batch.
 
     Attributes:
-        engine: DeepSpeed's, around a :class:`~distill.training.model.Model`.
-        objective: what is optimised.
-        teachers: for each, its frozen forward if it runs online, None if the batch holds its outputs.
-        weights: one a teacher.
-        group: the processes.
+        engine: the DeepSpeed engine around a :class:`~distill.training.model.Model`.
+        objective: the objective that is optimised.
+        teachers: for each teacher its frozen forward function if it runs online, None if the batch holds its outputs.
+        weights: the weight of each teacher.
+        group: the process group.
     """
 
     engine: Any
@@ -61,133 +63,143 @@ class Step:
     def __call__(
         self, share: Sequence[Batch], seed: int, counts: Mapping[str, float] = MappingProxyType({})
     ) -> Outcome:
-        """Forward, backward and optimiser step. Where anything is not finite the weights stay as they are.
+        """Forward, backward and optimiser step. If any value is not finite, weights and buffers stay unchanged.
 
         Args:
-            share: this process's share of the batch, in pieces of equal size; one, or as many as the engine
-                accumulates gradients of.
-            seed: of dropout and the like, for this step and process.
-            counts: numbers that are summed over all processes along with the terms.
+            share: this process's share of the batch, as micro-batches of equal size; as many as the engine's
+                gradient accumulation steps.
+            seed: the seed of dropout and other randomness, for this step and process.
+            counts: numbers that are summed over all processes in the same collective as the loss terms.
         """
-        pieces = [with_teacher_outputs(piece, self.teachers, self.group.device) for piece in share]
+        micro_batches = [with_teacher_outputs(batch, self.teachers, self.group.device) for batch in share]
         buffers = list(self.engine.module.buffers())
         before = [buffer.clone() for buffer in buffers]
-        outcome = self._attempt(pieces, seed, counts)
-        if outcome.trouble:  # a batch norm has taken it into its statistics
+        outcome = self._step(micro_batches, seed, counts)
+        if outcome.nonfinite:  # batch norms have updated their running statistics with the non-finite values
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)
         return outcome
 
-    def _attempt(self, pieces: list[Batch], seed: int, counts: Mapping[str, float]) -> Outcome:
+    def _step(self, micro_batches: list[Batch], seed: int, counts: Mapping[str, float]) -> Outcome:
         try:
-            if len(pieces) == 1:
-                rows = embed(self.engine, pieces, seed)
+            if len(micro_batches) == 1:
+                rows = embed(self.engine, micro_batches, seed)
             else:
-                with torch.no_grad(), kept_buffers(self.engine.module):
-                    rows = {k: v.detach().requires_grad_() for k, v in embed(self.engine, pieces, seed).items()}
-            values = self.terms_of(rows)
+                with torch.no_grad(), preserve_buffers(self.engine.module):
+                    rows = {k: v.detach().requires_grad_() for k, v in embed(self.engine, micro_batches, seed).items()}
+            values = self.loss_terms(rows)
         except NotFiniteRows as error:
-            return Outcome({}, self.summed({}, counts), f"the rows {', '.join(error.names)}", tuple(error.positions))
-        numbers, counts = self.averaged(values, rows["scale"], counts)
-        wrong = [name for name, value in numbers.items() if not math.isfinite(value)]
-        if wrong:
-            return Outcome(numbers, counts, f"the term {', '.join(wrong)}")
-        if len(pieces) == 1:
+            sums = self.sum_over_processes({}, counts)
+            return Outcome({}, sums, f"the rows {', '.join(error.names)}", tuple(error.positions))
+        numbers, counts = self.average(values, rows["scale"], counts)
+        nonfinite = [name for name, value in numbers.items() if not math.isfinite(value)]
+        if nonfinite:
+            return Outcome(numbers, counts, f"the term {', '.join(nonfinite)}")
+        if len(micro_batches) == 1:
             self.engine.backward(values["loss"])
             applied = zero.step(self.engine)
         else:
-            applied = self.replay(pieces, seed, rows, values)
+            applied = self.replay(micro_batches, seed, rows, values)
         if min(value for name, value in numbers.items() if name.startswith("tau")) * MAX_SCALE < 1.001:
-            zero.keep_at_most(self.engine.module.log_scale, MAX_LOG_SCALE)
+            zero.clamp_parameter(self.engine.module.log_scale, MAX_LOG_SCALE)
         return Outcome(numbers, counts, "" if applied else "a gradient")
 
-    def terms_of(self, rows: Rows) -> dict[str, torch.Tensor]:
-        """The objective of the whole batch, from this process's rows.
+    def loss_terms(self, rows: Rows) -> dict[str, torch.Tensor]:
+        """The objective's terms over the global batch, from this process's rows.
 
         Raises:
-            NotFiniteRows: on every process, if an embedding of any is not finite.
+            NotFiniteRows: on every process, if a row of any process is not finite.
         """
         return terms(self.objective, embeddings(rows, self.objective.needs, self.weights, self.group))
 
-    def replay(self, pieces: list[Batch], seed: int, rows: Rows, values: dict[str, torch.Tensor]) -> bool:
-        """Gradient caching (arXiv 2101.06983): all has been embedded and the loss taken; now the gradient by pieces.
+    def replay(self, micro_batches: list[Batch], seed: int, rows: Rows, values: dict[str, torch.Tensor]) -> bool:
+        """Second pass of gradient caching (arXiv 2101.06983): backward and step, one micro-batch at a time.
 
-        The loss gives the gradient of every embedding. Replayed with the same random numbers, a piece contributes
-        Σ ⟨embedding, its gradient⟩, whose gradient by the weights is its share of the chain rule. The temperature is
-        used once and appears in every piece, so each takes an equal part of its gradient. The engine divides by the
-        number of pieces, hence the factor. It accumulates in its own way at every ZeRO stage; nothing of ``no_sync``.
+        The first pass has embedded all micro-batches without a graph and computed the loss, whose backward gives the
+        gradient of every embedding. Here each micro-batch is embedded again with the same random numbers, and the
+        surrogate loss Σ ⟨embedding, its gradient⟩ is propagated to the weights. The loss uses the temperature once,
+        but every micro-batch's forward returns it, so each gets an equal part of its gradient. The engine divides by
+        the number of micro-batches, hence the factor. Accumulation is the engine's own, which works at every ZeRO
+        stage; ``no_sync`` is not used.
+
+        Returns:
+            Whether all gradients were finite, so that the optimiser step was applied.
         """
         values["loss"].backward()
-        slopes = {name: row.grad for name, row in rows.items() if row.grad is not None}
-        count, size, applied = len(pieces), len(pieces[0]), True
-        for number, piece in enumerate(pieces):
-            again = embed(self.engine, [piece], seed, first=number)
-            mine = slice(number * size, (number + 1) * size)
-            share = [
-                (again[name] * (slope / count if name in NUMBERS else slope[mine])).sum()
-                for name, slope in slopes.items()
-                if again[name].requires_grad
+        gradients = {name: row.grad for name, row in rows.items() if row.grad is not None}
+        count, size, applied = len(micro_batches), len(micro_batches[0]), True
+        for number, batch in enumerate(micro_batches):
+            replayed = embed(self.engine, [batch], seed, first=number)
+            own_rows = slice(number * size, (number + 1) * size)
+            products = [
+                (replayed[name] * (gradient / count if name in LOSS_PARAMETERS else gradient[own_rows])).sum()
+                for name, gradient in gradients.items()
+                if replayed[name].requires_grad
             ]
-            self.engine.backward(torch.stack(share).sum() * count)
+            self.engine.backward(torch.stack(products).sum() * count)
             applied = zero.step(self.engine)
         return applied
 
-    def averaged(
+    def average(
         self, values: dict[str, torch.Tensor], scale: torch.Tensor, counts: Mapping[str, float]
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Every term over the global batch and the temperature (of several: tau, tau_1, tau_2, …); and the counts.
+        """Every term averaged over the processes, with the temperatures tau, tau_1, tau_2, …; and the summed counts.
 
-        It comes before the backward: a term that is not finite on one process must stop all of them.
+        This runs before the backward pass, because a term that is not finite on one process must skip the step on
+        all of them.
         """
         local = torch.cat([*(value.detach().view(1) for value in values.values()), scale.detach()]).tolist()
         names = [*values, *(f"tau_{i}" if i else "tau" for i in range(len(scale)))]
-        sums = self.summed(dict(zip(names, local, strict=True)), counts)
+        sums = self.sum_over_processes(dict(zip(names, local, strict=True)), counts)
         numbers = {name: sums[name] / self.group.world for name in names}
         numbers |= {name: 1 / value for name, value in numbers.items() if name.startswith("tau")}
         return numbers, {name: sums[name] for name in counts}
 
-    def summed(self, *numbers: Mapping[str, float]) -> dict[str, float]:
-        """Numbers added up over the processes, in one collective."""
-        given = {name: value for some in numbers for name, value in some.items()}
-        return dict(zip(given, processes.total(list(given.values()), self.group), strict=True))
+    def sum_over_processes(self, *numbers: Mapping[str, float]) -> dict[str, float]:
+        """All numbers by name, each summed over the processes, in one collective."""
+        local = {name: value for mapping in numbers for name, value in mapping.items()}
+        return dict(zip(local, processes.total(list(local.values()), self.group), strict=True))
 
 
-def embed(model: nn.Module, pieces: Sequence[Batch], seed: int, first: int = 0) -> Rows:
-    """The model's rows for some pieces, one after the other, as if they had been one.
+def embed(model: nn.Module, micro_batches: Sequence[Batch], seed: int, first: int = 0) -> Rows:
+    """The model's rows for micro-batches, computed one after the other and concatenated.
 
     Args:
-        model: a :class:`~distill.training.model.Model`, or DeepSpeed's engine around one.
-        pieces: with every teacher's part as outputs.
-        seed: piece i draws its random numbers from (seed, i) alone, so a replay repeats them.
-        first: the number of the first of these pieces.
+        model: a :class:`~distill.training.model.Model`, or the DeepSpeed engine around one.
+        micro_batches: with the outputs of every teacher.
+        seed: micro-batch i draws its random numbers from (seed, i) alone, so a replay repeats them.
+        first: the index i of the first of these micro-batches.
     """
     parts: list[Rows] = []
-    for number, piece in enumerate(pieces, first):
+    for number, batch in enumerate(micro_batches, first):
         torch.manual_seed(hash((seed, number)) & (2**63 - 1))
-        parts.append(model(piece.inputs, piece.teachers))
+        parts.append(model(batch.inputs, batch.teachers))
     if len(parts) == 1:
         return parts[0]
-    return {k: parts[0][k] if k in NUMBERS else torch.cat([part[k] for part in parts]) for k in parts[0]}
+    return {k: parts[0][k] if k in LOSS_PARAMETERS else torch.cat([part[k] for part in parts]) for k in parts[0]}
 
 
 def with_teacher_outputs(batch: Batch, forwards: Sequence[TeacherForward | None], device: torch.device) -> Batch:
-    """The batch on the device, the input of every teacher that runs online replaced by its outputs [n, 1 or C, …]."""
+    """The batch on the device, with the input of every online teacher replaced by its outputs [n, 1 or C, …]."""
     batch = batch.to(device)
-    parts = zip(batch.teachers, forwards, strict=True)
-    return replace(batch, teachers=tuple(own if forward is None else run(forward, own) for own, forward in parts))
+    outputs = [
+        tensors if forward is None else teacher_outputs(forward, tensors)
+        for tensors, forward in zip(batch.teachers, forwards, strict=True)
+    ]
+    return replace(batch, teachers=tuple(outputs))
 
 
-def run(forward: TeacherForward, inputs: Tensors) -> dict[str, torch.Tensor]:
-    """The outputs of a teacher, [n, 1 or C, …], from its one input [n, 1 or C, …]."""
+def teacher_outputs(forward: TeacherForward, inputs: Tensors) -> dict[str, torch.Tensor]:
+    """The outputs of a teacher by name, [n, 1 or C, …], from its one input [n, 1 or C, …]."""
     (value,) = inputs.values()
     return {name: out.unflatten(0, value.shape[:2]) for name, out in forward(value.flatten(0, 1)).items()}
 
 
 @contextmanager
-def kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Inside, the model may move its buffers (a batch norm's running statistics); afterwards they are as before.
+def preserve_buffers(model: nn.Module) -> Iterator[None]:
+    """Restore the model's buffers, such as a batch norm's running statistics, at the end of the block.
 
-    A step of gradient caching runs every piece twice and must count it once.
+    Gradient caching runs every micro-batch twice, and running statistics must be updated once only.
     """
     before = [buffer.clone() for buffer in model.buffers()]
     yield

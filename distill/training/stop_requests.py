@@ -1,4 +1,4 @@
-"""What asks for a checkpoint between two steps: the clock, SIGTERM, or the process that started the job."""
+"""Requests to save a checkpoint, or to stop: from a timer, from SIGTERM, or from the process that started the job."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ STOP = ".stop"  # a file of this name in the run folder asks all processes to sa
 
 
 class StopRequests:
-    """One process's requests; the training loop adds up those of all processes, so that all do the same.
+    """The requests that one process has received; the training loop sums them, so that all processes act alike.
 
-    A signal reaches one process, or several at different moments; the file reaches those of other hosts.
+    A signal reaches only some processes, or several at different steps; the file also reaches other hosts.
 
     Args:
         run: the run folder.
-        minutes: between two checkpoints; 0 if the clock does not matter.
-        first: whether this process looks at the clock and for the file.
+        minutes: the time between two checkpoints; 0 disables the timer.
+        first: whether this is the first process, the only one that reads the timer and looks for the file.
     """
 
     def __init__(self, run: Path, minutes: float, first: bool) -> None:
         self.file, self.minutes, self.first = run / STOP, minutes, first
-        self.stopping, self.saved = False, time.monotonic()
-        self.before: signal.Handlers | object = None
+        self.stopping, self.last_save = False, time.monotonic()
+        self.previous_handler: signal.Handlers | object = None
 
     def __enter__(self) -> StopRequests:
         if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGTERM, self._stop)
+            self.previous_handler = signal.signal(signal.SIGTERM, self._stop)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGTERM, self.before)  # type: ignore[arg-type]
+        if self.previous_handler is not None:
+            signal.signal(signal.SIGTERM, self.previous_handler)  # type: ignore[arg-type]
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.stopping = True
 
     def now(self) -> dict[str, float]:
-        """This process's requests before a step, by name: to "stop", and to "save"."""
+        """This process's requests, 1.0 or 0.0: to "stop", and to "save" a checkpoint."""
         stop = self.stopping or (self.first and self.file.exists())
-        due = self.first and self.minutes > 0 and time.monotonic() - self.saved >= 60 * self.minutes
+        due = self.first and self.minutes > 0 and time.monotonic() - self.last_save >= 60 * self.minutes
         return {"stop": float(stop), "save": float(due)}
 
-    def granted(self) -> None:
-        """A checkpoint has been taken."""
-        self.saved = time.monotonic()
+    def checkpoint_saved(self) -> None:
+        """Restart the timer: a checkpoint has been saved."""
+        self.last_save = time.monotonic()

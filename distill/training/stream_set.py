@@ -1,4 +1,4 @@
-"""Training on streams: which samples they hold is not known beforehand, and their order is random."""
+"""Training on streams: their samples are not known beforehand, and the sample order is random."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from distill.data.shard_names import address_scheme, stream_addresses
 from distill.data.streams import StreamDataset, read_shards
 from distill.errors import Bad, BadSample, UserError
 from distill.resolved import ResolvedRecipe
-from distill.training.health import check_bad_samples, most_bad
+from distill.training.health import check_bad_samples, max_bad_samples
 from distill.training.setup import Networks, transform_of
 from launch.launcher import Job
 from students import Tokenizer
 
-TOKENIZER_SAMPLES = 20_000  # streams bring images along with the captions
+TOKENIZER_SAMPLES = 20_000  # few, because the images are transferred along with the captions
 
 
 class StreamSet:
@@ -47,45 +47,45 @@ class StreamSet:
         return cls(resolved)
 
     def preflight(self) -> list[Bad]:
-        """Read the first sample, which fails if no stream can be read."""
+        """Read the first sample, to raise if no stream can be read."""
         bad: list[Bad] = []
-        with closing(read_shards(self.addresses, self.policy, self._counted(bad))) as first:
+        with closing(read_shards(self.addresses, self.policy, self._record_bad_shard(bad))) as first:
             next(first)
         print(
-            f"Training on {self.shards} streams: shards are drawn at random, again and again. Going on with --resume "
-            "draws anew, so it is exact in everything but which samples come next.",
+            f"Training on {self.shards} streams: shards are drawn at random with replacement. A run continued with "
+            "--resume is exact in everything but which samples come next.",
             file=sys.stderr,
         )
         return bad
 
     def check_unchanged(self, run: Path) -> None:
-        """Not known of streams; their addresses are in the recipe, which is compared."""
+        """Do nothing: only the addresses of streams are known, and those are compared as part of the recipe."""
 
     def texts(self) -> Iterator[str]:
-        """Of the first samples that come."""
+        """The captions of the first samples."""
         captions, last = Captions.from_table(self.recipe.data), Bad("", "", "")
-        texts = 0
-        with closing(read_shards(self.addresses, self.policy, self._counted([]))) as found:
-            for sample in islice(found, TOKENIZER_SAMPLES):
+        count = 0
+        with closing(read_shards(self.addresses, self.policy, self._record_bad_shard([]))) as samples:
+            for sample in islice(samples, TOKENIZER_SAMPLES):
                 try:
-                    own = [caption.text for caption in captions.read(sample)]
+                    captions_of_sample = [caption.text for caption in captions.read(sample)]
                 except BadSample as error:
                     last = error.bad
                     continue
-                texts += len(own)
-                yield from own
-        if not texts:
+                count += len(captions_of_sample)
+                yield from captions_of_sample
+        if not count:
             raise UserError(
                 f"There is no caption in the streams; the last sample: {last.shard} {last.key}: {last.reason}.",
                 "Correct data.train, data.caption_keys or data.languages.",
             )
 
     def fill_caches(self, networks: Networks, job: Job) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
-        """Nothing: no teacher of streams has a cache."""
+        """Do nothing: teachers have no cache when training on streams."""
         return {}, {}
 
     def save(self, run: Path) -> None:
-        """Nothing: the recipe names the streams."""
+        """Do nothing: the recipe names the streams."""
 
     def batches(self, tokenizer: Tokenizer | None, part: Part, pin: bool) -> Generator[list[Batch]]:
         transform = transform_of(self.resolved, tokenizer)
@@ -99,14 +99,14 @@ class StreamSet:
         return []
 
     def close(self) -> None:
-        """Loader processes have closed theirs."""
+        """Do nothing: loader processes close their own connections."""
 
-    def _counted(self, bad: list[Bad]) -> Callable[[Bad], None]:
-        """What notes a shard that is passed over, up to the recipe's limit."""
+    def _record_bad_shard(self, bad: list[Bad]) -> Callable[[Bad], None]:
+        """A callback that appends a skipped shard to ``bad``, and raises ``UserError`` above the recipe's limit."""
 
-        def note(one: Bad) -> None:
-            bad.append(one)
-            check_bad_samples(len(bad), most_bad(self.recipe, self.samples), one, "before training")
-            print(f"{one.shard} is passed over: {one.reason}", file=sys.stderr)
+        def record(shard: Bad) -> None:
+            bad.append(shard)
+            check_bad_samples(len(bad), max_bad_samples(self.recipe, self.samples), shard, "before training")
+            print(f"{shard.shard} is passed over: {shard.reason}", file=sys.stderr)
 
-        return note
+        return record

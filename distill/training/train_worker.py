@@ -1,4 +1,4 @@
-"""One training process of a job with several: started by path, with the run folder as its argument."""
+"""One of several processes that train; a script whose argument is the run folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main(run: str) -> int:
     except RuntimeError as error:
         if not group.is_lost_connection(error):
             raise
-        print("This process stops, for another one has ended; its own message stands beside this.", file=sys.stderr)
+        print("This process stops because another one has ended; see the message of that process.", file=sys.stderr)
         return 1
     group.leave()
     return 0

@@ -1,4 +1,4 @@
-"""The training set of a recipe: what every kind of it offers, and which kind a recipe has."""
+"""The training set of a recipe: the interface of local shards and streams, and the choice between them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from students import Tokenizer
 
 
 class TrainingSet(Protocol):
-    """A recipe's training data, before training starts and while it goes on.
+    """A recipe's training data, before and during training.
 
     Attributes:
-        samples: of an epoch; where there are none, as many as the run is shown.
-        shards: how many.
-        commands: of a shell, which reading it runs.
+        samples: the number of samples of an epoch; for streams, which have no epochs, that of the whole run.
+        shards: the number of shards.
+        commands: the shell commands that reading the data runs.
     """
 
     samples: int
@@ -31,52 +31,52 @@ class TrainingSet(Protocol):
     commands: list[str]
 
     def preflight(self) -> list[Bad]:
-        """Look for samples that cannot be used, as far as that can be known before training.
+        """List the samples that cannot be used, as far as is known before training.
 
         Raises:
-            UserError: if there are more of them than the recipe allows, or nothing can be trained on.
+            UserError: if there are more of them than the recipe allows, or no sample can be read.
         """
 
     def check_unchanged(self, run: Path) -> None:
-        """Refuse to resume a run that was started on something else.
+        """Check that a run was started on the same data.
 
         Raises:
-            UserError: naming what has changed.
+            UserError: if it was not; the message names a shard that has changed.
         """
 
     def texts(self) -> Iterator[str]:
-        """Captions, for a tokenizer to be trained on.
+        """Captions on which a tokenizer is trained.
 
         Raises:
-            UserError: if more samples cannot be used than the recipe allows.
+            UserError: if more samples are unusable than the recipe allows.
         """
 
     def fill_caches(self, networks: Networks, job: Job) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
-        """Complete the teacher caches and compare them with the live teachers.
+        """Complete the teacher caches and compare a sample of their rows with the teachers' outputs.
 
         Args:
             networks: loads the teachers.
-            job: where to compute.
+            job: the processes that compute.
 
         Returns:
-            By teacher, the fingerprint of its weights, and what the comparison found.
+            By name of the teacher: the fingerprint of its weights; and the result of the comparison.
 
         Raises:
-            UserError: if a cache is of something else or not true.
+            UserError: if a cache has another identity than the recipe's, or a row differs from the teacher's output.
         """
 
     def save(self, run: Path) -> None:
-        """Write into a run's folder what opening the set again needs."""
+        """Write to a run folder the files that :func:`open_data_again` reads."""
 
     def batches(self, tokenizer: Tokenizer | None, part: Part, pin: bool) -> Generator[list[Batch]]:
-        """Every step's batch of one process, in pieces, loaded ahead.
+        """One process's share of every step's batch, as a list of micro-batches, prefetched.
 
         Raises:
-            UserError: if it cannot go on.
+            UserError: if the data cannot be read any further.
         """
 
     def keys(self, step: int) -> list[str]:
-        """The keys of all samples of a step, on all processes; empty where they are not known."""
+        """The keys of all samples of a step's global batch; empty for streams, whose order is not known."""
 
     def close(self) -> None:
         """Close open files."""
@@ -86,19 +86,19 @@ def open_data(resolved: ResolvedRecipe) -> TrainingSet:
     """The training set of a recipe: local shards, whose headers are read here, or streams.
 
     Raises:
-        UserError: if it is not there.
+        UserError: if the data does not exist.
     """
-    return _kind(resolved).open(resolved)
+    return _class_of(resolved).open(resolved)
 
 
 def open_data_again(resolved: ResolvedRecipe, run: Path) -> TrainingSet:
-    """The training set of a run that has been prepared.
+    """The training set of a prepared run.
 
     Raises:
         UserError: if it cannot be read.
     """
-    return _kind(resolved).open_again(resolved, run)
+    return _class_of(resolved).open_again(resolved, run)
 
 
-def _kind(resolved: ResolvedRecipe) -> type[ShardSet] | type[StreamSet]:
+def _class_of(resolved: ResolvedRecipe) -> type[ShardSet] | type[StreamSet]:
     return StreamSet if resolved.recipe.data.streamed else ShardSet

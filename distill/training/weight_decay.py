@@ -1,4 +1,4 @@
-"""Which parameters weight decay is for: the kernels of linear layers and convolutions."""
+"""The parameters that are decayed: the kernels of linear layers and convolutions."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"
 def kernels(model: nn.Module) -> set[str]:
     """The names of the kernels of linear layers, convolutions and torch's attention, as ``model`` names them.
 
-    The shape does not tell: position embeddings, class and register tokens, pooling queries, token embeddings, tables
-    of relative positions, layer scales and the gains of standardised convolutions have several dimensions too. A
-    kernel that is also the weight of an embedding (tied weights) counts as an embedding.
+    The number of dimensions does not identify them: position embeddings, class and register tokens, pooling queries,
+    token embeddings, tables of relative positions, layer scales and the gains of standardised convolutions have
+    several dimensions too. A kernel that is shared with an embedding (tied weights) counts as an embedding.
     """
     from timm.layers import CondConv2d  # a convolution, but not a subclass of torch's
 
-    found: set[int] = set()
-    embeddings: set[int] = set()
+    kernel_ids: set[int] = set()
+    embedding_ids: set[int] = set()
     for module in model.modules():
-        own = dict(module.named_parameters(recurse=False))
+        parameters = dict(module.named_parameters(recurse=False))
         if isinstance(module, (nn.Linear, _ConvNd, CondConv2d)):
-            found |= {id(own[name]) for name in ("weight",) if name in own}
+            kernel_ids |= {id(parameters[name]) for name in ("weight",) if name in parameters}
         elif isinstance(module, nn.MultiheadAttention):
-            found |= {id(own[name]) for name in ATTENTION if name in own}
+            kernel_ids |= {id(parameters[name]) for name in ATTENTION if name in parameters}
         elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-            embeddings.add(id(module.weight))
-    return {name for name, parameter in model.named_parameters() if id(parameter) in found - embeddings}
+            embedding_ids.add(id(module.weight))
+    return {name for name, parameter in model.named_parameters() if id(parameter) in kernel_ids - embedding_ids}
 
 
 def decayed_parameters(model: nn.Module) -> set[str]:
-    """The names of the parameters that weight decay is for: :func:`kernels` without those a network excludes.
+    """The names of the parameters that are decayed: :func:`kernels` without those that a network excludes.
 
-    timm's networks, and others in their manner, name in ``no_weight_decay()`` what must not be decayed: parameters,
-    modules or patterns, relative to the network. Networks anywhere inside ``model`` are asked.
+    As in timm, a network's ``no_weight_decay()`` returns what must not be decayed: names of parameters or modules, or
+    patterns, relative to the network. The method of every module inside ``model`` that has one is called.
     """
-    found = kernels(model)
+    decayed = kernels(model)
     for prefix, module in model.named_modules():
         excluded = getattr(module, "no_weight_decay", None)
         if callable(excluded):
-            start = f"{prefix}." if prefix else ""
+            dotted = f"{prefix}." if prefix else ""
             patterns = [pattern for name in excluded() for pattern in (name, f"{name}.*")]
-            inside = {name: name.removeprefix(start) for name in found if name.startswith(start)}
-            found -= {name for name, own in inside.items() if any(fnmatchcase(own, p) for p in patterns)}
-    return found
+            relative = {name: name.removeprefix(dotted) for name in decayed if name.startswith(dotted)}
+            decayed -= {name for name, inside in relative.items() if any(fnmatchcase(inside, p) for p in patterns)}
+    return decayed

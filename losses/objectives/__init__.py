@@ -1,8 +1,8 @@
 """Objectives: named combinations of losses, one module each, and nothing else in this folder.
 
-A module defines ``OBJECTIVE``: a class whose ``needs`` say what it asks of towers and teachers, and which maps
-:class:`losses.Embeddings` to named terms. Adding the file is all it takes to add the objective; another installed
-package adds one through an entry point of the group ``distill.objectives``.
+A module defines ``OBJECTIVE``, a subclass of :class:`losses.Objective`: its ``needs`` describe what it reads from
+towers and teachers, and its call maps :class:`losses.Embeddings` to terms by name. Nothing but adding the file is
+needed; another installed package adds an objective through an entry point of the group ``distill.objectives``.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ GROUP = "distill.objectives"
 
 
 def found() -> dict[str, EntryPoint]:
-    """Every objective by name, not imported yet."""
+    """The entry points of all objectives by name, not imported yet."""
     modules = [info.name for info in pkgutil.iter_modules(__path__)]
-    own = [EntryPoint(name, f"{__name__}.{name}:OBJECTIVE", GROUP) for name in modules]
+    builtin = [EntryPoint(name, f"{__name__}.{name}:OBJECTIVE", GROUP) for name in modules]
     by_name: dict[str, EntryPoint] = {}
-    for point in (*own, *entry_points(group=GROUP)):
+    for point in (*builtin, *entry_points(group=GROUP)):
         if by_name.setdefault(point.name, point).value != point.value:
             raise LookupError(f"There are two objectives '{point.name}': {by_name[point.name].value}, {point.value}.")
     return by_name
 
 
 def names() -> list[str]:
-    """The objectives that exist, sorted."""
+    """The names of all objectives, sorted."""
     return sorted(found())
 
 
 def objective(name: str, **options: Any) -> Objective:
-    """The objective called ``name`` with its options.
+    """Build the objective called ``name`` with its options.
 
     Args:
         name: a module of this package, or an entry point.
@@ -48,7 +48,7 @@ def objective(name: str, **options: Any) -> Objective:
 
 
 def objective_class(name: str) -> type[Objective]:
-    """The class of an objective; raises ``LookupError`` like :func:`objective`."""
+    """Import the class of an objective; raises ``LookupError`` like :func:`objective`."""
     known = found()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)

@@ -1,4 +1,4 @@
-"""One pair of towers and nothing else."""
+"""Contrastive training of an image and a text tower without transfer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from losses.objective import Embeddings, Objective
 
 
 class Contrastive(Objective):
-    """``L_{f↔g}`` alone: CLIP from scratch, LiT where the image tower is the frozen teacher; SigLIP and SigLiT
+    """``L_{f↔g}`` alone: CLIP from scratch, or LiT if the image tower is the frozen teacher; SigLIP and SigLiT
     with ``pair = "sigmoid"``."""
 
     def __call__(self, embeddings: Embeddings) -> dict[str, torch.Tensor]:

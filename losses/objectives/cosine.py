@@ -1,4 +1,4 @@
-"""Feature distillation by cosine."""
+"""Feature distillation with the cosine distance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from losses.transfer import Transfer
 
 
 class CosineFeatures(Transfer):
-    """Each student, through one linear layer, points where the frozen teacher's embedding points."""
+    """Each student, through a linear layer, is trained to have the direction of the teacher's embedding."""
 
     def term(self, student: torch.Tensor, teacher: torch.Tensor, embeddings: Embeddings, term: int) -> torch.Tensor:
         return cosine(student, teacher)

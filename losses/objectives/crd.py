@@ -1,4 +1,4 @@
-"""Contrastive relational distillation: how images relate to texts, as a teacher pair sees it."""
+"""Contrastive relational distillation: the image–text similarities of a pair of teachers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from losses.objective import Embeddings, Needs, Objective, TeacherFacts, Widths
-from losses.projections import TeacherAlone
+from losses.projections import TeacherEmbedding
 from losses.relational import relational
 
 
@@ -31,17 +31,17 @@ class ContrastiveRelational(Objective):
 
     @property
     def needs(self) -> Needs:
-        return Needs(teachers=("embedding",), gather=("image", "text", "teacher"), bias=self.start_bias)
+        return Needs(teachers=("embedding",), gather=("image", "text", "teacher"), bias=self.initial_bias)
 
     def projection(self, teacher: TeacherFacts, students: Mapping[str, Widths]) -> nn.Module:
-        return TeacherAlone()
+        return TeacherEmbedding()
 
     def check(self, teachers: Sequence[TeacherFacts], students: Collection[str] = ("image", "text")) -> None:
         super().check(teachers, students)
         if [t.modality for t in teachers] != ["image", "text"] or teachers[0].width != teachers[1].width:
-            found = ", ".join(f"{t.name} ({t.modality}, {t.width})" for t in teachers)
+            given = ", ".join(f"{t.name} ({t.modality}, {t.width})" for t in teachers)
             raise ValueError(
-                f"needs an image teacher and then a text teacher of one width, and is given {found}. "
+                f"needs an image teacher and then a text teacher of one width, and is given {given}. "
                 'Name such a pair, or set objective.name = "relational".'
             )
 

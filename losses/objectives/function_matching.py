@@ -1,4 +1,4 @@
-"""Function matching: the image student gives the answers of a teacher with a classifier."""
+"""Function matching: the image student reproduces the class probabilities of a teacher with a classifier."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from losses.projections import Classifier
 
 
 class FunctionMatching(Objective):
-    """``(L_{f↔g} + w Σ_k w_k KL_k) / (1 + K)``, KL between each teacher's classes and the image student's.
+    """``(L_{f↔g} + w Σ_k w_k KL_k) / (1 + K)``, with the KL divergence of the image student's class
+    probabilities from those of each teacher.
 
-    "A good teacher is patient and consistent" (arXiv 2106.05237): teacher and student see one and the same view,
-    and with ``mixup`` one and the same mixture of two images, so that the student learns the teacher as a function
-    and not at a few points only. Mixtures are new at every epoch, so a teacher can only give its answers online.
+    "A good teacher is patient and consistent" (arXiv 2106.05237): teacher and student get the same view, and with
+    ``mixup`` the same mixture of two images, so that the student matches the teacher as a function and not only on
+    the training images. Mixtures change every epoch, so with ``mixup`` teachers must run online.
 
     Attributes:
         weight: w, the weight of the KL divergences, from 0 on.
@@ -36,7 +37,7 @@ class FunctionMatching(Objective):
 
     @property
     def needs(self) -> Needs:
-        return Needs(teachers=("logits",), bias=self.start_bias, mixup=self.mixup)
+        return Needs(teachers=("logits",), bias=self.initial_bias, mixup=self.mixup)
 
     def projection(self, teacher: TeacherFacts, students: Mapping[str, Widths]) -> nn.Module:
         return Classifier(teacher.classes, students["image"]["embedding"])
@@ -50,7 +51,7 @@ class FunctionMatching(Objective):
                 )
             if self.mixup and not teacher.online:
                 raise ValueError(
-                    f"mixes images anew each epoch, which no cache of '{teacher.name}' can hold. "
+                    f"mixes different images each epoch, which no cache of '{teacher.name}' can hold. "
                     'Set teacher.N.cache = "none", or objective.mixup = 0.'
                 )
         super().check(teachers, students)

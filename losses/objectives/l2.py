@@ -1,4 +1,4 @@
-"""L2 representation transfer: the paper's alternative to contrastive transfer."""
+"""L2 transfer: the Three Towers paper's alternative to contrastive transfer."""
 
 from __future__ import annotations
 

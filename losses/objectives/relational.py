@@ -1,4 +1,4 @@
-"""Relational distillation: the students' similarities between samples follow the teacher's."""
+"""Relational distillation: the students' similarities between samples are trained to match the teacher's."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pydantic import Field
 from torch import nn
 
 from losses.objective import Embeddings, Needs, TeacherFacts, TeacherRows, Widths
-from losses.projections import TeacherAlone
+from losses.projections import TeacherEmbedding
 from losses.relational import relational
 from losses.transfer import Transfer
 
 
 class Relational(Transfer):
-    """Within each student, the similarities of the batch's samples follow those within the teacher.
+    """Each student's similarities between the samples of a batch are trained to match the teacher's.
 
     The terms are ``KL(p pᵀ ‖ f fᵀ)`` and ``KL(p pᵀ ‖ g gᵀ)``, each sample's distribution over the *other* samples.
-    They need one teacher, of images or of texts; ``crd`` compares images with texts, and needs both.
+    They need a teacher of either modality; ``crd`` compares images with texts, and needs one of each.
 
     Attributes:
         teacher_temperature: τ of the teacher's similarities, above 0; it is not learned.
@@ -33,7 +33,7 @@ class Relational(Transfer):
         return replace(inherited, gather=(*inherited.students, "teacher"))
 
     def projection(self, teacher: TeacherFacts, students: Mapping[str, Widths]) -> nn.Module:
-        return TeacherAlone()
+        return TeacherEmbedding()
 
     def transfer(self, modality: str, teacher: TeacherRows, embeddings: Embeddings, term: int) -> torch.Tensor:
         """The KL divergence of one student's similarities from one teacher's."""

@@ -1,4 +1,4 @@
-"""Feature distillation by smooth L1."""
+"""Feature distillation with the smooth L1 loss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from losses.transfer import Transfer
 
 
 class SmoothL1Features(Transfer):
-    """Each student, through one linear layer, reproduces the teacher's standardised embedding (arXiv 2205.14141).
+    """Each student, through a linear layer, predicts the teacher's standardised embedding (arXiv 2205.14141).
 
     Attributes:
         beta: absolute difference, above 0, from which on the loss grows linearly; below it grows with the square.

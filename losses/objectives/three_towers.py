@@ -30,7 +30,8 @@ class ThreeTowers(SharedSpaceTransfer):
         super().check(teachers, students)
         if self.temperatures == "own" and "fg" not in self.terms:
             raise ValueError(
-                'has temperatures = "own" and drops the term f↔g, whose temperature ships: it would never be learned. '
+                'has temperatures = "own" and drops the term f↔g, whose temperature is exported: '
+                "it would never be learned. "
                 'Keep "fg" in objective.terms, or share one temperature.'
             )
 

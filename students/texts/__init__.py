@@ -1,7 +1,7 @@
 """Text towers: one architecture a module, with its options and its tokenizer, and nothing else in this folder.
 
-A module defines ``TEXT_TOWER``, a class that derives from :class:`students.TextTower`. Adding the file is all it
-takes to add the architecture; another installed package adds one through an entry point of the group
+A module defines ``TEXT_TOWER``, a class that derives from :class:`students.TextTower`. Nothing but adding the
+file is needed; another installed package adds an architecture through an entry point of the group
 ``distill.text_towers``.
 """
 
@@ -17,11 +17,11 @@ GROUP = "distill.text_towers"
 
 
 def found() -> dict[str, EntryPoint]:
-    """Every text architecture by name, not imported yet."""
+    """The entry points of all text architectures by name, not imported yet."""
     modules = [info.name for info in pkgutil.iter_modules(__path__)]
-    own = [EntryPoint(name, f"{__name__}.{name}:TEXT_TOWER", GROUP) for name in modules]
+    builtin = [EntryPoint(name, f"{__name__}.{name}:TEXT_TOWER", GROUP) for name in modules]
     by_name: dict[str, EntryPoint] = {}
-    for point in (*own, *entry_points(group=GROUP)):
+    for point in (*builtin, *entry_points(group=GROUP)):
         other = by_name.setdefault(point.name, point)
         if other.value != point.value:
             raise LookupError(f"There are two text architectures '{point.name}': {other.value}, {point.value}.")
@@ -29,7 +29,7 @@ def found() -> dict[str, EntryPoint]:
 
 
 def text_tower_class(arch: str) -> type[TextTower]:
-    """The class of a text tower.
+    """Import the class of a text tower.
 
     Raises:
         LookupError: if there is no such architecture; the message names the nearest one.

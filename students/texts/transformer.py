@@ -67,7 +67,7 @@ class TextTransformer(TextTower):
         self.norm = nn.LayerNorm(options.dim)
         self.pool = AttentionPool(options.dim, options.heads) if options.pool == "map" else MeanPool()
         self.head = nn.Linear(options.dim, width)
-        self.apply(start)
+        self.apply(initialize)
 
     @classmethod
     def describe(cls, options: TransformerOptions) -> str:  # type: ignore[override]
@@ -76,7 +76,7 @@ class TextTransformer(TextTower):
     def forward(self, inputs: torch.Tensor, outputs: tuple[str, ...] = ("embedding",)) -> dict[str, torch.Tensor]:
         """[n, context] int64 token ids, padded with ``PAD`` → "embedding" [n, D], "tokens" [n, context, dim]."""
         padding = inputs == PAD
-        # A row of nothing but padding would make attention divide by zero: let it see its first pad.
+        # A text without tokens would make attention divide by zero, so it attends to its first padding token.
         padding[:, 0] = False
         x = self.tokens(inputs) + self.positions[: inputs.shape[1]]
         x = self.norm(self.blocks(x, src_key_padding_mask=padding))
@@ -89,10 +89,11 @@ class TextTransformer(TextTower):
         return "head"
 
 
-def start(module: nn.Module) -> None:
-    """Initial weights as in big_vision: Xavier, no biases, embeddings of about unit length.
+def initialize(module: nn.Module) -> None:
+    """Initialise weights as in big_vision: Xavier weights, zero biases, embeddings of about unit length.
 
-    torch's own leave the text embedding dominated by the last layer's bias: all captions begin side by side.
+    With torch's initialisation the last layer's bias dominates, so that the embeddings of all captions start close to
+    each other.
     """
     if isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
@@ -116,7 +117,7 @@ class AttentionPool(nn.Module):
 
     def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
         """[n, T, dim] and [n, T] (true where padded) → [n, dim]."""
-        query = self.query.expand(x.shape[0], -1, -1)  # len() would fix it in torch.export
+        query = self.query.expand(x.shape[0], -1, -1)  # len() would make it a constant in torch.export
         pooled = self.attention(query, x, x, key_padding_mask=padding, need_weights=False)[0]
         out: torch.Tensor = (pooled + self.mlp(self.norm(pooled)))[:, 0]
         return out

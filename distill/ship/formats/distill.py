@@ -13,7 +13,7 @@ from distill.ship.shipped import Shipped
 
 
 def write(shipped: Shipped, folder: Path, name: str) -> None:
-    """Write ``config.json``, one safetensors file a tower, the tokenizer and the model card."""
+    """Write ``config.json``, a safetensors file for each tower, the tokenizer and the model card."""
     for modality in shipped.modalities:
         tower = shipped.tower(modality)
         write_whole(folder / f"{modality}.safetensors", lambda to, tensors=tower: save_file(tensors, to))  # type: ignore[misc]
