@@ -161,9 +161,9 @@ def test_one_shard_that_is_gone_does_not_speak_for_the_others(server: Server, mo
     given = streams([*gone, f"{server.url}/plain/{FILES[2]}"])
     given.policy = RetryPolicy(timeout=1.0, retries=0, first_wait=0.0)
     monkeypatch.setattr("distill.data.streams.SHUFFLE_BUFFER", 16)
-    before = server.asked[f"/plain/{FILES[2]}"]
+    before = server.requests[f"/plain/{FILES[2]}"]
     batches = taken(given, 8)
-    assert server.asked[f"/plain/{FILES[2]}"] - before >= 4
+    assert server.requests[f"/plain/{FILES[2]}"] - before >= 4
     assert {one.shard for batch in batches for one in batch.bad} == {gone[0]}
 
 
