@@ -1,21 +1,21 @@
-"""How fast the tiled losses are and how little memory they take, beside open_clip's on the same machine.
+"""Time and memory of the tiled losses, compared with open_clip's on the same machine.
 
     python tests/bench_losses.py [--sizes 4096 8192 16384 32768] [--width 512] [--threads 2] [--repeats 3]
 
-prints JSON. For each batch size N and each loss it says:
+prints JSON. For each batch size N and each loss it reports:
 
-- ``seconds``: one forward and backward in float32 with gradients for both sides and all numbers, the best of a few,
-  ours and theirs in turns;
+- ``seconds``: one forward and backward in float32 with gradients for both sides, scale and bias; the best of a few
+  repetitions, ours and open_clip's alternating;
 - ``extra_mib``: how far the resident memory of a process rises above where it stood before one forward and backward,
   gradients included (2 N D numbers) and inputs not;
 - ``growth``: ``extra_mib`` over that of the previous size;
-- ``share_of_matmul_rate``: of the rate at which this machine multiplies two 2048 × 2048 float32 matrices in the same
-  process, what the four products of the tiled loss, 8 N² D operations, reach; open_clip's losses need six or three.
+- ``share_of_matmul_rate``: the rate of the four products of the tiled loss, 8 N² D operations, divided by the rate at
+  which the same process multiplies two 2048 × 2048 float32 matrices; open_clip's losses need six or three products.
 
-Every figure comes from a process of its own. In those that measure memory each large block is mapped from the system
-and given back when freed (``MALLOC_MMAP_THRESHOLD_``), so that no memory kept from before hides a peak; a tiny batch
-is computed first, so that libraries and threads do not count. The peak is the kernel's, ``VmHWM`` of Linux, reset
-beforehand. A loss of open_clip that would not fit, going by its last size, is skipped, and the reason given.
+Every figure is measured in a separate process. In those that measure memory each large block is mapped from the system
+and returned when freed (``MALLOC_MMAP_THRESHOLD_``), so that retained memory does not hide a peak; a tiny batch is
+computed first, so that libraries and threads do not count. The peak is Linux's ``VmHWM``, reset beforehand. A loss of
+open_clip that would not fit into memory, estimated from the previous size, is skipped, and the reason reported.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from pathlib import Path
 from typing import Any
 
 LOSSES = {"contrastive": "ClipLoss", "sigmoid": "SigLipLoss"}
-MATRICES = 6  # of N × N numbers: what one of open_clip's losses is taken to need before it has been measured
-SPARE = 2 * 2**30  # left to the rest of the machine
+MATRICES = 6  # N × N matrices: the estimated need of a loss of open_clip before the first measurement
+SPARE = 2 * 2**30  # bytes left to other processes
 
 
 def once(name: str, whose: str, n: int, width: int) -> Callable[[], None]:
-    """One forward and backward of a loss; the inputs exist already."""
+    """A function that computes one forward and backward of a loss, with inputs made in advance."""
     import torch
     import torch.nn.functional as F
     from open_clip import loss as open_clip
@@ -61,7 +61,7 @@ def once(name: str, whose: str, n: int, width: int) -> Callable[[], None]:
 
 
 def matmul_rate(side: int = 2048) -> float:
-    """Floating-point operations a second of a large float32 product, the best of many."""
+    """Floating-point operations per second of a large float32 matrix product, the best of twelve."""
     import torch
 
     a, b = torch.randn(side, side), torch.randn(side, side)
@@ -75,7 +75,7 @@ def timed(work: Callable[[], Any]) -> float:
 
 
 def measure_time(name: str, whose: str, n: int, width: int, repeats: int) -> dict[str, float]:
-    """The best of a few rounds, in which ours, theirs and the plain product take turns: all see the same machine."""
+    """The best of a few rounds; in each, ours, open_clip's and the matrix product alternate under the same load."""
     kinds = whose.split("+")
     steps = {kind: once(name, kind, n, width) for kind in kinds}
     for kind in kinds:
@@ -102,7 +102,7 @@ def measure_memory(name: str, whose: str, n: int, width: int, repeats: int) -> d
 
 
 def resident(field: str) -> int:
-    """Bytes of resident memory: now (VmRSS) or at most since the last reset (VmHWM)."""
+    """Bytes of resident memory: the current value (VmRSS) or the peak since the last reset (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
@@ -111,7 +111,7 @@ MEASURES = {"time": measure_time, "memory": measure_memory}
 
 
 def measured(what: str, name: str, whose: str, n: int, options: argparse.Namespace) -> dict[str, float]:
-    """The figures, from a new process."""
+    """The figures of one measurement in a new process."""
     command = [sys.executable, __file__, "--one", what, name, whose, str(n)]
     command += ["--width", str(options.width), "--threads", str(options.threads), "--repeats", str(options.repeats)]
     threads = {key: str(options.threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -123,7 +123,7 @@ def measured(what: str, name: str, whose: str, n: int, options: argparse.Namespa
 
 
 def compare(name: str, n: int, before: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """One loss at one size, ours and theirs; ``before`` is the same at the previous size."""
+    """The results for one loss at one size, ours and open_clip's; ``before`` are those at the previous size."""
     import psutil
 
     known = before.get("open_clip", {}).get("extra_mib")

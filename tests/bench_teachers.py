@@ -1,19 +1,19 @@
-"""What a teacher costs: embedding ahead beside its bare forward, and a training step with it beside one without.
+"""The cost of a teacher: embedding in advance compared with its forward alone, and training with and without it.
 
     python tests/bench_teachers.py [--images 512] [--steps 12] [--rounds 5] [--threads 2]
 
-prints JSON, all of it measured in one run on this machine with pictures drawn for it:
+prints JSON, measured on generated images:
 
-- ``embedding``: for each teacher, images a second through ``distill teachers embed``'s own loop (decoding, views,
-  forward, checksums, files) and through nothing but its forward on the same pixels, in turns in one process; of each
-  round the time from its first batch, when the loaders run, to its end; the median round, and of the rounds' ratios
-  the median, the least and the greatest.
-- ``step``, unless ``--steps 0``: seconds a training step from scratch, of Three Towers and of LiT with the teacher's
-  embeddings cached and with the teacher running, towers those of the packaged recipes; the median of steps that are
-  taken in turns, in one process. ``three_towers_over_scratch`` is what the third tower costs where it is
-  cached; the paper's own runs took 63 hours beside 54, 1.17 times.
-- ``break_even_epochs``: after how many epochs embedding once has paid for itself (LiT, arXiv 2111.07991, Figure 10),
-  one view an image and the recipes' four.
+- ``embedding``: for each teacher, images per second of the loop of ``distill teachers embed`` (decoding, views,
+  forward, checksums, files) and of its forward alone on the same pixels, alternating in one process; every round is
+  timed from its first batch, when the loaders run, to its end. Reported are the medians of the rounds, and the median,
+  minimum and maximum of the rounds' ratios.
+- ``step``, unless ``--steps 0``: seconds per training step from scratch, of Three Towers and of LiT with the teacher
+  cached and online, with the towers of the packaged recipes; medians of steps that alternate in one process.
+  ``three_towers_over_scratch`` is the relative cost of the third tower if cached; in the paper, trainings took 63 and
+  54 hours, a ratio of 1.17.
+- ``break_even_epochs``: after how many epochs embedding in advance has saved its own cost (LiT, arXiv 2111.07991,
+  Figure 10), with one view per image and with the recipes' four.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 TEACHER = "packaged/efficientnet_lite0"
-VIT = "in21k/vit_small_patch16_224"  # with random weights: they take as long as real ones
+VIT = "in21k/vit_small_patch16_224"  # with random weights: the time does not depend on them
 RUNS = {
     "scratch": ("scratch", []),
     "three_towers_cached": ("three_towers", []),
@@ -43,11 +43,11 @@ RUNS = {
     "lit_cached": ("lit", []),
     "lit_online": ("lit", ["teacher.0.cache=none"]),
 }
-WARM = 3  # steps that are not counted
+WARM_UP = 3  # steps that are not timed
 
 
 def draw(folder: Path, count: int, side: int = 256) -> Path:
-    """Shards of JPEG drawings with captions."""
+    """Write shards of JPEG drawings with captions."""
     from conftest import COLOURS, SHAPES, encoded, picture, write_tar
 
     folder.mkdir()
@@ -62,7 +62,7 @@ def draw(folder: Path, count: int, side: int = 256) -> Path:
 
 
 def with_random_weights(name: str, folder: Path) -> Any:
-    """A card whose weights are in a file made here."""
+    """A card whose weights are in a new file with random weights."""
     import timm
     from safetensors.torch import save_file
 
@@ -73,13 +73,13 @@ def with_random_weights(name: str, folder: Path) -> Any:
     return replace(card, file=partial(Path, path))
 
 
-Tick = Callable[[int], None]
+CountImages = Callable[[int], None]
 
 
-def pace(work: Callable[[Tick], object]) -> float:
-    """Images a second from the first batch to the end, everything that is written included.
+def pace(work: Callable[[CountImages], object]) -> float:
+    """Images per second from the first batch to the end, including the writing of files.
 
-    Not before: in a round that is not the first, loaders are forked from a process whose memory is then copied.
+    The start is excluded: after the first round, forking loaders from a process with much memory takes longer.
     """
     ticks: list[tuple[float, int]] = []
     work(lambda count: ticks.append((time.perf_counter(), count)))
@@ -87,7 +87,7 @@ def pace(work: Callable[[Tick], object]) -> float:
 
 
 def embedding(card: Any, shards: Path, folder: Path, rounds: int) -> dict[str, Any]:
-    """Images a second, through everything and through the forward alone, and the ratio."""
+    """Images per second of the complete embedding and of the forward alone, and their ratio."""
     import teachers
     from distill.config import TeacherTable
     from distill.data.cache import Cache
@@ -101,15 +101,15 @@ def embedding(card: Any, shards: Path, folder: Path, rounds: int) -> dict[str, A
     formats = [PixelFormat(1, card.image_size, card.interpolation)]
     pixels = [batch[:, 0] for (batch,), _ in ViewPixels(data, PLAIN_VIEWS, formats).batches(samples, 0)]
 
-    def bare(tick: Tick) -> None:
+    def bare(count_images: CountImages) -> None:
         for batch in pixels:
             teacher(batch.to(teacher.mean.device))["embedding"].cpu()
-            tick(len(batch))
+            count_images(len(batch))
 
-    def whole(tick: Tick, number: int) -> None:
+    def whole(count_images: CountImages, number: int) -> None:
         table = TeacherTable(name=card.name, cache=str(folder / f"{card.name.replace('/', '-')}-{number}"))
         cache = Cache(table, card, PLAIN_VIEWS)
-        embed([cache], lambda k: teacher, MissingShards.find([cache], data), 1, tick)
+        embed([cache], lambda k: teacher, MissingShards.find([cache], data), 1, count_images)
 
     rates: dict[str, list[float]] = {"forward": [], "embed": []}
     for number in range(rounds):
@@ -128,7 +128,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def stepper(recipe: Any) -> Callable[[], float]:
-    """A training whose steps are taken one by one: each loads its batch in this process, and says how long it took."""
+    """A function that takes one training step, loading its batch in this process, and returns the seconds it took."""
     from distill.data.pairs import Part
     from distill.lookup import resolve
     from distill.training import fill_worker, loop, prepare
@@ -150,9 +150,9 @@ def stepper(recipe: Any) -> Callable[[], float]:
 
 
 def steps(shards: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Seconds a step of every kind of training, the median; all take turns, step by step, in one process.
+    """Median seconds per step of every kind of training; all alternate, step by step, in one process.
 
-    Every other turn backwards: what loads ahead for one falls into the step of the next.
+    Every other round is in reverse order, since background loading for one affects the step of the next.
     """
     from distill.recipe import load
 
@@ -167,16 +167,16 @@ def steps(shards: Path, options: argparse.Namespace) -> dict[str, float]:
         ]
         take[name] = stepper(load(recipe, [*given, *settings]))
     seconds: dict[str, list[float]] = {name: [] for name in take}
-    for number in range(WARM + options.steps):
+    for number in range(WARM_UP + options.steps):
         for name in list(take)[:: 1 if number % 2 else -1]:
             taken = take[name]()
-            if number >= WARM:
+            if number >= WARM_UP:
                 seconds[name].append(taken)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def cost(seconds: dict[str, float], rate: float) -> dict[str, Any]:
-    """What is said of the steps, where ``rate`` images a second are embedded ahead."""
+    """The figures about steps, if ``rate`` images per second are embedded in advance."""
     saved = {m: (seconds[f"{m}_online"] - seconds[f"{m}_cached"]) / BATCH for m in ("three_towers", "lit")}
     each = {method: 1 / rate / per_image for method, per_image in saved.items()}
     return {
@@ -188,7 +188,7 @@ def cost(seconds: dict[str, float], rate: float) -> dict[str, Any]:
 
 
 BATCH = 64
-WIDTH = ["student.width=1280"]  # LiT without a head: the teacher's own
+WIDTH = ["student.width=1280"]  # LiT without a head has the width of the teacher
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Small real things that several tests share: shards on disk, a recipe, the command line as a process."""
+"""Fixtures and helpers that several tests share: small shards on disk, a recipe, the command line as a process."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
 
-# One thread a process, set before NumPy and torch are imported: the tests start many processes, and idle threads
-# spin. On the CPU, also where there is a GPU: the tests compare k processes with one, to the last digits.
+# One thread per process, set before NumPy and torch are imported: the tests start many processes, and idle OpenMP
+# threads busy-wait. On the CPU even if there is a GPU: the tests compare k processes with one at tight tolerances.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -40,7 +40,7 @@ GERMAN = {
 
 
 def picture(shape: str, colour: str, seed: int, side: int = 48) -> Image.Image:
-    """A drawing whose caption is "a COLOUR SHAPE": enough for two towers to learn something true."""
+    """A drawing of the caption "a COLOUR SHAPE", so that image and text towers have a correspondence to learn."""
     rng = np.random.default_rng(seed)
     image = Image.new("RGB", (side, side), "white")
     draw = ImageDraw.Draw(image)
@@ -65,7 +65,7 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
 
 
 def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
-    """A tar file with these members, byte for byte the same each time."""
+    """Write a tar file with these members; the bytes are the same each time."""
     with tarfile.open(path, "w") as tar:
         for name, data in members:
             info = tarfile.TarInfo(name)
@@ -75,7 +75,7 @@ def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
 
 
 def sample(key: str, shape: str, colour: str, seed: int) -> list[tuple[str, bytes]]:
-    """The members of one sample: an image, an English caption, and the same in German."""
+    """The members of one sample: an image, its English caption, and a JSON file with the English and German ones."""
     captions = {"en": f"a {colour} {shape}", "de": f"{GERMAN[shape]}, {GERMAN[colour]}"}
     return [
         (f"{key}.png", encoded(picture(shape, colour, seed))),
@@ -85,7 +85,7 @@ def sample(key: str, shape: str, colour: str, seed: int) -> list[tuple[str, byte
 
 
 def write_shards(folder: Path, counts: tuple[int, ...] = (40, 24), first: int = 0) -> list[Path]:
-    """Shards of drawings, ``counts[i]`` samples in the i-th."""
+    """Write shards of drawings, ``counts[i]`` samples in the i-th; ``first`` is the number of the first sample."""
     paths, number = [], first
     folder.mkdir(parents=True, exist_ok=True)
     for i, count in enumerate(counts):
@@ -144,11 +144,11 @@ every_steps = 3
 """
 
 
-# What turns it into a training without a teacher.
+# Options that make the recipe train without a teacher.
 SCRATCH = ["--set", "teacher=[]", "--set", "objective.name=contrastive"]
 
 
-# An export's, the least it may say.
+# The smallest valid config.json of an export.
 CONFIG = {
     "format": "distill-export/1",
     **{"width": 8, "temperature": 0.07, "provenance": {}},
@@ -160,21 +160,21 @@ CONFIG = {
 
 @pytest.fixture
 def recipe(tmp_path: Path, shards: Path) -> Path:
-    """A recipe that trains in seconds; its teacher cache is shared by all tests, beside the shards."""
+    """A recipe that trains in seconds; its teacher cache lies next to the shards, shared by all tests."""
     path = tmp_path / "recipe.toml"
     path.write_text(RECIPE.format(shards=shards))
     return path
 
 
 def noise(n: int, side: int) -> Any:
-    """[n, 3, side, side] uint8, every value as likely as any other."""
+    """[n, 3, side, side] uint8, uniformly distributed."""
     import torch
 
     return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def random_state(net: Any) -> dict[str, Any]:
-    """Small random weights of a network's names and shapes; batch norms' variances are positive."""
+    """A state dict with a network's names and shapes and small positive weights, so that variances are valid."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -186,8 +186,8 @@ def random_state(net: Any) -> dict[str, Any]:
     }
 
 
-# Every call below is a process of its own, forked from a server that has imported torch, timm and DeepSpeed
-# already: the imports take longer than most of what is tested.
+# Every call below runs in its own process, forked from a server that has already imported torch, timm and DeepSpeed:
+# the imports take longer than most of what is tested.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["distill.demo", "deepspeed", "timm", "torch.utils.tensorboard"])
 
@@ -216,7 +216,7 @@ def distill(
 
 
 def _distill(words: list[str], pipes: tuple[Any, Any], cwd: str, environment: dict[str, str]) -> None:
-    """What the console script does, in a process that has just been forked."""
+    """Do what the console script does, in a newly forked process."""
     for descriptor, pipe in zip((1, 2), pipes, strict=True):
         os.dup2(pipe.detach(), descriptor)
     os.chdir(cwd)
@@ -229,12 +229,12 @@ def _distill(words: list[str], pipes: tuple[Any, Any], cwd: str, environment: di
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file that has one a line."""
+    """The objects of a JSON Lines file."""
     return [json.loads(line) for line in path.read_text().split("\n") if line]
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """What a run has logged of every step."""
+    """What a run has logged for every step."""
     return lines_of(run / "metrics.jsonl")
 
 
@@ -244,12 +244,12 @@ def losses_of(run: Path) -> list[float]:
 
 
 def steps_done(run: Path) -> int:
-    """How many steps a run has logged, which may still be going on."""
+    """How many steps a run, which may still be in progress, has logged."""
     return (run / "metrics.jsonl").read_bytes().count(b"\n") if (run / "metrics.jsonl").exists() else 0
 
 
 def wait_for_step(run: Path, step: int, process: Any = None, seconds: float = 150) -> None:
-    """Wait until a run has logged so many steps; fail when its process ends before, or it takes too long."""
+    """Wait until a run has logged ``step`` steps; fail if its process ends before that, or it takes too long."""
     end = time.monotonic() + seconds
     while steps_done(run) < step:
         ended = process is not None and (process.exitcode if hasattr(process, "exitcode") else process.poll())
@@ -259,14 +259,15 @@ def wait_for_step(run: Path, step: int, process: Any = None, seconds: float = 15
 
 
 def workers_of(pid: int) -> dict[int, psutil.Process]:
-    """The training processes below a command, by rank."""
+    """The training processes started by a command, by rank."""
     found: dict[int, psutil.Process] = {}
     for child in psutil.Process(pid).children(recursive=True):
         try:
             words, rank = child.cmdline(), child.environ().get("RANK")
         except psutil.Error:
             continue
-        # Theirs are the names of the launcher and of loader processes, too.
+        # The launcher's command line also contains the script, and "-m". Loader processes have the command line and
+        # the rank of the training process that forked them, which comes before them here.
         if rank is not None and any(word.endswith("worker.py") for word in words) and "-m" not in words:
             found.setdefault(int(rank), child)
     return found
@@ -282,7 +283,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Any]:
-    """A web server of that folder, which goes wrong when asked to."""
+    """A web server of that folder that fails in the ways its addresses request."""
     from faulty_server import serving
 
     with serving(folder) as server:

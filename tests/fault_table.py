@@ -1,7 +1,7 @@
-"""What the fault suite counts, and what it compares runs with.
+"""The counts of the fault suite, and the expected samples that it compares runs with.
 
-Which samples a step must show is worked out here, from the order of the stream and the list of what was made unusable;
-``samples`` in metrics.jsonl, a sum over what was really shown, must be the same at every step.
+The samples that a step must train on are computed here, from the order of the stream and the list of samples made
+unusable; ``samples`` in metrics.jsonl, a checksum of the samples actually used, must be the same at every step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BATCH = 16
 
 @dataclass
 class Row:
-    """A line of the table."""
+    """A row of the table: faults, runs, finished runs, lost samples and repeated samples."""
 
     injected: int = 0
     runs: int = 0
@@ -46,8 +46,8 @@ def keys_of(shards: Path) -> list[str]:
 
 
 def expected_sums(shards: Path, steps: int, bad: frozenset[str] = frozenset()) -> list[int]:
-    """What ``samples`` must be at every step: the order's samples, each bad one's place taken by the one due at
-    the same place of the next batch whose sample is good."""
+    """What ``samples`` must be at every step: the samples in stream order, each bad one replaced by the sample at the
+    same position of the nearest later batch that has a good one there."""
     keys = keys_of(shards)
     counts = np.array([len(read_index(path)) for path in sorted(shards.glob("*.tar"))])
     stream = list(Order(counts, seed=0).between(0, (steps * BATCH // len(keys) + 2) * len(keys)))
@@ -76,7 +76,7 @@ def compare(run: Path, sums: list[int]) -> tuple[int, int]:
 
 
 def summed(rows: Iterable[Row]) -> Row:
-    """All of them together."""
+    """The column sums."""
     total = Row()
     for row in rows:
         for name, value in vars(row).items():

@@ -1,16 +1,18 @@
-"""A web server of files that stalls, cuts off and refuses as an address asks it to.
+"""A file server that stalls, disconnects or answers with an error, as specified in the requested address.
 
-``/FAULT@BYTESxTIMES/FILE`` serves FILE, and the first TIMES requests for it go wrong after BYTES bytes:
+For ``/FAULT@BYTESxTIMES/FILE`` it serves FILE, but the first TIMES requests fail after BYTES bytes:
 
-- ``cut`` ends the connection;
-- ``stall`` sends nothing more, and keeps the connection;
-- ``500``, ``429`` and the like are answered with that status instead;
-- ``replaced`` cuts, and has another content from then on, and another ETag; ``swapped`` has another date instead;
-- ``aligned`` cuts, and sends parts that begin at multiples of 1,000 bytes;
-- ``chunked`` cuts, and does not say beforehand how long the file is; ``star`` cuts, and says only that;
+- ``cut`` closes the connection;
+- ``stall`` sends nothing more, and keeps the connection open;
+- ``500``, ``429`` and other numbers: the response has that status and no content;
+- ``replaced`` closes the connection, and later responses have other content and another ETag; with ``swapped`` they
+  have other content and another Last-Modified;
+- ``aligned`` closes the connection, and rounds the start of a requested range down to a multiple of 1,000 bytes;
+- ``chunked`` closes the connection, and the failing response does not state its length; ``star`` closes the
+  connection, and Content-Range has "*" for the length of the file.
 
-``locked/FILE`` is for the user "me" with the password "open sesame" alone, ``moved/FILE`` points to it, and
-``plain/FILE`` serves it as it is. Under ``noranges/…`` all of that, but always from the first byte on.
+``locked/FILE`` requires the user "me" with the password "open sesame", ``moved/FILE`` redirects to it, and
+``plain/FILE`` serves the file without a fault. Below ``noranges/…`` the same, but Range headers are ignored.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import psutil
 
 from distill.data.remote import RetryPolicy
 
-FILES = ("train-000000.tar", "train-000001.tar", "train-000002.tar")  # what the fixture of conftest.py serves
+FILES = ("train-000000.tar", "train-000001.tar", "train-000002.tar")  # served by the fixture `server` of conftest.py
 POLICY = RetryPolicy(timeout=1.0, retries=3, first_wait=0.01)
 
 
@@ -38,51 +40,51 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        self.server.asked[self.path] += 1
-        count = self.server.asked[self.path]
+        self.server.requests[self.path] += 1
+        count = self.server.requests[self.path]
         ranges, path = not self.path.startswith("/noranges"), self.path.removeprefix("/noranges")
-        asked = re.fullmatch(r"/(\w+)(?:@(\d+)x(\d+))?/([^/]+)", path)
-        file = self.server.folder / asked[4] if asked else None
-        if asked is None or file is None or not file.is_file():
+        request = re.fullmatch(r"/(\w+)(?:@(\d+)x(\d+))?/([^/]+)", path)
+        file = self.server.folder / request[4] if request else None
+        if request is None or file is None or not file.is_file():
             self.send_error(404)
             return
-        if asked[1] == "moved":
+        if request[1] == "moved":
             self.send_response(302)
-            self.send_header("Location", f"{self.server.url}/locked/{asked[4]}")
+            self.send_header("Location", f"{self.server.url}/locked/{request[4]}")
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        if asked[1] == "locked" and self.headers.get("Authorization") != "Basic bWU6b3BlbiBzZXNhbWU=":
+        if request[1] == "locked" and self.headers.get("Authorization") != "Basic bWU6b3BlbiBzZXNhbWU=":
             self.send_error(401)
             return
-        fault, at, times = asked[1], int(asked[2] or 0), int(asked[3] or 0)
-        wrong = count <= times
-        if wrong and fault.isdigit():
+        fault, at, times = request[1], int(request[2] or 0), int(request[3] or 0)
+        failing = count <= times
+        if failing and fault.isdigit():
             self.send_error(int(fault))
             return
         data = file.read_bytes()
-        if fault in ("replaced", "swapped") and not wrong:
+        if fault in ("replaced", "swapped") and not failing:
             data = data[::-1]
         start = int((self.headers.get("Range") or "bytes=0-")[6:-1]) if ranges else 0
         start -= start % 1000 if fault == "aligned" else 0
         self.send_response(206 if start else 200)
-        if fault == "chunked" and wrong:
+        if fault == "chunked" and failing:
             self.send_header("Transfer-Encoding", "chunked")
         else:
             self.send_header("Content-Length", str(len(data) - start))
         if start:
             total = "*" if fault == "star" else len(data)
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{total}")
-        version = "first" if wrong or fault not in ("replaced", "swapped") else "second"
+        version = "first" if failing or fault not in ("replaced", "swapped") else "second"
         self.send_header("Last-Modified" if fault == "swapped" else "ETag", version)
         self.end_headers()
-        if fault == "chunked" and wrong:
+        if fault == "chunked" and failing:
             self.wfile.write(b"%x\r\n" % (len(data) - start))
-        self.wfile.write(data[start : max(start, at)] if wrong else data[start:])
-        if wrong and fault == "stall":
+        self.wfile.write(data[start : max(start, at)] if failing else data[start:])
+        if failing and fault == "stall":
             self.wfile.flush()
             self.server.over.wait(60)
-        self.close_connection = wrong
+        self.close_connection = failing
 
     def log_message(self, *words: Any) -> None:
         pass
@@ -92,15 +94,16 @@ class Server(ThreadingHTTPServer):
     """The server.
 
     Attributes:
-        folder: of the files.
-        asked: how often each address has been asked for.
+        folder: the folder of the served files.
+        requests: how often each path has been requested.
+        over: set when the server shuts down.
     """
 
     daemon_threads = True
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.folder, self.asked, self.over = folder, Counter[str](), threading.Event()
+        self.folder, self.requests, self.over = folder, Counter[str](), threading.Event()
 
     @property
     def url(self) -> str:
@@ -125,13 +128,13 @@ def serving(folder: Path) -> Iterator[Server]:
 
 
 def stalling(folder: Path, flag: Path) -> str:
-    """A command that stalls in the middle of a shard once there is a flag."""
+    """A command that prints a shard, and stalls in the middle of it if the file ``flag`` exists."""
     file = folder / FILES[0]
     return f"pipe:if test -e {flag}; then head -c 30000 {file}; sleep 987; else cat {file}; fi"
 
 
 def stalled(process: psutil.Process, count: int) -> list[psutil.Process]:
-    """Everything below a process, when so many commands in it have stalled."""
+    """Wait until ``count`` commands started below a process have stalled; return all its descendants."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         below = process.children(recursive=True)

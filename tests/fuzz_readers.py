@@ -1,11 +1,11 @@
-"""Coverage-guided fuzzing of everything that reads files from elsewhere.
+"""Coverage-guided fuzzing of all code that reads files of unknown origin.
 
     pip install atheris
     python tests/fuzz_readers.py [--seconds 60] [TARGET …]
 
-runs each target in a process of its own, from real files as seeds. A reader either reads what it is given, and then
-points nowhere outside of it, or refuses it by the exceptions it names; any other exception, or a minute without an
-answer, ends the process with the input that caused it, and this with status 1.
+runs each target in a separate process, with real files as seeds. A reader must either read its input consistently,
+without referring to bytes outside of it, or raise one of its documented exceptions. Any other exception, or a minute
+without a result, ends the process, which saves the input; this command then ends with status 1.
 """
 
 from __future__ import annotations
@@ -29,17 +29,20 @@ Targets = dict[str, tuple[Target, list[bytes]]]
 
 
 def targets(scratch: Path) -> Targets:
-    """By name, what is fed with bytes, and bytes to start from."""
+    """Functions to call with bytes, and seed inputs for them, by name."""
     from conftest import write_shards
 
     (shard,) = write_shards(scratch / "seed", (3,))
     return (
-        of_shards(scratch, shard) | of_caches_and_exports(scratch, shard) | of_checkpoints(scratch) | of_text(scratch)
+        shard_targets(scratch, shard)
+        | cache_and_export_targets(scratch, shard)
+        | checkpoint_targets(scratch)
+        | text_targets(scratch)
     )
 
 
-def of_shards(scratch: Path, shard: Path) -> Targets:
-    """Archives, streams, and what is kept of them."""
+def shard_targets(scratch: Path, shard: Path) -> Targets:
+    """Archives, streams, indexes, and tables of shards."""
     import numpy as np
 
     from distill.data.index import (
@@ -90,7 +93,7 @@ def of_shards(scratch: Path, shard: Path) -> Targets:
     }
 
 
-def of_checkpoints(scratch: Path) -> Targets:
+def checkpoint_targets(scratch: Path) -> Targets:
     import torch
     from safetensors.torch import load, save
 
@@ -111,7 +114,7 @@ def of_checkpoints(scratch: Path) -> Targets:
         (folder / "state.safetensors").write_bytes(data)
         accepted = checkpoint.complaint(folder) == ""
         assert accepted or data != state
-        if accepted:  # other bytes may only be spaces in the header: it holds what was written
+        if accepted:  # only spaces in the header may differ: the tensors are those that were written
             assert load(data).keys() == written.keys() and all(
                 torch.equal(load(data)[k], v) for k, v in written.items()
             )
@@ -119,7 +122,7 @@ def of_checkpoints(scratch: Path) -> Targets:
     return {"sealed": (sealed, [seal]), "tensors": (tensors, [state, save({"x": torch.ones(2)})])}
 
 
-def of_caches_and_exports(scratch: Path, shard: Path) -> Targets:
+def cache_and_export_targets(scratch: Path, shard: Path) -> Targets:
     import torch
     from conftest import CONFIG
     from safetensors.torch import save
@@ -164,8 +167,8 @@ def of_caches_and_exports(scratch: Path, shard: Path) -> Targets:
     }
 
 
-def of_text(scratch: Path) -> Targets:
-    """Recipes, and the members of a sample."""
+def text_targets(scratch: Path) -> Targets:
+    """Recipes, and the members of a sample: captions and images."""
     import tomllib
 
     from conftest import RECIPE, encoded, picture
@@ -203,7 +206,7 @@ def of_text(scratch: Path) -> Targets:
 
 
 def fuzz(name: str, seconds: int) -> None:
-    """Feed one target in this process, which ends here."""
+    """Fuzz one target in this process, and exit."""
     import atheris
 
     with tempfile.TemporaryDirectory() as scratch, atheris.instrument_imports(include=INSTRUMENTED):

@@ -1,4 +1,4 @@
-"""Samples as they come from the web: what cannot be used, and what is odd and can. Each maker gives one of a key."""
+"""Unusual samples as found on the web, unusable and usable ones. Each function makes the sample of a given key."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def base() -> Image.Image:
 
 
 def bomb() -> bytes:
-    """A PNG of some hundred bytes that claims to have 50,000 × 50,000 pixels."""
+    """A PNG of less than a hundred bytes whose header states 50,000 × 50,000 pixels."""
     data = bytearray(encoded(Image.new("L", (1, 1))))
     data[16:24] = (50_000).to_bytes(4, "big") * 2
     data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
     return bytes(data)
 
 
-def moving() -> bytes:
+def animated() -> bytes:
     out = io.BytesIO()
     base().save(out, "WEBP", save_all=True, append_images=[base().rotate(90)], duration=50)
     return out.getvalue()
 
 
-def turned() -> bytes:
+def rotated_by_exif() -> bytes:
     out, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 6
     base().save(out, "JPEG", exif=exif)
@@ -72,8 +72,8 @@ USABLE: dict[str, Callable[[str], Members]] = {
     "CMYK": with_image(lambda: encoded(base().convert("CMYK"), "JPEG"), "jpg"),
     "16 bits of grey": with_image(lambda: encoded(Image.fromarray(np.full((9, 9), 40_000, dtype=np.uint16)))),
     "palette": with_image(lambda: encoded(base().convert("P"))),
-    "animation": with_image(moving, "webp"),
-    "EXIF rotation": with_image(turned, "jpg"),
+    "animation": with_image(animated, "webp"),
+    "EXIF rotation": with_image(rotated_by_exif, "jpg"),
     "picture of 1 × 1": with_image(lambda: encoded(Image.new("RGB", (1, 1)))),
     "caption of 1 MB": with_text(b"a red circle " * 80_000),
     "duplicate key": lambda key: [*plain(key), (f"{key}.png", encoded(base()))],

@@ -1,4 +1,4 @@
-"""Optimisers of another package, which tests install: their state has other keys for kernels than for the rest."""
+"""Optimisers that tests install as another package; their state differs between kernels and other parameters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ merging = own_optimizers:Merging
 
 @contextmanager
 def installed(folder: Path) -> Iterator[None]:
-    """Inside, this process and those that it starts find these optimisers as those of an installed package."""
+    """Within the context, this process and its children find these optimisers as entry points of a package."""
     about = folder / "own_optimizers-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text(METADATA)
@@ -33,10 +33,10 @@ def installed(folder: Path) -> Iterator[None]:
         yield
 
 
-class Torch(torch.optim.Optimizer):
-    """An average in bfloat16 and a Python counter for kernels; for the rest two averages and a counter in a tensor.
+class TwoKindsOptimizer(torch.optim.Optimizer):
+    """State of a kernel: an average in bfloat16 and an int; of any other parameter: two averages and a tensor counter.
 
-    It works on each number alone, so that ZeRO may cut its vectors anywhere.
+    It is elementwise, so that ZeRO may partition the parameters anywhere.
     """
 
     def __init__(self, groups: list[dict[str, Any]], momentum: float) -> None:
@@ -47,10 +47,10 @@ class Torch(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    (kernel if group["kernel"] else rest)(parameter, self.state[parameter], group)
+                    (step_kernel if group["kernel"] else step_other)(parameter, self.state[parameter], group)
 
 
-def kernel(p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+def step_kernel(p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
     if not state:
         state.update(count=0, slow=torch.zeros_like(p, dtype=torch.bfloat16))
     state["count"] += 1
@@ -59,7 +59,7 @@ def kernel(p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> Non
     p.sub_(state["slow"].float(), alpha=group["lr"] / state["count"])
 
 
-def rest(p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+def step_other(p: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
     if not state:
         state.update(step=torch.zeros(()), scale=1.0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
     state["step"] += 1
@@ -76,7 +76,7 @@ class TwoKinds(Optimizer):
         return {"kernel": kernel}
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return Torch(groups, self.momentum)
+        return TwoKindsOptimizer(groups, self.momentum)
 
 
 class AtMost1(TwoKinds):
@@ -85,7 +85,7 @@ class AtMost1(TwoKinds):
 
 
 class Merging(TwoKinds):
-    """One that does what it must not: it makes one group of all."""
+    """An invalid optimiser: it merges all parameter groups into one."""
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return torch.optim.SGD([p for group in groups for p in group["params"]], lr=0.1)

@@ -1,7 +1,7 @@
-"""Jobs of several processes, forked from the server that has imported everything already.
+"""Distributed jobs whose processes are forked from the server that has already imported everything.
 
-DeepSpeed's launcher starts processes that import torch, DeepSpeed and timm anew, each for five seconds, as it does
-itself. Tests of what processes compute together need none of that; those of launching go through the command.
+DeepSpeed's launcher starts processes that each import torch, DeepSpeed and timm for five seconds, as it does
+itself. Tests of distributed computation do not need that; tests of launching go through the command.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from typing import Any
 
 from conftest import PROCESSES
 
-SECONDS = 400  # for a job; the longest takes a quarter of that
+SECONDS = 400  # time limit of a job; the longest takes a quarter of that
 
 
 def in_ranks(nproc: int, work: Callable[..., object], *arguments: Any, cwd: Path) -> list[str]:
-    """Call ``work`` in so many processes of one group.
+    """Call ``work`` in ``nproc`` processes of one process group.
 
     Args:
-        nproc: processes.
-        work: a function of a test's module; it joins the group, and leaves it.
-        arguments: of it.
+        nproc: number of processes.
+        work: a function of an importable module; it joins the process group, and leaves it.
+        arguments: passed to ``work``.
         cwd: the working directory.
 
     Returns:
-        What each process has said on stderr. If one fails, the test does, with that.
+        The standard error of each process. If a process fails, the test fails and shows all of them.
     """
     from launch.group import free_port
 
@@ -59,7 +59,7 @@ def in_ranks(nproc: int, work: Callable[..., object], *arguments: Any, cwd: Path
 def _rank(
     work: Callable[..., object], arguments: tuple[Any, ...], log: Any, cwd: Path, environment: dict[str, str]
 ) -> None:
-    """One of the processes, which has just been forked."""
+    """The body of one of the processes, newly forked."""
     os.dup2(log.detach(), 2)
     os.chdir(cwd)
     os.environ.clear()
@@ -75,14 +75,14 @@ def train_together(home: Path, runs: Mapping[Path, Sequence[str]], nproc: int, r
     """Train several runs of ``home``'s recipe, each with its own settings, one after the other in the same processes.
 
     Returns:
-        What each process has said on stderr.
+        The standard error of each process.
     """
     prepare_all(home, runs, nproc, resume)
     return in_ranks(nproc, train_all, list(runs), cwd=home)
 
 
 def prepare_all(home: Path, runs: Mapping[Path, Sequence[str]], nproc: int, resume: bool = False) -> None:
-    """Make the folders of some runs of ``home``'s recipe ready."""
+    """Prepare the folders of several runs of ``home``'s recipe."""
     from distill.lookup import resolve
     from distill.recipe import load
     from distill.training import prepare
@@ -97,7 +97,7 @@ def prepare_all(home: Path, runs: Mapping[Path, Sequence[str]], nproc: int, resu
 
 
 def train_all(runs: Sequence[Path]) -> None:
-    """In a process of a job: train runs that are ready."""
+    """In a process of a job: train runs whose folders are prepared."""
     from distill.training.loop import train
     from launch import group
 

@@ -1,4 +1,4 @@
-"""What the formulas say: float64 NumPy with loops, written from the papers and not from the code under test.
+"""Reference implementations of the formulas: float64 NumPy with loops, from the papers, not from the tested code.
 
 Equations are those of Kossen et al., Three Towers, arXiv 2305.16999, where no other paper is named. ``scale`` is 1/τ
 throughout; ``rows`` restricts sums over samples i, never those over the candidates j of a sample.
@@ -22,9 +22,9 @@ def unit_rows(n: int, d: int, seed: int) -> Array:
 
 
 def log_sum_exp(values: Array) -> float:
-    """log Σ exp, shifted by the largest value: exp(100) is fine in float64, exp(1000) is not."""
-    top = float(values.max())
-    return top + math.log(sum(math.exp(value - top) for value in values))
+    """log Σ exp, shifted by the largest value, since exp(1000) would overflow float64."""
+    largest = float(values.max())
+    return largest + math.log(sum(math.exp(value - largest) for value in values))
 
 
 def log_softmax(values: Array) -> Array:
@@ -32,7 +32,7 @@ def log_softmax(values: Array) -> Array:
 
 
 def slopes(value: Callable[[Array], float], at: Array, step: float = 1e-5) -> Array:
-    """The gradient of a function, by central differences: good to about 1e-7 of the losses below."""
+    """The gradient of a function by central differences; its error is about 1e-7 for the losses below."""
     gradient = np.zeros(at.shape)
     for index in np.ndindex(at.shape):
         change = np.zeros(at.shape)
@@ -56,7 +56,7 @@ def contrastive(f: Array, g: Array, scale: float, rows: Rows | None = None) -> f
 
 
 def by_embeddings(by_logits: Array, f: Array, g: Array, scale: float) -> tuple[Array, Array, float]:
-    """From the gradient by S = scale · f gᵀ to those by f, by g and by the scale."""
+    """Given the gradient by S = scale · f gᵀ, those by f, by g and by the scale."""
     by_f = scale * np.einsum("ij,jd->id", by_logits, g)
     by_g = scale * np.einsum("ij,id->jd", by_logits, f)
     return by_f, by_g, float(np.einsum("ij,id,jd->", by_logits, f, g))
@@ -133,12 +133,12 @@ def relational_gradient(
     by_logits = np.zeros((n, n))
     for i in range(n):
         others = [j for j in range(n) if not (without_self and i == j)]
-        for turned, (mine, theirs, own, candidates) in enumerate(((f, g, p, q), (g, f, q, p))):
+        for swapped, (mine, theirs, own, candidates) in enumerate(((f, g, p, q), (g, f, q, p))):
             if others:
                 student = log_softmax(np.array([scale * float(mine[i] @ theirs[j]) for j in others]))
                 teacher = log_softmax(np.array([teacher_scale * float(own[i] @ candidates[j]) for j in others]))
                 for j, slope in zip(others, np.exp(student) - np.exp(teacher), strict=True):
-                    by_logits[(j, i) if turned else (i, j)] += slope / (2 * n)
+                    by_logits[(j, i) if swapped else (i, j)] += slope / (2 * n)
     return by_embeddings(by_logits, f, g, scale)
 
 
@@ -172,7 +172,7 @@ def cosine_gradient(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def standardised(row: Array) -> Array:
-    """A layer norm without weights, which everywhere adds 1e-5 to the variance."""
+    """A layer norm without weights, with the usual ε = 1e-5 added to the variance."""
     mean = sum(row) / len(row)
     variance = sum((x - mean) ** 2 for x in row) / len(row)
     return np.array([(x - mean) / math.sqrt(variance + 1e-5) for x in row])
@@ -208,7 +208,7 @@ def kl_gradient(student: Array, teacher: Array, temperature: float = 1.0) -> Arr
     return temperature * (np.array(softened[0]) - np.array(softened[1])) / len(student)
 
 
-# Objectives, over a batch of arrays: image, text, scale, bias, and of teacher k those called "image_h.k" and so on.
+# Objectives, over a batch of arrays: image, text, scale, bias, and for every teacher k "image_h.k" and so on.
 
 
 def objective(
@@ -224,8 +224,8 @@ def objective(
     temperature: float = 1.0,
     teacher_temperature: float = 0.07,
 ) -> float:
-    """Eq. 1, Eq. 5 and their relatives: the mean of the terms that are kept, of which those of teacher k count
-    w · w_k, with the temperatures of section E.5 in the order f↔g, f_h↔h_f and g_h↔h_g of the first teacher, …"""
+    """Eq. 1, Eq. 5 and similar: the mean of the kept terms, where the terms of teacher k are multiplied by w · w_k.
+    The temperatures of section E.5 are in the order f↔g, f_h↔h_f and g_h↔h_g of the first teacher, …"""
 
     def towers(a: Array, b: Array, term: int = 0) -> float:
         which = term if temperatures == "own" else 0
@@ -269,7 +269,7 @@ def objective(
 def recalls(
     queries: Array, candidates: Array, right: Sequence[Sequence[int]], ranks: Sequence[int] = (1, 5, 10)
 ) -> dict[int, float]:
-    """Sort all candidates of every query, wrong before right where scores tie, and look at the first k."""
+    """Sort all candidates of every query, wrong before right ones if scores tie, and check the first k."""
     hits = dict.fromkeys(ranks, 0)
     for query, answers in zip(queries, right, strict=True):
         scores = [float(np.dot(query.astype(np.float64), c.astype(np.float64))) for c in candidates]
@@ -280,7 +280,7 @@ def recalls(
 
 
 def chance(candidates: int, right: Sequence[Sequence[int]], k: int) -> float:
-    """Exactly: of the C(c, k) ways to draw k candidates, C(c − r, k) hold none of the r right ones."""
+    """The exact value: of the C(c, k) subsets of k candidates, C(c − r, k) contain none of the r right ones."""
     k = min(k, candidates)
     miss = [math.comb(candidates - len(answers), k) / math.comb(candidates, k) for answers in right]
     return 1 - sum(miss) / len(miss)
@@ -289,7 +289,7 @@ def chance(candidates: int, right: Sequence[Sequence[int]], k: int) -> float:
 def chance_by_drawing(
     candidates: int, right: Sequence[Sequence[int]], k: int, draws: int, seed: int
 ) -> tuple[float, float]:
-    """Rank the candidates at random, often: mean recall and the standard error of that mean."""
+    """An estimate from many random rankings: mean recall and the standard error of that mean."""
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(draws):

@@ -1,8 +1,8 @@
-"""One process of tests/test_step.py: it takes one optimiser step in every way the tests ask about.
+"""One process of tests/test_step.py: it takes one optimiser step for each of the runs that the tests compare.
 
-The optimiser is plain SGD, so a step moves a parameter by minus its gradient at every ZeRO stage. The learning rate
-is a power of two so large that the subtraction costs no digits: the parameter is small beside its step. For the
-variants of ``TWICE`` a step with learning rate 0 comes first, of which nothing may be left over.
+The optimiser is plain SGD, so that at every ZeRO stage the change of a parameter gives its gradient. The learning rate
+is a large power of two: the parameter is small compared with its change, so the subtraction loses no digits. For the
+variants of ``TWICE`` a step with learning rate 0 comes first, which must not affect the second.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from losses import TeacherFacts
 from students.texts.transformer import PAD
 
 SAMPLES, WIDTH, SIDE, VOCAB, CONTEXT = 16, 12, 32, 40, 6
-PIECES = {1: 4, 2: 2, 4: 2}  # of a process's share, by the number of processes
+PIECES = {1: 4, 2: 2, 4: 2}  # in how many pieces a process computes its share, by the number of processes
 RATE = 2.0**24
 DROPOUT = 0.3
 COLLECTIVES = ("all_gather", "all_gather_into_tensor", "all_reduce", "reduce_scatter", "reduce_scatter_tensor")
 
 
 def teacher(width: int, modality: str = "image", classes: int = 0) -> TeacherFacts:
-    """A teacher that is cached, or online where it looks at texts or answers with classes."""
+    """A cached teacher, or an online one if it embeds texts or has class logits."""
     return TeacherFacts("synthetic", modality, width, classes, online=modality == "text" or classes > 0)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """An objective, and what it is trained with.
+    """An objective, and the teachers and towers it is trained with.
 
     Attributes:
-        objective: by name.
-        options: of the objective.
-        teachers: with their weights.
-        captions: an image, at once.
-        image: the image tower: "vit", "resnet" (which has batch norms), "lit" or "flexilit".
-        locked: parts of the image tower and of the text tower; True: all but the projection.
+        objective: its name.
+        options: the options of the objective.
+        teachers: the teachers and their weights.
+        captions: captions per image in a step.
+        image: the image tower: "vit", "resnet" (which has batch norm), "lit" or "flexilit".
+        locked: the frozen parts of the image tower and of the text tower; True: all but the projection.
     """
 
     objective: str
@@ -99,10 +99,10 @@ class Run(NamedTuple):
 
     Attributes:
         variant: a key of ``VARIANTS``.
-        stage: of ZeRO.
-        mode: "plain": one piece; "cached": pieces; "graph": the same pieces under one autograd graph, as big as
-            the batch; "torch": one piece and no DeepSpeed.
-        dropout: whether both towers are random.
+        stage: the ZeRO stage.
+        mode: "plain": one piece; "cached": pieces; "graph": the same pieces in one autograd graph of the whole
+            batch; "torch": one piece and no DeepSpeed.
+        dropout: whether both towers have dropout.
         precision: "fp32" or "bf16".
     """
 
@@ -118,10 +118,10 @@ class Run(NamedTuple):
 
     @property
     def reference(self) -> Run:
-        """What the run is compared with: all else in one process in one piece, or, if random, in one graph.
+        """The run to compare with: in one process in one piece, or, with dropout or batch norm, in one graph.
 
-        That graph is at the run's own stage, whose layout of parameters decides how matrices are summed; what a stage
-        changes is for the graphs, compared with that of stage 0.
+        That graph is at the run's own stage, since the stage's parameter layout decides the order of summation. The
+        effect of the stage itself is measured by comparing graphs at other stages with the graph at stage 0.
         """
         if self.dropout or self.variant == BATCH_NORM:
             return self._replace(stage=0) if self.mode == "graph" else self._replace(mode="graph")
@@ -132,22 +132,22 @@ CORE = ("three_towers", "contrastive-sigmoid", "three_towers-several", "lit")
 BATCH_NORM = "three_towers-resnet"
 RANDOM = ("three_towers", "three_towers-captions", "crd", "function_matching-mixup", "lit", BATCH_NORM)
 TWICE = (*CORE, BATCH_NORM)
-ALIKE = [name for name in VARIANTS if name != BATCH_NORM]  # in pieces and in one
+SAME_IN_PIECES = [name for name in VARIANTS if name != BATCH_NORM]  # the result does not depend on the pieces
 
 
 def plan(world: int) -> list[Run]:
-    """The runs of some number of processes: every variant in a few ways, and a few variants in all ways."""
-    normed = [Run(BATCH_NORM, stage, mode) for stage in (0, 3) for mode in ("graph", "cached")]
-    rounded = [Run(name, 0, mode, precision="bf16") for name in CORE[:2] for mode in ("plain", "cached")]
+    """The runs of a number of processes: every variant in a few modes, and a few variants in all modes and stages."""
+    with_batch_norm = [Run(BATCH_NORM, stage, mode) for stage in (0, 3) for mode in ("graph", "cached")]
+    in_bf16 = [Run(name, 0, mode, precision="bf16") for name in CORE[:2] for mode in ("plain", "cached")]
     runs = [Run(name, stage, mode) for name in CORE for stage in range(4) for mode in ("plain", "cached")]
     runs += [Run(CORE[0], stage, mode, dropout=True) for stage in range(4) for mode in ("graph", "cached")]
     if world == 1:
-        runs += [Run(name, 0, mode) for name in ALIKE for mode in ("torch", "plain", "cached")]
+        runs += [Run(name, 0, mode) for name in SAME_IN_PIECES for mode in ("torch", "plain", "cached")]
         runs += [Run(name, 0, mode, dropout=True) for name in RANDOM for mode in ("graph", "cached")]
-        runs += normed + rounded
+        runs += with_batch_norm + in_bf16
     if world == 2:
-        runs += [Run(name, stage, "cached") for name in ALIKE for stage in (0, 3)]
-        runs += normed + rounded + [Run(CORE[0], stage, "cached", precision="bf16") for stage in (2, 3)]
+        runs += [Run(name, stage, "cached") for name in SAME_IN_PIECES for stage in (0, 3)]
+        runs += with_batch_norm + in_bf16 + [Run(CORE[0], stage, "cached", precision="bf16") for stage in (2, 3)]
     return list(dict.fromkeys(runs))
 
 
@@ -179,7 +179,7 @@ def model_of(variant: Variant, objective: losses.Objective, dropout: bool) -> Mo
 
 
 def batch_of(variant: Variant, needs: losses.Needs, seed: int, group: processes.Group) -> Batch:
-    """This process's share of a random batch, the same batch whatever the number of processes."""
+    """This process's share of a random batch, which is the same for every number of processes."""
     torch.manual_seed(seed)
     pixels = [torch.randint(256, (SAMPLES, 3, SIDE, SIDE), dtype=torch.uint8) for _ in range(2)]
     tokens = torch.randint(1, VOCAB, (SAMPLES, variant.captions, CONTEXT))
@@ -198,7 +198,7 @@ def batch_of(variant: Variant, needs: losses.Needs, seed: int, group: processes.
 
 
 def cut(batch: Batch, parts: int) -> list[Batch]:
-    """A batch in equal parts, in order."""
+    """Split a batch into equal parts, in order."""
     size = len(batch.keys) // parts
 
     def part(own: slice) -> Batch:
@@ -207,8 +207,8 @@ def cut(batch: Batch, parts: int) -> list[Batch]:
     return [part(slice(i * size, (i + 1) * size)) for i in range(parts)]
 
 
-def teach(facts: TeacherFacts, device: torch.device) -> Callable[[torch.Tensor], dict[str, torch.Tensor]] | None:
-    """The forward of a teacher that runs online; None of one that does not."""
+def forward_of(facts: TeacherFacts, device: torch.device) -> Callable[[torch.Tensor], dict[str, torch.Tensor]] | None:
+    """The forward of an online teacher; None for a cached one."""
     generator = torch.Generator().manual_seed(facts.width)
     if facts.modality == "text":
         table = torch.randn(VOCAB, facts.width, generator=generator).to(device)
@@ -218,11 +218,11 @@ def teach(facts: TeacherFacts, device: torch.device) -> Callable[[torch.Tensor],
 
 
 def step_of(run: Run, group: processes.Group) -> Step:
-    """The step of a run; without DeepSpeed, the model itself takes the engine's place."""
+    """The step of a run; without DeepSpeed, the model itself is used as the engine."""
     variant = VARIANTS[run.variant]
     objective = losses.objective(variant.objective, **variant.options)
     objective.check([facts for facts, _ in variant.teachers])
-    forwards = [teach(facts, group.device) for facts, _ in variant.teachers]
+    forwards = [forward_of(facts, group.device) for facts, _ in variant.teachers]
     engine: Any = model_of(variant, objective, run.dropout).to(group.device)
     if run.mode != "torch":
         engine = engine_around(engine, run, PIECES[group.world] if run.mode == "cached" else 1, group)
@@ -231,14 +231,14 @@ def step_of(run: Run, group: processes.Group) -> Step:
 
 
 def engine_around(model: Model, run: Run, pieces: int, group: processes.Group) -> Any:
-    """DeepSpeed's engine, as the training loop makes it."""
+    """DeepSpeed's engine, configured as in the training loop."""
     import deepspeed
 
     settings = deepspeed_settings(
         batch_size=SAMPLES, world=group.world, pieces=pieces, stage=run.stage, precision=run.precision, clip=0.0
     )
     if run.stage == 3:
-        # By default parameters as small as these stay whole on every process.
+        # By default parameters as small as these are not partitioned.
         settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
@@ -246,7 +246,7 @@ def engine_around(model: Model, run: Run, pieces: int, group: processes.Group) -
 
 
 def advance(step: Step, run: Run, number: int) -> dict[str, float]:
-    """Step 1 or 2 of a run; one that is neither plain nor cached puts everything into one autograd graph."""
+    """Take step 1 or 2 of a run; modes other than "plain" and "cached" put everything into one autograd graph."""
     group = step.group
     batch, seed = batch_of(VARIANTS[run.variant], step.objective.needs, number, group), hash((number, group.rank))
     share = cut(batch, PIECES[group.world] if run.mode in ("cached", "graph") else 1)
@@ -263,13 +263,14 @@ def advance(step: Step, run: Run, number: int) -> dict[str, float]:
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Every parameter, whole."""
+    """Every parameter, gathered from all processes."""
     with zero.full_parameters(model):
         return {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
 
 
 def outcome(run: Run, group: processes.Group) -> dict[str, Any]:
-    """Terms, gradients by parameter and buffers after a step, and how far the processes' parameters are apart."""
+    """Terms, gradients by parameter and buffers of a step, and the largest deviation of a parameter from its mean
+    over the processes."""
     step = step_of(run, group)
     if run.mode == "torch":
         terms = advance(step, run, number=2)
@@ -286,36 +287,36 @@ def outcome(run: Run, group: processes.Group) -> dict[str, Any]:
     step.engine.destroy()
     flat = torch.cat([weight.flatten() for weight in after.values()]).to(group.device)
     mean = torch.tensor(processes.total(flat.tolist(), group)).to(flat) / group.world
-    apart = (mean - flat).abs().max().item()
+    deviation = (mean - flat).abs().max().item()
     gradients = {name: (before[name] - after[name]) / RATE for name in before}
-    return {"terms": terms, "gradients": gradients, "buffers": buffers, "apart": apart}
+    return {"terms": terms, "gradients": gradients, "buffers": buffers, "deviation": deviation}
 
 
 def gathered(group: processes.Group) -> dict[str, Any]:
-    """What :func:`launch.group.gather` makes of this process's rows, and the gradient that reaches them."""
+    """This process's rows, the result of :func:`launch.group.gather`, and the gradient that reaches the rows."""
     torch.manual_seed(group.rank)
     local = {"a": torch.randn(3, 1, 4, requires_grad=True), "b": torch.randn(3, 2, 5, requires_grad=True)}
     slopes = {name: torch.randn(3 * group.world, *row.shape[1:]) for name, row in local.items()}
     spied = {n: mock.Mock(wraps=getattr(dist, n)) for n in COLLECTIVES}
     with mock.patch.multiple(dist, **spied):
         whole = processes.gather(local, group)
-        there = sum(one.call_count for one in spied.values())
+        forward = sum(spy.call_count for spy in spied.values())
         torch.stack([(row * slopes[name]).sum() for name, row in whole.items()]).sum().backward()
-        back = sum(one.call_count for one in spied.values()) - there
+        backward = sum(spy.call_count for spy in spied.values()) - forward
     return {
         "local": {name: row.detach() for name, row in local.items()},
         "whole": {name: row.detach() for name, row in whole.items()},
         "slopes": slopes,
         "gradients": {name: row.grad for name, row in local.items()},
-        "collectives": (there, back),
+        "collectives": (forward, backward),
     }
 
 
 def main(folder: Path) -> None:
-    """Write the outcome of every run, and of each process's gather."""
+    """Write the outcome of every run, and each process's result of gather."""
     group = processes.join()
     torch.save(gathered(group), folder / f"gathered-{group.rank}-of-{group.world}.pt")
-    gc.freeze()  # ZeRO-3 collects garbage at every start; what the imports left is none
+    gc.freeze()  # ZeRO-3 collects garbage in every initialize; imported modules need not be traversed each time
     results = {str(run): outcome(run, group) for run in plan(group.world)}
     gc.unfreeze()
     if group.first:

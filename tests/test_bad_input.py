@@ -1,4 +1,4 @@
-"""What a user gets wrong is said in a sentence or two, with status 2, and nothing of theirs is touched."""
+"""User errors end with one line of explanation and exit status 2, and no file of the user is changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GOOD = sample("a", "circle", "red", 0)
 
 
 def refused(*arguments: object, cwd: Path) -> str:
-    """The error of a command that must be refused: one line, no traceback."""
+    """The error message of a command that must be refused: one line, no traceback."""
     result = distill(*arguments, cwd=cwd, status=2)
     lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
     assert len(lines) == 1 and "Traceback" not in result.stderr, result.stderr
@@ -132,7 +132,7 @@ def test_unknown_commands_recipes_and_tasks_are_refused(tmp_path: Path, shards: 
     assert "not valid TOML" in refused("train", "broken.toml", cwd=tmp_path)
 
 
-def test_a_folder_that_is_no_export_and_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_neither_an_export_nor_a_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "config.json").write_text('{"model_type": "clip"}')
     (tmp_path / "texts.txt").write_text("words")
@@ -144,7 +144,7 @@ def test_a_folder_that_is_no_export_and_no_run_is_refused(tmp_path: Path) -> Non
     assert not (tmp_path / "export").exists()
 
 
-def test_a_folder_that_holds_something_is_not_written_to(tmp_path: Path, recipe: Path) -> None:
+def test_a_folder_that_is_not_empty_is_not_written_to(tmp_path: Path, recipe: Path) -> None:
     distill("train", recipe, "--out", "run", "--set", "train.steps=1", cwd=tmp_path)
     before = {p: p.read_bytes() for p in sorted((tmp_path / "run").rglob("*")) if p.is_file()}
     again = ["train", recipe, "--out", "run", "--set", "train.steps=1"]
@@ -168,12 +168,12 @@ def test_an_export_with_a_damaged_or_foreign_tower_is_refused(tmp_path: Path, re
     (tmp_path / "texts.txt").write_text("words")
     embed = ["embed", "export", "--texts", "texts.txt", "--out", "o.safetensors"]
     image, text = (tmp_path / "export" / f"{name}.safetensors" for name in ("image", "text"))
-    whole = image.read_bytes()
-    image.write_bytes(whole[:-8])
+    complete = image.read_bytes()
+    image.write_bytes(complete[:-8])
     assert "image.safetensors cannot be read" in refused(*embed, cwd=tmp_path)
     image.write_bytes(text.read_bytes())
     assert "weights do not fit" in refused(*embed, cwd=tmp_path)
-    image.write_bytes(whole)
+    image.write_bytes(complete)
     config = tmp_path / "export" / "config.json"
     about = json.loads(config.read_text())
     about["image"]["options"]["checkpoint_path"] = str(image)
@@ -184,7 +184,7 @@ def test_an_export_with_a_damaged_or_foreign_tower_is_refused(tmp_path: Path, re
     distill(*embed, cwd=tmp_path)
 
 
-def test_two_shards_of_one_name_do_not_share_a_cache_file(tmp_path: Path, recipe: Path) -> None:
+def test_two_shards_with_the_same_file_name_do_not_share_a_cache_file(tmp_path: Path, recipe: Path) -> None:
     for name in ("a", "b"):
         write_shards(tmp_path / name, (16,))
     options = ["--set", 'data.train=["a", "b"]', "--set", "teacher.0.cache=cache", "--set", "train.steps=1"]
@@ -193,7 +193,7 @@ def test_two_shards_of_one_name_do_not_share_a_cache_file(tmp_path: Path, recipe
     distill("train", recipe, "--out", "run", *options, cwd=tmp_path)
 
 
-def test_resume_refuses_what_it_could_only_guess(tmp_path: Path, recipe: Path) -> None:
+def test_resume_refuses_a_missing_or_damaged_checkpoint_and_changed_shards(tmp_path: Path, recipe: Path) -> None:
     (shard,) = write_shards(tmp_path / "own", (32,))
     options = ["--set", f"data.train={shard}", "--set", "teacher=[]", "--set", "objective.name=contrastive"]
     command = ("train", recipe, "--out", "run", *options, "--resume")
@@ -205,10 +205,10 @@ def test_resume_refuses_what_it_could_only_guess(tmp_path: Path, recipe: Path) -
     assert "step-00000009, which is not there" in refused(*command, cwd=tmp_path)
     latest.write_text("step-00000003")
     state = tmp_path / "run" / "checkpoints" / "step-00000003" / "state.safetensors"
-    whole = state.read_bytes()
-    state.write_bytes(whole[:1000])
+    complete = state.read_bytes()
+    state.write_bytes(complete[:1000])
     assert "is whole" in refused(*command, cwd=tmp_path)
-    state.write_bytes(whole)
+    state.write_bytes(complete)
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == metrics
 
     content = shard.read_bytes()
@@ -222,8 +222,8 @@ def test_resume_refuses_what_it_could_only_guess(tmp_path: Path, recipe: Path) -
 def test_fewer_samples_than_processes_are_refused(tmp_path: Path, recipe: Path) -> None:
     write_tar(tmp_path / "one.tar", GOOD)
     words = ("train", recipe, "--out", "run", "--nproc", "2", "--set", f"data.train={tmp_path / 'one.tar'}")
-    said = refused(*words, "--set", "train.batch_size=2", cwd=tmp_path)
-    assert "train.batch_size = 2 is more than the 1 training samples" in said
-    said = refused(*words, "--set", "train.batch_size=1", cwd=tmp_path)
-    assert "train.batch_size = 1 does not divide among 2 processes" in said
+    error = refused(*words, "--set", "train.batch_size=2", cwd=tmp_path)
+    assert "train.batch_size = 2 is more than the 1 training samples" in error
+    error = refused(*words, "--set", "train.batch_size=1", cwd=tmp_path)
+    assert "train.batch_size = 1 does not divide among 2 processes" in error
     assert not (tmp_path / "run").exists()

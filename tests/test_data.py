@@ -1,4 +1,4 @@
-"""``distill data``: shards checked against what was put into them, and packed from tables and folders."""
+"""``distill data``: check finds the faults that a test put into shards; pack makes shards of tables and folders."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ SCRIPT = Path(sys.executable).with_name("distill")
 
 
 def photo(seed: int, side: int = 96) -> Image.Image:
-    """A picture with structure of its own at every size."""
+    """A smooth random picture, different for every seed and recognisable at every size."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
 
 
-def test_check_reports_what_was_put_in(tmp_path: Path) -> None:
+def test_check_reports_every_fault_that_was_put_in(tmp_path: Path) -> None:
     members = []
     for i in range(20):
         members += [(f"good{i}.png", encoded(photo(100 + i, 48))), *sample(f"good{i}", "circle", "red", i)[1:]]
     members += [("torn.png", encoded(photo(1))[:90]), ("torn.txt", b"words")]
-    members += [("silent.png", encoded(photo(2))), ("silent.txt", b" ")]
-    members += [("blind.txt", b"words"), ("latin.png", encoded(photo(3))), ("latin.txt", b"caf\xe9")]
+    members += [("no-caption.png", encoded(photo(2))), ("no-caption.txt", b" ")]
+    members += [("no-image.txt", b"words"), ("latin.png", encoded(photo(3))), ("latin.txt", b"caf\xe9")]
     members += [("one.png", encoded(photo(4))), ("one.txt", b"words"), ("two.png", encoded(photo(4)))]
     members += [("two.txt", b"words"), ("small.png", encoded(photo(5))), ("small.txt", b"words")]
     write_tar(tmp_path / "a.tar", members)
@@ -52,7 +52,7 @@ def test_check_reports_what_was_put_in(tmp_path: Path) -> None:
         found = json.loads(distill(*words).stdout)
         assert (found["shards"], found["samples"], found["bad"]) == (1, 27, 4)
         assert sum(found["reasons"].values()) == 4
-        assert {one["key"] for one in found["bad_examples"]} == {"torn", "silent", "blind", "latin"}
+        assert {one["key"] for one in found["bad_examples"]} == {"torn", "no-caption", "no-image", "latin"}
         assert found["captions_per_image"] == {"1": 3, "2": 20}
         assert found["languages"]["en"] == 20 and found["languages"]["de"] == 20
         assert found["width"] == {"smallest": 48, "median": 48, "largest": 96}
@@ -61,34 +61,38 @@ def test_check_reports_what_was_put_in(tmp_path: Path) -> None:
         ]
         assert found["alike_in_eval"] == 1
         assert found["alike_in_eval_examples"] == [[f"{tmp_path}/b.tar:other", f"{tmp_path}/a.tar:small"]]
-    said = distill("data", "check", tmp_path / "a.tar", cut).stdout
-    assert "in 2 shards" in said and "cut off or damaged" in said
+    output = distill("data", "check", tmp_path / "a.tar", cut).stdout
+    assert "in 2 shards" in output and "cut off or damaged" in output
 
 
-def test_pictures_that_look_alike_are_those_a_comparison_of_all_pairs_finds() -> None:
+def test_near_duplicates_are_those_that_a_comparison_of_all_pairs_finds() -> None:
     rng = np.random.default_rng(0)
-    marks = [int(x) for x in rng.integers(0, 2**63, 300)]
-    for i in range(0, 200, 2):  # some with a few bits turned
+    hashes_of_images = [int(x) for x in rng.integers(0, 2**63, 300)]
+    for i in range(0, 200, 2):  # make pairs that differ in a few bits
         for bit in rng.choice(64, rng.integers(0, 8), replace=False):
-            marks[i + 1] = marks[i] ^ (1 << int(bit)) if bit % 2 else marks[i + 1] ^ (1 << int(bit))
-    found = Findings(hashes=marks, names=[str(i) for i in range(len(marks))])
-    twins = {a for a, _ in NearDuplicates(found).pairs(found, same_set=True)}
-    slow = {
-        str(i) for i, a in enumerate(marks) if any(i != j and (a ^ b).bit_count() <= 4 for j, b in enumerate(marks))
+            hashes_of_images[i + 1] = (
+                hashes_of_images[i] ^ (1 << int(bit)) if bit % 2 else hashes_of_images[i + 1] ^ (1 << int(bit))
+            )
+    found = Findings(hashes=hashes_of_images, names=[str(i) for i in range(len(hashes_of_images))])
+    found_quickly = {a for a, _ in NearDuplicates(found).pairs(found, same_set=True)}
+    found_by_comparing_all = {
+        str(i)
+        for i, a in enumerate(hashes_of_images)
+        if any(i != j and (a ^ b).bit_count() <= 4 for j, b in enumerate(hashes_of_images))
     }
-    assert twins == slow and 10 < len(slow) < 200
+    assert found_quickly == found_by_comparing_all and 10 < len(found_by_comparing_all) < 200
     for seed in range(20):
-        mark = difference_hash(photo(seed))
-        assert (mark ^ difference_hash(photo(seed).resize((40, 40)))).bit_count() <= 4
-        assert (mark ^ difference_hash(photo(seed + 100))).bit_count() > 4
+        image_hash = difference_hash(photo(seed))
+        assert (image_hash ^ difference_hash(photo(seed).resize((40, 40)))).bit_count() <= 4
+        assert (image_hash ^ difference_hash(photo(seed + 100))).bit_count() > 4
 
 
-def test_an_index_goes_to_the_users_cache_where_the_folder_is_read_only(tmp_path: Path) -> None:
+def test_an_index_is_written_to_the_users_cache_if_the_folder_is_read_only(tmp_path: Path) -> None:
     (path,) = write_shards(tmp_path / "shards", (3,))
     found = json.loads(distill("data", "index", path, "--json", XDG_CACHE_HOME=str(tmp_path / "cache")).stdout)
     assert found == [{"shard": str(path), "samples": 3, "index": f"{path}.index", "faults": []}]
     os.remove(f"{path}.index")
-    os.mkdir(f"{path}.index")  # nothing can be written under that name, whoever we are
+    os.mkdir(f"{path}.index")  # a folder of that name makes writing the file fail, also for root
     found = json.loads(distill("data", "index", path, "--json", XDG_CACHE_HOME=str(tmp_path / "cache")).stdout)
     assert found[0]["index"].startswith(str(tmp_path / "cache" / "distill" / "indexes"))
     before = Path(found[0]["index"]).stat().st_mtime_ns
@@ -96,7 +100,7 @@ def test_an_index_goes_to_the_users_cache_where_the_folder_is_read_only(tmp_path
     assert Path(found[0]["index"]).stat().st_mtime_ns == before
 
 
-SIMULATED = """
+LARGE_TABLE = """
 import resource, sys
 import numpy as np
 from pathlib import Path
@@ -113,16 +117,16 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-def test_memory_stays_flat_for_a_million_shards(tmp_path: Path) -> None:
+def test_a_million_shards_take_less_than_200_mb(tmp_path: Path) -> None:
     """Ten billion samples in a million shards; a Python object for each shard's name alone would take 100 MB more."""
     count = 1_000_000
     names = np.frombuffer(b"".join(b"/data/shard-%08d.tar" % i for i in range(count)), dtype=np.uint8)
     ends = np.arange(1, count + 1, dtype=np.int64) * 24
     table = Indexes(names, ends, np.zeros((count, 32), dtype=np.uint8))
     Shards(table, np.full(count, 10_000)).save(tmp_path / "shards.safetensors")
-    words = [sys.executable, "-c", SIMULATED, str(tmp_path / "shards.safetensors")]
+    words = [sys.executable, "-c", LARGE_TABLE, str(tmp_path / "shards.safetensors")]
     grown = int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
-    assert grown < 200_000, "kilobytes: 64 MB of table, and a few arrays of a number a shard"
+    assert grown < 200_000, "kilobytes: a table of 64 MB, and a few arrays with a number per shard"
 
 
 def pictures(folder: Path, count: int) -> list[Path]:
@@ -151,7 +155,7 @@ def table(tmp_path: Path, suffix: str, count: int = 60) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
-def test_a_table_becomes_shards_with_a_split(tmp_path: Path, suffix: str) -> None:
+def test_a_table_is_packed_into_train_and_test_shards(tmp_path: Path, suffix: str) -> None:
     words = ["data", "pack", table(tmp_path, suffix), "--per-shard", 10, "--test-percent", 20]
     paths = [Path(line) for line in distill(*words, "--out", tmp_path / "a").stdout.split()]
     found = {
@@ -162,17 +166,17 @@ def test_a_table_becomes_shards_with_a_split(tmp_path: Path, suffix: str) -> Non
         number = int(one["__key__"])
         assert one["txt"].decode() == f"picture {number}, “{number}”"
         assert one["png"] == (tmp_path / "pictures" / f"{number:03d}.png").read_bytes()
-    left = [json.loads(line) for line in (tmp_path / "a" / "left-out.jsonl").read_text().splitlines()]
-    reasons = {Path(one["image"]).name: one["reason"] for one in left}
+    left_out = [json.loads(line) for line in (tmp_path / "a" / "left-out.jsonl").read_text().splitlines()]
+    reasons = {Path(one["image"]).name: one["reason"] for one in left_out}
     assert "no format" in reasons["torn.png"] and "cannot be read" in reasons["none.png"]
-    assert reasons["000.png"] == "there is no caption" and len(left) == 3
+    assert reasons["000.png"] == "there is no caption" and len(left_out) == 3
     again = [Path(line) for line in distill(*words, "--out", tmp_path / "b").stdout.split()]
     assert [p.read_bytes() for p in paths] == [p.read_bytes() for p in again]
     error = distill(*words[:-1], 30, "--out", tmp_path / "a", status=2).stderr
     assert "holds shards of something else" in error
 
 
-def test_a_packing_that_is_killed_goes_on(tmp_path: Path) -> None:
+def test_pack_continues_after_being_killed(tmp_path: Path) -> None:
     source = table(tmp_path, ".csv", 150)
     words = ["data", "pack", source, "--per-shard", "5", "--out"]
     whole = [Path(line) for line in distill(*words, tmp_path / "whole").stdout.split()]
@@ -183,14 +187,14 @@ def test_a_packing_that_is_killed_goes_on(tmp_path: Path) -> None:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    there = {p: p.stat().st_mtime_ns for p in (tmp_path / "killed").glob("train-*.tar")}
-    assert 0 < len(there) < len(whole)
+    complete = {p: p.stat().st_mtime_ns for p in (tmp_path / "killed").glob("train-*.tar")}
+    assert 0 < len(complete) < len(whole)
     parts = [Path(line) for line in distill(*words, tmp_path / "killed").stdout.split()]
     assert [p.read_bytes() for p in parts] == [p.read_bytes() for p in whole]
-    assert {p: p.stat().st_mtime_ns for p in there} == there
+    assert {p: p.stat().st_mtime_ns for p in complete} == complete
 
 
-def test_a_source_that_has_changed_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_pack_does_not_continue_with_a_source_that_has_changed(tmp_path: Path) -> None:
     pictures(tmp_path / "source" / "cat", 15)
     words = ["data", "pack", tmp_path / "source", "--per-shard", 10, "--out", tmp_path / "out"]
     distill(*words)
@@ -200,7 +204,7 @@ def test_a_source_that_has_changed_is_not_gone_on_with(tmp_path: Path) -> None:
     assert before == {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
 
 
-def test_what_a_picture_is_decides_not_what_its_file_is_called(tmp_path: Path) -> None:
+def test_the_format_of_a_picture_is_detected_from_its_content_not_its_file_name(tmp_path: Path) -> None:
     files = {"a": "PNG", "b.txt": "JPEG", "c.jpg": "WEBP", "d.gif": "GIF", "e.png": "BMP"}
     for number, (name, kind) in enumerate(files.items()):
         photo(number).save(tmp_path / name, kind)
@@ -208,11 +212,11 @@ def test_what_a_picture_is_decides_not_what_its_file_is_called(tmp_path: Path) -
     (path,) = distill("data", "pack", tmp_path / "t.jsonl", "--out", tmp_path / "out").stdout.split()
     found = by_webdataset(Path(path))
     assert [set(one) & {"png", "jpg", "webp"} for one in found] == [{"png"}, {"jpg"}, {"webp"}]
-    left = [json.loads(line)["image"] for line in (tmp_path / "out" / "left-out.jsonl").read_text().splitlines()]
-    assert [Path(name).name for name in left] == ["d.gif", "e.png"]
+    left_out = [json.loads(line)["image"] for line in (tmp_path / "out" / "left-out.jsonl").read_text().splitlines()]
+    assert [Path(name).name for name in left_out] == ["d.gif", "e.png"]
 
 
-def test_a_folder_of_classes_becomes_shards_without_what_the_evaluation_has(tmp_path: Path) -> None:
+def test_a_folder_of_classes_is_packed_without_near_duplicates_of_the_evaluation_set(tmp_path: Path) -> None:
     pictures(tmp_path / "source" / "hot_dog", 12)
     pictures(tmp_path / "source" / "cat", 3)
     write_tar(tmp_path / "eval.tar", [("x.jpg", encoded(photo(5).resize((50, 50)), "JPEG")), ("x.txt", b"x")])
@@ -222,12 +226,12 @@ def test_a_folder_of_classes_becomes_shards_without_what_the_evaluation_has(tmp_
     assert len(found) == 14
     assert {one["txt"].decode() for one in found} == {"a drawing of a cat", "a drawing of a hot dog"}
     assert {json.loads(one["json"])["label"] for one in found} == {0, 1}
-    (left,) = [json.loads(line) for line in (tmp_path / "a" / "left-out.jsonl").read_text().splitlines()]
-    assert left["image"].endswith("hot_dog/005.png") and "eval.tar:x" in left["reason"]
+    (left_out,) = [json.loads(line) for line in (tmp_path / "a" / "left-out.jsonl").read_text().splitlines()]
+    assert left_out["image"].endswith("hot_dog/005.png") and "eval.tar:x" in left_out["reason"]
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, message",
     [
         (["nothing.csv"], "does not exist"),
         (["table.csv", "--caption", "titel"], "Did you mean 'title'?"),
@@ -237,15 +241,15 @@ def test_a_folder_of_classes_becomes_shards_without_what_the_evaluation_has(tmp_
         (["pictures", "--template", "a photo"], "no place for the class"),
     ],
 )
-def test_wrong_sources_are_refused(tmp_path: Path, words: list[str], said: str) -> None:
+def test_invalid_sources_are_refused(tmp_path: Path, words: list[str], message: str) -> None:
     table(tmp_path, ".csv", 2)
     (tmp_path / "source.zip").write_bytes(b"PK")
     result = distill("data", "pack", *words, "--out", "out", cwd=tmp_path, status=2)
-    assert said in result.stderr and "Traceback" not in result.stderr and not (tmp_path / "out").exists()
+    assert message in result.stderr and "Traceback" not in result.stderr and not (tmp_path / "out").exists()
 
 
-def test_no_member_of_an_archive_touches_the_disk(tmp_path: Path) -> None:
-    """Absolute names, names that climb, links and devices: they are keys, or nothing."""
+def test_no_member_of_an_archive_is_extracted_to_the_disk(tmp_path: Path) -> None:
+    """Absolute names and names with ".." are used as keys only; links and FIFOs are ignored."""
     outside = tmp_path / "outside"
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name in (str(outside / "a.png"), "../outside/b.png", "x/../../outside/c.png"):
@@ -264,7 +268,7 @@ def test_no_member_of_an_archive_touches_the_disk(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"a.tar", "a.tar.index"} and not outside.exists()
 
 
-def test_the_order_of_an_index_is_the_files(tmp_path: Path) -> None:
+def test_an_index_lists_samples_in_the_order_of_the_file(tmp_path: Path) -> None:
     (path,) = write_shards(tmp_path, (4,))
     index = read_index(path)
     assert [int(offset) for offset in index.members[:, 0, 0]] == sorted(int(o) for o in index.members[:, 0, 0])

@@ -1,4 +1,4 @@
-"""The demo: its split holds no sibling, and the command does the whole job at a small size."""
+"""The demo: variants of an emoji are not split between training and test, and the command works at a small size."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from distill.data import emoji
 SMALL = ["--set", "train.steps=4", "--set", "teacher.0.views=1", "--set", "data.workers=0"]
 
 
-def test_no_test_emoji_has_a_sibling_or_a_name_in_training() -> None:
+def test_no_test_emoji_shares_its_concept_or_a_name_with_training() -> None:
     train, test = emoji.split(emoji.load_emojis())
     assert len(train) > 3000 and len(test) > 400
     assert not {e.concept for e in train} & {e.concept for e in test}
     assert not {n for e in train for n in e.names["en"]} & {n for e in test for n in e.names["en"]}
     assert {e.code for e in train} | {e.code for e in test} == {e.code for e in emoji.load_emojis()}
-    # Siblings, spelled out: skin tone, gender by sign, gender by person, direction.
+    # Pairs that are variants of one concept: skin tone, gender by sign, gender by person, direction.
     concept = {e.code: e.concept for e in train + test}
     for a, b in (
         ("1F44B", "1F44B-1F3FD"),
@@ -43,7 +43,7 @@ def test_no_test_emoji_has_a_sibling_or_a_name_in_training() -> None:
         assert concept[a] != concept[b]
 
 
-def test_the_demo_does_the_whole_job(tmp_path: Path) -> None:
+def test_the_demo_trains_evaluates_and_exports(tmp_path: Path) -> None:
     small = ["--limit", "40", *SMALL, "--set", "train.batch_size=16"]
     result = distill("demo", "--out", tmp_path / "demo", "--json", *small)
     found = json.loads(result.stdout)
@@ -62,7 +62,7 @@ def test_the_demo_does_the_whole_job(tmp_path: Path) -> None:
     distill("train", tmp_path / "demo" / "recipes" / "three_towers.toml", *longer)
 
 
-def test_the_table_names_what_was_measured(tmp_path: Path) -> None:
+def test_the_table_lists_methods_and_written_files(tmp_path: Path) -> None:
     small = ["--limit", "24", *SMALL, "--set", "train.batch_size=8"]
     out = distill("demo", "--out", tmp_path / "demo", *small).stdout
     for words in ("3T students", "from scratch", "LiT", "chance", "3T minus scratch", "share of LiT", "Try next"):

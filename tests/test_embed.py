@@ -1,4 +1,4 @@
-"""Filling teacher caches with several processes, through kills; and online teachers that are split among processes."""
+"""Filling teacher caches: several processes, kills, full disks; and online teachers partitioned among processes."""
 
 from __future__ import annotations
 
@@ -38,18 +38,16 @@ COUNTS = (24, 20, 16, 12, 8, 4)
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with six shards, a recipe, and ``whole``: the cache as one process fills it without a break."""
+    """A folder with six shards, a recipe, and ``whole``: the cache filled by one process without interruption."""
     from conftest import RECIPE
 
     folder = tmp_path_factory.mktemp("embed")
     write_shards(folder / "shards", COUNTS)
     recipe = RECIPE.format(shards=folder / "shards").replace("image_size = 64", "image_size = 160")
     (folder / "recipe.toml").write_text(recipe)
-    said = distill("teachers", "embed", "recipe.toml", "--out", "whole", cwd=folder).stderr
-    assert "need packaged/efficientnet_lite0 431 kB (84 images, 2 views, 1280 × fp16)" in said
-    assert (
-        "embedding: 84/84 images, " in said and " a second" in said and "live teacher's, cosine at least 0.999" in said
-    )
+    log = distill("teachers", "embed", "recipe.toml", "--out", "whole", cwd=folder).stderr
+    assert "need packaged/efficientnet_lite0 431 kB (84 images, 2 views, 1280 × fp16)" in log
+    assert "embedding: 84/84 images, " in log and " a second" in log and "live teacher's, cosine at least 0.999" in log
     return folder
 
 
@@ -58,7 +56,7 @@ def files(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def assert_same(folder: Path, home: Path) -> None:
-    """The same rows as in ``whole``, whose batches may have been cut elsewhere."""
+    """Assert that the rows are those of ``whole``, up to rounding: batches may have been divided differently."""
     found, expected = files(folder), files(home / "whole")
     assert found.keys() == expected.keys()
     for name, tensors in expected.items():
@@ -68,7 +66,7 @@ def assert_same(folder: Path, home: Path) -> None:
 
 
 def start(home: Path, out: str, nproc: int) -> subprocess.Popen[bytes]:
-    """The command as a process group of its own, so that all of it can be killed."""
+    """Start the command in its own process group, so that all its processes can be killed."""
     words = ["teachers", "embed", "recipe.toml", "--out", out, "--nproc", str(nproc), "--set", "teacher.0.audit=0"]
     silent = subprocess.DEVNULL
     return subprocess.Popen([SCRIPT, *words], cwd=home, start_new_session=True, stdout=silent, stderr=silent)
@@ -82,18 +80,18 @@ def wait_for_files(folder: Path, count: int, process: subprocess.Popen[bytes]) -
 
 
 @pytest.mark.parametrize("nproc, after", [(1, 1), (1, 4), (2, 2)])
-def test_killed_and_given_again_it_does_no_shard_twice(home: Path, nproc: int, after: int) -> None:
+def test_after_a_kill_no_complete_shard_is_embedded_again(home: Path, nproc: int, after: int) -> None:
     out = f"killed-{nproc}-{after}"
     process = start(home, out, nproc)
     wait_for_files(home / out, after, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    # DeepSpeed's launcher starts its processes in sessions of their own.
+    # DeepSpeed's launcher starts its processes in new sessions, which killpg does not reach.
     subprocess.run(["pkill", "-9", "-f", f"{home}.*embedding-"], check=False)
     time.sleep(0.2)
     complete = {path.name: path.stat().st_mtime_ns for path in (home / out).glob("*.safetensors")}
     assert 0 < len(complete) <= len(COUNTS)
-    for name, tensors in files(home / out).items():  # none is torn
+    for name, tensors in files(home / out).items():  # none is incomplete
         assert tensors["embeddings"].shape == files(home / "whole")[name]["embeddings"].shape
     result = distill("teachers", "embed", "recipe.toml", "--out", out, "--nproc", nproc, "--json", cwd=home)
     assert json.loads(result.stdout)["audits"]["packaged/efficientnet_lite0"]["min_cosine"] > 0.999
@@ -102,20 +100,20 @@ def test_killed_and_given_again_it_does_no_shard_twice(home: Path, nproc: int, a
         assert (home / out / name).stat().st_mtime_ns == stamp, f"{name} was done twice"
 
 
-def test_two_processes_do_what_one_does(home: Path) -> None:
+def test_two_processes_fill_the_same_cache_as_one(home: Path) -> None:
     result = distill("teachers", "embed", "recipe.toml", "--out", "two", "--nproc", "2", cwd=home)
     assert "embedding, process 1 of 2: 48/48 images" in result.stderr
     assert_same(home / "two", home)
-    # And a training with two processes fills what it lacks with two.
+    # A training with two processes fills a missing cache with two processes.
     words = ("train", "recipe.toml", "--out", "run", "--nproc", "2", "--set", "teacher.0.cache=trained")
-    said = distill(*words, "--set", "train.steps=2", cwd=home).stderr
-    assert "embedding, process 1 of 2: 48/48 images" in said
+    log = distill(*words, "--set", "train.steps=2", cwd=home).stderr
+    assert "embedding, process 1 of 2: 48/48 images" in log
     assert_same(home / "trained", home)
     about = json.loads((home / "run" / "run.json").read_text())
     assert about["teacher_audits"]["packaged/efficientnet_lite0"]["rows"] == 8
 
 
-def test_a_shard_that_is_cut_off_is_embedded_as_training_would(tmp_path: Path, home: Path) -> None:
+def test_a_truncated_shard_is_embedded_as_far_as_it_can_be_read(tmp_path: Path, home: Path) -> None:
     first, second = write_shards(tmp_path / "own", (12, 12))
     second.write_bytes(second.read_bytes()[:-6000])
     words = ["--set", f"data.train={tmp_path / 'own'}", "--out", "cache"]
@@ -126,7 +124,7 @@ def test_a_shard_that_is_cut_off_is_embedded_as_training_would(tmp_path: Path, h
     assert "No teacher of this recipe has a cache" in nothing.stderr
 
 
-def test_processes_without_a_shard_have_nothing_to_do(home: Path, tmp_path: Path) -> None:
+def test_processes_without_a_shard_embed_nothing(home: Path, tmp_path: Path) -> None:
     (shard,) = write_shards(tmp_path / "one", (12,))
     table = load(str(home / "recipe.toml"), [f"teacher.0.cache={tmp_path / 'cache'}", "teacher.0.views=1"]).teacher[0]
     cache = Cache(table, teachers.card(table.name), PLAIN_VIEWS)
@@ -138,9 +136,11 @@ def test_processes_without_a_shard_have_nothing_to_do(home: Path, tmp_path: Path
         assert cache.file(shard).exists() == bool(part)
 
 
-def test_a_process_that_fails_says_why_and_what_is_complete_is_kept(home: Path) -> None:
+def test_if_a_process_fails_the_error_gives_the_reason_and_complete_files_are_kept(home: Path) -> None:
     words = [SCRIPT, "teachers", "embed", "recipe.toml", "--out", "bad", "--nproc", "2"]
-    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (120_000, 120_000))  # the largest shard's file has more
+    limit = partial(
+        resource.setrlimit, resource.RLIMIT_FSIZE, (120_000, 120_000)
+    )  # the file of the largest shard is larger
     result = subprocess.run(words, cwd=home, preexec_fn=limit, capture_output=True, text=True)
     assert result.returncode == 2
     assert "could not be written" in result.stderr and "what is complete is kept" in result.stderr
@@ -150,10 +150,10 @@ def test_a_process_that_fails_says_why_and_what_is_complete_is_kept(home: Path) 
 
 
 def test_an_image_that_does_not_decode_has_no_embedding(tmp_path: Path, home: Path) -> None:
-    """Training then takes another sample in its place, also where it looks at no image but the cache."""
+    """Training then replaces the sample, even if it reads only the cache and no images."""
     (shard,) = write_shards(tmp_path / "own", (40,))
     whole = shard.read_bytes()
-    start = whole.index(b"\x89PNG", whole.index(b"\x89PNG") + 1)  # the second sample's
+    start = whole.index(b"\x89PNG", whole.index(b"\x89PNG") + 1)  # the second sample's image
     shard.write_bytes(whole[:start] + bytes(200) + whole[start + 200 :])
     own = ["--set", f"data.train={shard}", "--set", "data.bad_samples=2", "--set", "train.steps=6"]
     distill("teachers", "embed", home / "recipe.toml", "--out", "cache", *own, cwd=tmp_path)
@@ -172,8 +172,8 @@ def test_an_image_that_does_not_decode_has_no_embedding(tmp_path: Path, home: Pa
     assert bad["key"] == "000001" and "no embedding" in bad["reason"] and bad["step"] <= 3
 
 
-def test_a_disk_that_fills_up_leaves_nothing_torn(home: Path) -> None:
-    """The system's limit on a file's size stands in for the disk's: the same call fails, in the same place."""
+def test_a_full_disk_leaves_no_incomplete_file(home: Path) -> None:
+    """A limit on the size of files replaces the full disk: the same write fails."""
     (home / "full").mkdir()
     words = [SCRIPT, "teachers", "embed", "recipe.toml", "--out", "full"]
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -188,8 +188,10 @@ LIT = ["objective.name=contrastive", 'student.image={arch="teacher"}', "student.
 
 
 @pytest.mark.parametrize("objective", [[], LIT], ids=["three_towers", "lit"])
-def test_without_the_teachers_weights_a_cache_trains_only_if_it_is_trusted(home: Path, objective: list[str]) -> None:
-    """With audit = 0 nothing loads the teacher: its package need not even be there."""
+def test_without_the_teachers_weights_a_cache_is_used_only_if_the_audit_is_off(
+    home: Path, objective: list[str]
+) -> None:
+    """With audit = 0 the teacher is not loaded: its package need not be installed."""
     settings = ["teacher.0.cache=whole", "train.steps=1", "teacher.0.image_size=160", *objective]
     out = f"untrusted-{len(objective)}"
     words = [part for setting in settings for part in ("--set", setting)]
@@ -197,16 +199,16 @@ def test_without_the_teachers_weights_a_cache_trains_only_if_it_is_trusted(home:
     hidden.mkdir(parents=True, exist_ok=True)
     (hidden / "__init__.py").touch()
     environment = os.environ | {"PYTHONPATH": str(hidden.parent)}
-    command_ = [SCRIPT, "train", "recipe.toml", "--out", out, *words]
-    refused = subprocess.run(command_, cwd=home, env=environment, capture_output=True, text=True)
+    command = [SCRIPT, "train", "recipe.toml", "--out", out, *words]
+    refused = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
     assert refused.returncode == 2 and "is not installed. Run: pip install efficientnet-lite0" in refused.stderr
-    trusting = [*command_, "--set", "teacher.0.audit=0"]
+    trusting = [*command, "--set", "teacher.0.audit=0"]
     subprocess.run(trusting, cwd=home, env=environment, check=True, capture_output=True)
     assert len(losses_of(home / out)) == 1
 
 
-def split(out: Path) -> None:
-    """In a process of two: a teacher of which each holds a half."""
+def embed_partitioned(out: Path) -> None:
+    """In each of two processes: save the embeddings of a teacher partitioned among them, and of a complete one."""
     group = processes.join()
     torch.manual_seed(0)
     x = torch.randint(256, (3, 3, 64, 64), dtype=torch.uint8)
@@ -214,13 +216,13 @@ def split(out: Path) -> None:
     parts = zero.sharded(teachers.load(whole.card, 64), group, stage=3)
     parameters: Any = parts.module.net.parameters()  # type: ignore[attr-defined]
     held = sum(p.ds_tensor.numel() if hasattr(p, "ds_tensor") else p.numel() for p in parameters)
-    answer = parts(x)["embedding"]
-    torch.save([answer, whole(x)["embedding"], held, answer.requires_grad], out / f"out-{group.rank}.pt")
+    embedding = parts(x)["embedding"]
+    torch.save([embedding, whole(x)["embedding"], held, embedding.requires_grad], out / f"out-{group.rank}.pt")
     processes.leave()
 
 
-def test_an_online_teacher_is_split_at_stage_3_and_says_the_same(tmp_path: Path) -> None:
-    in_ranks(2, split, tmp_path, cwd=tmp_path)
+def test_an_online_teacher_partitioned_at_stage_3_gives_the_same_embeddings(tmp_path: Path) -> None:
+    in_ranks(2, embed_partitioned, tmp_path, cwd=tmp_path)
     total = teachers.card("packaged/efficientnet_lite0").parameters
     for rank in (0, 1):
         out, whole, held, graph = torch.load(tmp_path / f"out-{rank}.pt")
@@ -228,7 +230,7 @@ def test_an_online_teacher_is_split_at_stage_3_and_says_the_same(tmp_path: Path)
         assert held < 0.52 * total + 1000 and not graph
 
 
-def test_at_stage_3_an_online_teacher_trains_as_the_cache_does(home: Path) -> None:
+def test_at_stage_3_an_online_teacher_gives_the_same_losses_as_the_cache(home: Path) -> None:
     common = ("zero.stage=3", "train.steps=2", "teacher.0.dtype=fp32", "teacher.0.image_size=64", "teacher.0.views=1")
     common += ("data.crop=[1.0, 1.0]", "teacher.0.audit=0")
     words = [word for one in common for word in ("--set", one)]

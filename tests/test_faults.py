@@ -1,8 +1,8 @@
-"""Faults injected into real runs, counted: how many, how many runs came to their end, how many samples were lost.
+"""Faults injected into real runs, with a table of the faults, the runs that finished, and the samples lost.
 
-Which samples a step must show is worked out here, from the order of the stream and the list of what was made unusable;
-``samples`` in metrics.jsonl, a sum over what was really shown, must be the same at every step. ``pytest -m faults``
-runs this file alone and prints the table at its end.
+The samples that each step must train on are computed in tests/fault_table.py; ``samples`` in metrics.jsonl, a
+checksum of the samples actually used, must agree at every step. ``pytest -m faults`` runs this file alone and prints
+the table at its end.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ LONG = [word for one in SETTINGS for word in ("--set", one)]
 
 @pytest.fixture(scope="module")
 def whole(home: Path) -> list[float]:
-    """The losses of a run that nothing happens to."""
+    """The losses of a run without a fault."""
     distill("train", "recipe.toml", "--out", "whole", *LONG, cwd=home)
     assert [line["samples"] for line in metrics(home / "whole")] == expected_sums(home / "shards", STEPS)
     return losses_of(home / "whole")
 
 
-def started(home: Path, run: Path, log: Path, *options: str) -> BaseProcess:
-    """``distill train``, going on where it was, as a process of its own."""
+def start(home: Path, run: Path, log: Path, *options: str) -> BaseProcess:
+    """Start ``distill train`` in a new process; if the run exists, it is resumed."""
     words = ["train", "recipe.toml", "--out", str(run), *options]
     words += ["--resume"] if (run / "recipe.toml").exists() else []
     from multiprocessing.reduction import DupFd
@@ -83,10 +83,10 @@ def started(home: Path, run: Path, log: Path, *options: str) -> BaseProcess:
 
 
 def killed_until_done(home: Path, name: str, seed: int, kills: int) -> tuple[int, Path]:
-    """Train, with kill -9 at random moments, so many times, then to the end; how often it was really killed."""
+    """Train to the end, with up to ``kills`` kill -9 at random moments; return the number of kills and the run."""
     run, log, chance, killed = home / name, home / f"{name}.log", random.Random(seed), 0
     while killed < kills:
-        process = started(home, run, log, *LONG)
+        process = start(home, run, log, *LONG)
         process.join(chance.uniform(0.3, 6.0))
         if process.exitcode is not None:
             break
@@ -97,14 +97,14 @@ def killed_until_done(home: Path, name: str, seed: int, kills: int) -> tuple[int
             child.kill()
         process.join()
         killed += 1
-    process = started(home, run, log, *LONG) if not run.exists() or steps_done(run) < STEPS else process
+    process = start(home, run, log, *LONG) if not run.exists() or steps_done(run) < STEPS else process
     process.join(120)
     assert process.exitcode == 0 or len(metrics(run)) == STEPS, log.read_text()[-2000:]
     return killed, run
 
 
-def test_kill_9_at_random_moments(home: Path, whole: list[float]) -> None:
-    """Bit for bit the losses of the run that nothing happened to; with one process, so in pairs side by side."""
+def test_kill_9_at_random_moments_changes_no_loss(home: Path, whole: list[float]) -> None:
+    """The losses are bit for bit those of the run without a fault. Two runs of one process at a time."""
     sums = expected_sums(home / "shards", STEPS)
     total, seed = 0, 0
     with ThreadPoolExecutor(2) as pool:
@@ -120,7 +120,7 @@ def test_kill_9_at_random_moments(home: Path, whole: list[float]) -> None:
             assert seed < 40, "runs end before they can be killed"
 
 
-def test_kill_9_of_one_or_all_of_two_processes(home: Path, whole: list[float]) -> None:
+def test_kill_9_of_one_or_all_of_two_processes_changes_no_loss(home: Path, whole: list[float]) -> None:
     sums, chance = expected_sums(home / "shards", STEPS), random.Random(7)
     settings, options = (*SETTINGS, "zero.stage=2"), [*LONG, "--nproc", "2", "--set", "zero.stage=2"]
     train_together(home, {home / "pair": settings}, 2)
@@ -129,11 +129,11 @@ def test_kill_9_of_one_or_all_of_two_processes(home: Path, whole: list[float]) -
         words = [str(SCRIPT), "train", "recipe.toml", "--out", str(run), *options]
         words += ["--resume"] * (run / "recipe.toml").exists()
         process = subprocess.Popen(words, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        end, before, wanted = time.monotonic() + 60, steps_done(run), chance.randrange(12)
+        end, before, steps_to_wait = time.monotonic() + 60, steps_done(run), chance.randrange(12)
         while len(own := workers_of(process.pid)) < 2 and process.poll() is None and time.monotonic() < end:
             time.sleep(0.05)
-        # Some die while they start, most of them while they train.
-        while kills and steps_done(run) < before + wanted and process.poll() is None and time.monotonic() < end:
+        # Some are killed while they start, most of them while they train.
+        while kills and steps_done(run) < before + steps_to_wait and process.poll() is None and time.monotonic() < end:
             time.sleep(0.01)
         time.sleep(chance.uniform(0.0, 0.3))
         if process.poll() is None:
@@ -142,21 +142,21 @@ def test_kill_9_of_one_or_all_of_two_processes(home: Path, whole: list[float]) -
                 if victim.is_running():
                     victim.kill()
             kills += 1
-        _, said = process.communicate(timeout=100)
+        _, error = process.communicate(timeout=100)
         if process.returncode == 0 or kills == 5:
             break
-        assert "Error: The training stopped" in said
+        assert "Error: The training stopped" in error
     train_together(home, {run: settings}, 2, resume=True)
     lost, repeated = compare(run, sums)
     count("kill -9 of one or all of two processes, ZeRO stage 2", kills, lost=lost, repeated=repeated)
     assert (lost, repeated) == (0, 0) and losses_of(run) == losses_of(home / "pair") and kills >= 3
 
 
-def test_sigterm_at_random_moments(home: Path, whole: list[float]) -> None:
+def test_sigterm_at_random_moments_changes_no_loss(home: Path, whole: list[float]) -> None:
     sums, chance, terms = expected_sums(home / "shards", STEPS), random.Random(3), 0
     run, log = home / "terminated", home / "terminated.log"
     while terms < 6:
-        process = started(home, run, log, *LONG)
+        process = start(home, run, log, *LONG)
         before = steps_done(run)
         end = time.monotonic() + 60
         while steps_done(run) <= before and process.exitcode is None and time.monotonic() < end:
@@ -177,15 +177,16 @@ def test_sigterm_at_random_moments(home: Path, whole: list[float]) -> None:
     assert (lost, repeated) == (0, 0) and losses_of(run) == whole and terms >= 3
 
 
-EACH = 5
+SAMPLES_PER_KIND = 5
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_samples_of_every_unusable_kind(home: Path, tmp_path: Path, processes: int) -> None:
-    """Two epochs over a set of which a third is odd: every good sample in its place, every bad one in the ledger."""
+def test_unusable_samples_of_every_kind_are_replaced_and_listed(home: Path, tmp_path: Path, processes: int) -> None:
+    """Two epochs over a data set with a third of unusual samples: every usable one is used at its position, every
+    unusable one is listed in bad-samples.jsonl."""
     members: list[Members] = []
     kinds: dict[str, str] = {}
-    for kind, make in [*UNUSABLE.items(), *USABLE.items()] * EACH:
+    for kind, make in [*UNUSABLE.items(), *USABLE.items()] * SAMPLES_PER_KIND:
         key = f"{len(members):06d}"
         members.append(make(key))
         kinds[key] = kind
@@ -200,12 +201,12 @@ def test_samples_of_every_unusable_kind(home: Path, tmp_path: Path, processes: i
     options += ["--set", "data.bad_samples=80", "--nproc", str(processes), "--set", "data.workers=1"]
     distill("train", "recipe.toml", "--out", run, *options, cwd=home)
     lost, repeated = compare(run, expected_sums(tmp_path / "shards", steps, bad))
-    ledger = lines_of(run / "bad-samples.jsonl")
-    named = {line["key"] for line in ledger}
+    bad_samples = lines_of(run / "bad-samples.jsonl")
+    listed = {line["key"] for line in bad_samples}
     duplicates = {key for key, kind in kinds.items() if kind == "duplicate key"}
-    assert named == bad | duplicates and all(line["reason"] and line["shard"] for line in ledger)
+    assert listed == bad | duplicates and all(line["reason"] and line["shard"] for line in bad_samples)
     for kind in (*UNUSABLE, *USABLE):
-        count(kind, EACH, lost=lost, repeated=repeated)
+        count(kind, SAMPLES_PER_KIND, lost=lost, repeated=repeated)
     assert (lost, repeated) == (0, 0)
     error = distill(
         *("train", "recipe.toml", "--out", tmp_path / "strict", *options, "--set", "data.bad_samples=20"),
@@ -215,27 +216,27 @@ def test_samples_of_every_unusable_kind(home: Path, tmp_path: Path, processes: i
     assert "more than the 20 that data.bad_samples allows" in error and "Traceback" not in error
 
 
-def cut(path: Path) -> None:
+def cut_off(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
 
 
-def header_torn(path: Path) -> None:
+def damage_header(path: Path) -> None:
     content, offset = bytearray(path.read_bytes()), int(read_index(path).members[9, 0, 0]) - 512
     content[offset : offset + 8] = b"\xff" * 8
     path.write_bytes(content)
 
 
 ARCHIVES: dict[str, Callable[[Path], object]] = {
-    "shard cut off": cut,
+    "shard cut off": cut_off,
     "shard of zero bytes": lambda path: path.write_bytes(b""),
     "shard that is no tar file": lambda path: path.write_bytes(b"<html>404</html>" * 200),
-    "shard with a torn header": header_torn,
+    "shard with a torn header": damage_header,
 }
 
 
 @pytest.mark.parametrize("fault", ARCHIVES)
-def test_damaged_archives(home: Path, tmp_path: Path, fault: str) -> None:
-    """What is left of them is used; what is missing counts towards the limit, as many as other shards have."""
+def test_the_undamaged_samples_of_damaged_archives_are_used(home: Path, tmp_path: Path, fault: str) -> None:
+    """Their missing samples count towards data.bad_samples, estimated from the size of the other shards."""
     for number, path in enumerate(write_shards(tmp_path / "shards", (20,) * 6)):
         if number in (1, 4):
             ARCHIVES[fault](path)
@@ -250,79 +251,79 @@ def test_damaged_archives(home: Path, tmp_path: Path, fault: str) -> None:
     run = tmp_path / "run"
     error = distill("train", "recipe.toml", "--out", run, *options, cwd=home, status=2).stderr
     assert "that data.bad_samples allows" in error and not run.exists()
-    said = distill("train", "recipe.toml", "--out", run, *options, "--set", "data.bad_samples=60", cwd=home).stderr
-    assert "bad samples are passed over" in said
+    log = distill("train", "recipe.toml", "--out", run, *options, "--set", "data.bad_samples=60", cwd=home).stderr
+    assert "bad samples are passed over" in log
     lost, repeated = compare(run, expected_sums(tmp_path / "shards", 14, frozenset(lacking)))
     count(fault, 2, lost=lost, repeated=repeated)
     assert (lost, repeated) == (0, 0)
 
 
-def test_a_shard_that_is_replaced_during_a_run(home: Path, tmp_path: Path) -> None:
-    """Its samples cannot be used from then on, and are named; the run goes on with the others."""
+def test_a_shard_replaced_during_a_run_is_not_used_any_more(home: Path, tmp_path: Path) -> None:
+    """From then on its samples are unusable and listed in bad-samples.jsonl; the run continues with the others."""
     write_shards(tmp_path / "shards", (60, 20, 60))
     run, log = tmp_path / "run", tmp_path / "log"
     options = [*SCRATCH, "--set", f"data.train={tmp_path / 'shards'}", "--set", "train.steps=80"]
-    process = started(home, run, log, *options, "--set", "data.bad_samples=25", "--set", "data.workers=0")
+    process = start(home, run, log, *options, "--set", "data.bad_samples=25", "--set", "data.workers=0")
     wait_for_step(run, 5, process)
     write_tar(tmp_path / "shards" / "train-000001.tar", [m for i in range(9) for m in plain(f"{i + 900:06d}")])
     process.join(120)
     assert process.exitcode == 0, log.read_text()[-2000:]
-    ledger = lines_of(run / "bad-samples.jsonl")
-    assert {line["reason"] for line in ledger} == {"the shard has been replaced since it was indexed"}
-    assert {Path(line["shard"]).name for line in ledger} == {"train-000001.tar"} and len(ledger) == 20
-    # Up to then nothing was different, and from the epoch after it every one of them has a stand-in.
-    sums, shown = original_sums(tmp_path, 80, run), [line["samples"] for line in metrics(run)]
-    first = min(line["step"] for line in ledger)
-    assert first > 5 and len(shown) == 80 and shown[: first - 1] == sums[: first - 1]
+    bad_samples = lines_of(run / "bad-samples.jsonl")
+    assert {line["reason"] for line in bad_samples} == {"the shard has been replaced since it was indexed"}
+    assert {Path(line["shard"]).name for line in bad_samples} == {"train-000001.tar"} and len(bad_samples) == 20
+    # Until then the samples are as planned; all 20 samples of the shard are listed, each once.
+    sums, used = original_sums(tmp_path, 80, run), [line["samples"] for line in metrics(run)]
+    first = min(line["step"] for line in bad_samples)
+    assert first > 5 and len(used) == 80 and used[: first - 1] == sums[: first - 1]
     count("shard replaced during the run", 1)
 
 
 def original_sums(tmp_path: Path, steps: int, run: Path) -> list[int]:
-    """What the steps would have shown of the shards as they were."""
+    """The sums of the samples that the steps would have used had the shard not been replaced."""
     write_shards(tmp_path / "as-it-was", (60, 20, 60))
     return expected_sums(tmp_path / "as-it-was", steps)
 
 
-def test_checkpoints_are_damaged(home: Path, whole: list[float]) -> None:
-    """One of them, in one of many ways, each time before the run goes on: the one before it is taken."""
+def test_a_damaged_checkpoint_is_skipped(home: Path, whole: list[float]) -> None:
+    """One file at a time is damaged, in one of several ways: the checkpoint before it is then the newest valid one."""
     run, chance, sums = home / "whole", random.Random(5), expected_sums(home / "shards", STEPS)
     options = [*LONG, "--set", "checkpoint.keep=3"]
-    harms = 0
+    damaged = 0
     for name in ("state.safetensors", "students.safetensors", "checkpoint.json"):
-        for how in ("gone", "cut", "bit", "bit", "zeros", "longer"):
+        for damage in ("gone", "cut", "bit", "bit", "zeros", "longer"):
             newest = checkpoint.newest(run)
             assert newest is not None and newest.name == f"step-{STEPS:08d}"
             file = newest / name
             original = file.read_bytes()
             content = bytearray(original)
-            place = chance.randrange(len(content))
-            if how == "gone":
+            position = chance.randrange(len(content))
+            if damage == "gone":
                 file.unlink()
-            elif how == "cut":
-                file.write_bytes(content[:place])
-            elif how == "bit":
-                content[place] ^= 1 << chance.randrange(8)
+            elif damage == "cut":
+                file.write_bytes(content[:position])
+            elif damage == "bit":
+                content[position] ^= 1 << chance.randrange(8)
                 file.write_bytes(content)
-            elif how == "zeros":
-                content[place : place + 64] = bytes(len(content[place : place + 64]))
+            elif damage == "zeros":
+                content[position : position + 64] = bytes(len(content[position : position + 64]))
                 file.write_bytes(content)
             else:
                 file.write_bytes(content + b"more")
-            harms += 1
-            passed_over = checkpoint.complaint(newest) != ""
-            # A bit of white space or of a number that nothing follows from may differ without harm.
-            assert passed_over or name == "checkpoint.json", how
+            damaged += 1
+            skipped = checkpoint.complaint(newest) != ""
+            # In the JSON file, a changed bit of white space or of an unused number does no harm.
+            assert skipped or name == "checkpoint.json", damage
             older = checkpoint.newest(run)
-            assert older is not None and (older.name < newest.name) == passed_over
+            assert older is not None and (older.name < newest.name) == skipped
             file.write_bytes(original)
     distill("train", "recipe.toml", "--out", run, *options, "--resume", cwd=home)
     lost, repeated = compare(run, sums)
-    count("checkpoint file cut, changed, emptied or gone", harms, lost=lost, repeated=repeated)
+    count("checkpoint file cut, changed, emptied or gone", damaged, lost=lost, repeated=repeated)
     assert (lost, repeated) == (0, 0) and losses_of(run) == whole
 
 
-def test_table(capsys: pytest.CaptureFixture[str]) -> None:
-    """The last test of this file: at least 200 faults, 50 of them kill -9, and nothing lost or repeated."""
+def test_the_table_counts_enough_faults_and_no_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    """The last test of this file: at least 200 faults, 50 of them kill -9, and no sample lost or repeated."""
     if len(TABLE) < 5:
         pytest.skip("the other tests of this file did not run")
     total = summed(TABLE.values())

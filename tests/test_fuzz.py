@@ -1,4 +1,4 @@
-"""Files from elsewhere, changed at random: each reader either reads them or refuses them in a sentence."""
+"""Randomly corrupted input files: every reader either reads them consistently or raises its documented error."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from distill.training import checkpoint
 
 EXAMPLES = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
-# Places in a file, as shares of its length, and the bytes that go there; then where it is cut off.
+# Positions in a file, as fractions of its length, with the bytes to write there; then the fraction to cut it off at.
 CHANGES = st.tuples(
     st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=12)), max_size=4),
     st.floats(0, 1) | st.just(1.0),
 )
 
 
-def changed(data: bytes, changes: tuple[list[tuple[float, bytes]], float]) -> bytes:
+def corrupted(data: bytes, changes: tuple[list[tuple[float, bytes]], float]) -> bytes:
     content = bytearray(data)
-    for share, piece in changes[0]:
-        place = int(share * len(content))
-        content[place : place + len(piece)] = piece
+    for fraction, piece in changes[0]:
+        position = int(fraction * len(content))
+        content[position : position + len(piece)] = piece
     return bytes(content[: int(changes[1] * len(content))])
 
 
@@ -56,9 +56,11 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @EXAMPLES
 @given(changes=CHANGES)
-def test_archives(tmp_path: Path, shard: Path, changes: tuple[list[tuple[float, bytes]], float]) -> None:
+def test_corrupted_archives_are_indexed_within_their_bounds(
+    tmp_path: Path, shard: Path, changes: tuple[list[tuple[float, bytes]], float]
+) -> None:
     path = tmp_path / "a.tar"
-    path.write_bytes(changed(shard.read_bytes(), changes))
+    path.write_bytes(corrupted(shard.read_bytes(), changes))
     index = scan_shard(path)
     assert members_fit(index.members, path.stat().st_size) and len(index.keys) == len(index.members)
     for key in index.keys:
@@ -74,10 +76,12 @@ def test_archives(tmp_path: Path, shard: Path, changes: tuple[list[tuple[float, 
 
 @EXAMPLES
 @given(header=st.binary(min_size=512, max_size=512), rest=st.binary(max_size=600))
-def test_archives_of_any_bytes(tmp_path: Path, header: bytes, rest: bytes) -> None:
+def test_archives_of_arbitrary_bytes_are_indexed_within_their_bounds(
+    tmp_path: Path, header: bytes, rest: bytes
+) -> None:
     path = tmp_path / "a.tar"
     fields = bytearray(header)
-    fields[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:]))  # a checksum that fits
+    fields[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:]))  # a valid checksum
     path.write_bytes(bytes(fields) + rest)
     index = scan_shard(path)
     assert members_fit(index.members, path.stat().st_size)
@@ -85,12 +89,14 @@ def test_archives_of_any_bytes(tmp_path: Path, header: bytes, rest: bytes) -> No
 
 @EXAMPLES
 @given(changes=CHANGES)
-def test_indexes(tmp_path: Path, shard: Path, changes: tuple[list[tuple[float, bytes]], float]) -> None:
-    """One that is taken points nowhere but into its shard."""
+def test_corrupted_indexes_are_rejected_or_point_into_their_shard(
+    tmp_path: Path, shard: Path, changes: tuple[list[tuple[float, bytes]], float]
+) -> None:
+    """An index that is accepted has members only within its shard."""
     expected = read_index(shard)
-    kept = tmp_path / "index"
-    kept.write_bytes(changed(index_paths(shard)[0].read_bytes(), changes))
-    found = load_stored_index(kept, shard, file_stamp(shard))
+    stored = tmp_path / "index"
+    stored.write_bytes(corrupted(index_paths(shard)[0].read_bytes(), changes))
+    found = load_stored_index(stored, shard, file_stamp(shard))
     if found is not None:
         assert found.members.shape == (len(found.keys), 3, 2) and members_fit(found.members, shard.stat().st_size)
         assert len(found) == len(expected)
@@ -98,32 +104,36 @@ def test_indexes(tmp_path: Path, shard: Path, changes: tuple[list[tuple[float, b
 
 @EXAMPLES
 @given(members=st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1)), min_size=1))
-def test_an_index_that_points_outside_is_not_inside(members: list[tuple[int, int]]) -> None:
+def test_members_fit_exactly_if_all_lie_inside_the_file(members: list[tuple[int, int]]) -> None:
     spans = np.array(members, dtype=np.int64)
-    slow = all(0 <= offset <= 1000 and -1 <= size <= 1000 - offset for offset, size in members)
-    assert members_fit(spans, 1000) == slow
+    expected = all(0 <= offset <= 1000 and -1 <= size <= 1000 - offset for offset, size in members)
+    assert members_fit(spans, 1000) == expected
 
 
 @EXAMPLES
 @given(changes=CHANGES)
-def test_checkpoints(tmp_path: Path, changes: tuple[list[tuple[float, bytes]], float]) -> None:
-    """Whatever is changed in its tensors is noticed."""
+def test_corrupted_checkpoints_are_detected_or_unchanged(
+    tmp_path: Path, changes: tuple[list[tuple[float, bytes]], float]
+) -> None:
+    """A checkpoint without a complaint has the tensors that were written."""
     folder, tensors = tmp_path / "checkpoints", {"model/a": torch.arange(40.0), "optimizer/a/step": torch.tensor(3.0)}
     checkpoint.write(folder, tensors, {"scale": torch.ones(1)}, {"step": 1}, keep=1)
     file = folder / "step-00000001" / "state.safetensors"
     whole = file.read_bytes()
-    file.write_bytes(changed(whole, changes))
-    wrong = checkpoint.complaint(folder / "step-00000001")
-    if not wrong:
+    file.write_bytes(corrupted(whole, changes))
+    complaint = checkpoint.complaint(folder / "step-00000001")
+    if not complaint:
         found = checkpoint.Snapshot.read(folder / "step-00000001")
         assert torch.equal(found.model["a"], tensors["model/a"]) and found.optimizer["a/step"] == 3
 
 
 @EXAMPLES
 @given(changes=CHANGES)
-def test_tables_of_shards(tmp_path: Path, shard: Path, changes: tuple[list[tuple[float, bytes]], float]) -> None:
+def test_corrupted_tables_of_shards_raise_only_documented_errors(
+    tmp_path: Path, shard: Path, changes: tuple[list[tuple[float, bytes]], float]
+) -> None:
     Shards.open([str(shard)]).save(tmp_path / "whole")
-    (tmp_path / "shards").write_bytes(changed((tmp_path / "whole").read_bytes(), changes))
+    (tmp_path / "shards").write_bytes(corrupted((tmp_path / "whole").read_bytes(), changes))
     with suppress(UserError):
         shards = Shards.load(tmp_path / "shards")
         for i in range(min(len(shards), 9)):
@@ -134,13 +144,15 @@ def test_tables_of_shards(tmp_path: Path, shard: Path, changes: tuple[list[tuple
 
 @EXAMPLES
 @given(changes=CHANGES)
-def test_cached_embeddings(tmp_path: Path, shard: Path, changes: tuple[list[tuple[float, bytes]], float]) -> None:
-    """A row is the one that was written, or is refused."""
+def test_corrupted_caches_are_refused_or_give_the_rows_that_were_written(
+    tmp_path: Path, shard: Path, changes: tuple[list[tuple[float, bytes]], float]
+) -> None:
+    """Every row that can be read is the one that was written."""
     shards = Shards.open([str(shard)])
     cache, rows = cache_in(tmp_path), torch.arange(4 * 1280.0).view(1, 4, 1280)
     cache.write(shards.indexes[0], {"embedding": rows}, "weights", absent=[2])
     file = cache.file(shard)
-    file.write_bytes(changed(file.read_bytes(), changes))
+    file.write_bytes(corrupted(file.read_bytes(), changes))
     with suppress(UserError):
         if not cache.missing(shards):
             for i in (0, 1, 3):
@@ -150,7 +162,7 @@ def test_cached_embeddings(tmp_path: Path, shard: Path, changes: tuple[list[tupl
 
 
 def cache_in(folder: Path) -> Cache:
-    """The cache of a teacher of 1,280 numbers, in this folder."""
+    """A cache in this folder, of a teacher with embeddings of width 1,280."""
     table = TeacherTable(name="packaged/efficientnet_lite0", cache=str(folder / "cache"), dtype="fp32")
     cache = Cache(table, teachers.card(table.name), PLAIN_VIEWS)
     (folder / "cache").mkdir(exist_ok=True)
@@ -168,8 +180,10 @@ SECTIONS = ("data", "teacher", "student", "objective", "optim", "train", "zero",
 
 @EXAMPLES
 @given(section=st.sampled_from(SECTIONS), key=st.text(max_size=12), value=TREE, whole=st.booleans())
-def test_recipes(section: str, key: str, value: object, whole: bool) -> None:
-    """A recipe checks out, and then reads back as itself, or is refused in one sentence."""
+def test_arbitrary_recipes_are_refused_or_survive_a_round_trip(
+    section: str, key: str, value: object, whole: bool
+) -> None:
+    """A recipe that is accepted is equal to itself after dumping and parsing; others raise UserError."""
     tree = tomllib.loads(RECIPE.format(shards="/data"))
     if whole:
         tree[section] = value
@@ -183,29 +197,29 @@ def test_recipes(section: str, key: str, value: object, whole: bool) -> None:
 
 @EXAMPLES
 @given(key=st.sampled_from(["", *CONFIG]), inner=st.text(max_size=12), value=TREE, changes=CHANGES)
-def test_configurations_of_exports(
+def test_corrupted_exports_are_refused_or_survive_a_round_trip(
     tmp_path: Path, key: str, inner: str, value: object, changes: tuple[list[tuple[float, bytes]], float]
 ) -> None:
-    """One reads back as itself, or is refused; so is a damaged tower."""
+    """A config.json that is accepted is equal to itself after a round trip; a damaged tower raises ValueError."""
     tree = json.loads(json.dumps(CONFIG))
     if key and isinstance(tree[key], dict) and inner:
         tree[key][inner] = value
     elif key:
         tree[key] = value
     content = json.dumps(tree).encode()
-    (tmp_path / "config.json").write_bytes(content if key else changed(content, changes))
+    (tmp_path / "config.json").write_bytes(content if key else corrupted(content, changes))
     with suppress(UserError):
         config = read_config(tmp_path)
         assert Config.model_validate_json(config.model_dump_json()) == config or value != value
     save_file({"x": torch.arange(40.0)}, tmp_path / "image.safetensors")
-    (tmp_path / "image.safetensors").write_bytes(changed((tmp_path / "image.safetensors").read_bytes(), changes))
+    (tmp_path / "image.safetensors").write_bytes(corrupted((tmp_path / "image.safetensors").read_bytes(), changes))
     with suppress(ValueError):
         assert all(isinstance(value, torch.Tensor) for value in read_tower(tmp_path, "image").values())
 
 
 @EXAMPLES
 @given(text=st.binary(max_size=200), tree=st.binary(max_size=200) | TREE.map(lambda x: json.dumps(x).encode()))
-def test_captions(text: bytes, tree: bytes) -> None:
+def test_arbitrary_captions_are_refused_or_valid_text(text: bytes, tree: bytes) -> None:
     with suppress(BadSample):
         for caption in Captions().read(Sample("key", Path("a.tar"), None, text, tree)):
             caption.text.encode()
@@ -213,14 +227,16 @@ def test_captions(text: bytes, tree: bytes) -> None:
 
 @EXAMPLES
 @given(kind=st.sampled_from(["PNG", "JPEG", "WEBP"]), changes=CHANGES)
-def test_images(kind: str, changes: tuple[list[tuple[float, bytes]], float]) -> None:
-    data = changed(encoded(picture("cross", "blue", 1), kind), changes)
+def test_corrupted_images_are_refused_or_decoded_to_rgb(
+    kind: str, changes: tuple[list[tuple[float, bytes]], float]
+) -> None:
+    data = corrupted(encoded(picture("cross", "blue", 1), kind), changes)
     with suppress(BadSample):
         image = decode(Sample("key", Path("a.tar"), data, None, None))
         assert image.mode == "RGB" and image.width * image.height <= 100_000_000
 
 
-def test_tables_nested_without_end_are_refused(tmp_path: Path) -> None:
+def test_tables_nested_too_deeply_are_refused(tmp_path: Path) -> None:
     for name, content in {"a.json": b"[" * 100_000, "b.json": b"[]", "c.json": b"\xff"}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match="nested too deeply|no table|invalid start byte"):
@@ -233,7 +249,7 @@ def test_tables_nested_without_end_are_refused(tmp_path: Path) -> None:
         load(str(tmp_path / "deep.toml"))
 
 
-def test_names_that_are_no_text_become_keys_that_are(tmp_path: Path) -> None:
+def test_member_names_that_are_not_utf8_become_escaped_keys(tmp_path: Path) -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", encoding="latin-1", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in sample("caf\xe9", "circle", "red", 1)[:2]:

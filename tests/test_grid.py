@@ -1,4 +1,4 @@
-"""The papers' grids as recipe settings: each trains, logs its terms, and ships what it trained."""
+"""The papers' variants as recipe settings: each trains, logs its loss terms, and exports the trained model."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ LITE0 = '{name="packaged/efficientnet_lite0",image_size=32}'
 MINILM = '{name="packaged/all_minilm_l6_v2",weight=0.5}'
 FROM_TEACHER = 'arch="tf_efficientnet_lite0",init="teacher"'
 THREE = {"loss", "fg", "fh", "gh", "tau"}
-# Name → the settings, and the terms that are logged.
+# Name → the settings, and the loss terms that are logged.
 GRID: dict[str, tuple[list[str], set[str]]] = {
     "3T": ([], THREE),
     "no fg": (['objective.terms=["fh","gh"]'], THREE - {"fg"}),
@@ -112,28 +112,28 @@ GRID: dict[str, tuple[list[str], set[str]]] = {
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
-    """A folder with the recipe that every entry of the grid changes."""
+    """A folder with the recipe that the settings of every variant are applied to."""
     home = tmp_path_factory.mktemp("grid")
     (home / "recipe.toml").write_text(RECIPE.format(shards=shards))
     return home
 
 
 def run(home: Path, name: str, settings: list[str]) -> Path:
-    """The run of some settings, trained once."""
+    """The run with these settings; trained if it does not exist yet."""
     if not (home / name).exists():
         options = [part for setting in settings for part in ("--set", setting)]
         distill("train", "recipe.toml", "--out", name, *options, cwd=home)
     return home / name
 
 
-def moved(run: Path, before: dict[str, torch.Tensor], prefix: str, step: int = 2) -> set[str]:
-    """The tensors of a run's towers, by name, that differ after a step from what they were before."""
+def changed(run: Path, before: dict[str, torch.Tensor], prefix: str, step: int = 2) -> set[str]:
+    """The names of the tensors in ``before`` that differ from a run's after a step."""
     after = load_file(run / f"checkpoints/step-{step:08d}/students.safetensors")
     return {k for k, v in before.items() if not torch.equal(v, after[prefix + k])}
 
 
 @pytest.mark.parametrize("name", GRID)
-def test_every_entry_trains_and_ships_what_it_trained(home: Path, name: str) -> None:
+def test_every_variant_trains_and_loads_as_the_trained_model(home: Path, name: str) -> None:
     settings, terms = GRID[name]
     folder = run(home, name, settings)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -156,24 +156,24 @@ def test_every_entry_trains_and_ships_what_it_trained(home: Path, name: str) -> 
     with torch.no_grad():
         rows = model.eval()(batch.inputs, batch.teachers)
     count = len(batch.keys)
-    shipped = package.load(folder)
-    images = shipped.encode_image([decode(opened.read(i)) for i in range(count)])
-    texts = shipped.encode_text([Captions().read(opened.read(i))[0].text for i in range(count)])
+    loaded = package.load(folder)
+    images = loaded.encode_image([decode(opened.read(i)) for i in range(count)])
+    texts = loaded.encode_text([Captions().read(opened.read(i))[0].text for i in range(count)])
     # A teacher's cached embeddings are float16.
-    close = 2e-3 if recipe.on_teacher else 1e-5
-    assert (images - rows["image"][:, 0]).abs().max() <= close
+    tolerance = 2e-3 if recipe.on_teacher else 1e-5
+    assert (images - rows["image"][:, 0]).abs().max() <= tolerance
     assert (texts - rows["text"][:, 0]).abs().max() <= 1e-5
     opened.close()
 
 
 @pytest.mark.parametrize("name", ["independent heads", "FlexiLiT 2", "LiT", "SigLiT", "joint captions"])
-def test_an_export_is_the_run(home: Path, name: str, shards: Path) -> None:
+def test_an_export_gives_the_same_embeddings_as_its_run(home: Path, name: str, shards: Path) -> None:
     folder = run(home, name, GRID[name][0])
     distill("export", folder, "--out", home / f"{name} export")
-    ours, shipped = package.load(folder), package.load(home / f"{name} export")
+    from_run, loaded = package.load(folder), package.load(home / f"{name} export")
     data = Shards.open([str(shards)])
-    assert torch.equal(embed_images(ours, data), embed_images(shipped, data))
-    assert torch.equal(ours.encode_text(["a red circle"]), shipped.encode_text(["a red circle"]))
+    assert torch.equal(embed_images(from_run, data), embed_images(loaded, data))
+    assert torch.equal(from_run.encode_text(["a red circle"]), loaded.encode_text(["a red circle"]))
     data.close()
 
 
@@ -181,26 +181,28 @@ def teacher_state() -> dict[str, torch.Tensor]:
     return dict(teachers.load(teachers.card("packaged/efficientnet_lite0")).net.state_dict())
 
 
-def test_a_tower_from_the_teacher_starts_as_the_teacher_and_moves_as_far_as_it_may(home: Path) -> None:
-    """U moves everywhere, batch statistics included; L not at all; in between, what is not locked."""
-    before, all_of_it = teacher_state(), set(teacher_state())
+def test_a_tower_initialised_from_the_teacher_changes_only_where_it_is_not_locked(home: Path) -> None:
+    """U: all tensors change, batch statistics included; L: none; partly locked: those that are not locked."""
+    before, all_names = teacher_state(), set(teacher_state())
     counters = {k for k in before if k.endswith("num_batches_tracked")}
-    assert moved(run(home, "Uu", GRID["Uu"][0]), before, "image.net.") == all_of_it
-    assert moved(run(home, "Lu, online", GRID["Lu, online"][0]), before, "image.net.") == set()
+    assert changed(run(home, "Uu", GRID["Uu"][0]), before, "image.net.") == all_names
+    assert changed(run(home, "Lu, online", GRID["Lu, online"][0]), before, "image.net.") == set()
     part = '"conv_stem","bn1","blocks.0","blocks.1.0.conv_pw.weight"'
     partly = run(home, "partly", [f"student.image={{{FROM_TEACHER},locked=[{part}]}}"])
     names = ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.0.conv_pw.weight")
-    assert moved(partly, before, "image.net.") == {k for k in all_of_it if not k.startswith(names)}
-    still = run(home, "delayed", [f"student.image={{{FROM_TEACHER},delay=0.5}}", "checkpoint.every_steps=1"])
-    statistics = {k for k in all_of_it if "running" in k} | counters
-    assert moved(still, before, "image.net.", step=1) == statistics, "a tower that waits sees batches, no more"
-    assert moved(still, before, "image.net.") == all_of_it
-    unmoved = run(home, "scaled", [f"student.image={{{FROM_TEACHER},lr_scale=0}}"])
-    assert moved(unmoved, before, "image.net.") == statistics
+    assert changed(partly, before, "image.net.") == {k for k in all_names if not k.startswith(names)}
+    delayed = run(home, "delayed", [f"student.image={{{FROM_TEACHER},delay=0.5}}", "checkpoint.every_steps=1"])
+    statistics = {k for k in all_names if "running" in k} | counters
+    assert changed(delayed, before, "image.net.", step=1) == statistics, (
+        "during the delay only batch statistics change"
+    )
+    assert changed(delayed, before, "image.net.") == all_names
+    scaled = run(home, "scaled", [f"student.image={{{FROM_TEACHER},lr_scale=0}}"])
+    assert changed(scaled, before, "image.net.") == statistics
 
 
-def test_towers_start_from_an_export_with_its_tokenizer(home: Path) -> None:
-    """UU and LU: the second run's text tower is the first one's, projection included, before it moves."""
+def test_towers_are_initialised_from_an_export_with_its_tokenizer(home: Path) -> None:
+    """A locked image tower and a text tower with learning rate 0 keep the export's weights; unlocked ones train."""
     first = run(home, "3T", [])
     if not (home / "export").exists():
         distill("export", first, "--out", home / "export")
@@ -209,10 +211,10 @@ def test_towers_start_from_an_export_with_its_tokenizer(home: Path) -> None:
     assert (locked / "tokenizer.model").read_bytes() == (first / "tokenizer.model").read_bytes()
     for tower, prefix in (("image", "image.net."), ("text", "text.")):
         before = load_file(home / "export" / f"{tower}.safetensors")
-        kept = {k for k in moved(locked, before, prefix) if not k.startswith("head.")}
-        assert kept == set(), tower
+        differing = {k for k in changed(locked, before, prefix) if not k.startswith("head.")}
+        assert differing == set(), tower
     learned = run(home, "UU", settings)
-    assert moved(learned, load_file(home / "export" / "text.safetensors"), "text.")
+    assert changed(learned, load_file(home / "export" / "text.safetensors"), "text.")
     error = distill("train", "recipe.toml", "--out", "x", "--set", "student.text.init=nowhere", cwd=home, status=2)
     assert "nowhere" in error.stderr
     other = run(home, "fewer pieces", ["student.tokenizer.vocab=40"]) / "tokenizer.model"
@@ -221,23 +223,23 @@ def test_towers_start_from_an_export_with_its_tokenizer(home: Path) -> None:
     assert "is not its tokenizer" in error.stderr
 
 
-def test_a_delay_leaves_the_rest_of_the_schedule_to_the_tower() -> None:
+def test_a_delayed_schedule_is_the_whole_schedule_in_the_remaining_steps() -> None:
     recipe = load("scratch", ["data.train=x", "optim.lr=1.0", "optim.warmup=0.1"])
     whole = [learning_rate(s, 50, recipe.optim) for s in range(50)]
-    late = [learning_rate(s, 100, recipe.optim, GroupSchedule(scale=0.1, delay=0.5)) for s in range(100)]
-    assert late[:50] == [0.0] * 50
-    assert late[50:] == pytest.approx([0.1 * rate for rate in whole])
+    delayed = [learning_rate(s, 100, recipe.optim, GroupSchedule(scale=0.1, delay=0.5)) for s in range(100)]
+    assert delayed[:50] == [0.0] * 50
+    assert delayed[50:] == pytest.approx([0.1 * rate for rate in whole])
 
 
-def test_the_third_tower_joins_at_test_time_where_no_head_stands_between(home: Path, shards: Path) -> None:
-    """α = 0 is the student, α = 1 the teacher through its adapter, and in between their weighted sum."""
+def test_alpha_mixes_student_and_teacher_embeddings_if_there_is_no_head(home: Path, shards: Path) -> None:
+    """α = 0 gives the student, α = 1 the teacher through its adapter, other values their normalised weighted sum."""
     data = Shards.open([str(shards)])
     for name in ("headless", "headless, MLP"):
         folder = run(home, name, GRID[name][0])
         rows = {a: embed_images(package.load(folder, alpha=a), data) for a in (0.0, 0.3, 1.0)}
         assert torch.equal(rows[0.0], embed_images(package.load(folder), data))
-        between = torch.nn.functional.normalize(0.3 * rows[1.0] + 0.7 * rows[0.0], dim=1)
-        assert torch.allclose(rows[0.3], between, atol=1e-6)
+        expected = torch.nn.functional.normalize(0.3 * rows[1.0] + 0.7 * rows[0.0], dim=1)
+        assert torch.allclose(rows[0.3], expected, atol=1e-6)
         recipe = load(str(folder / "recipe.toml"))
         model = setup.Networks(resolve(recipe)).model(100)
         state = Snapshot.read(folder / "checkpoints/step-00000002").model
@@ -245,13 +247,13 @@ def test_the_third_tower_joins_at_test_time_where_no_head_stands_between(home: P
         model.spaces[0].load_state_dict(adapter)
         teacher = teachers.load(teachers.card(recipe.teacher[0].name), 32)
         pixels = torch.stack([package.load(folder).pixels(decode(data.read(i))) for i in range(8)])
-        h = model.spaces[0].adapter(teacher(pixels)["embedding"])
-        assert torch.allclose(rows[1.0][:8], torch.nn.functional.normalize(h, dim=1), atol=1e-5)
+        adapted = model.spaces[0].adapter(teacher(pixels)["embedding"])
+        assert torch.allclose(rows[1.0][:8], torch.nn.functional.normalize(adapted, dim=1), atol=1e-5)
     pictures = [decode(data.read(i)) for i in range(3)]
     assert torch.allclose(package.load(folder, alpha=0.3).encode_image(pictures), rows[0.3][:3], atol=1e-5)
     scores = distill("evaluate", folder, "--task", "retrieval", "--data", shards, "--alpha", "0.3").stdout
     assert json.loads(scores)["images"] == 64
-    headed = run(home, "3T", [])
-    error = distill("evaluate", headed, "--task", "retrieval", "--data", shards, "--alpha", "0.3", status=2).stderr
+    with_heads = run(home, "3T", [])
+    error = distill("evaluate", with_heads, "--task", "retrieval", "--data", shards, "--alpha", "0.3", status=2).stderr
     assert "no head stands between" in error and error.count("\n") == 1
     data.close()

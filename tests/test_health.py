@@ -1,4 +1,4 @@
-"""What goes wrong in a run without ending it: numbers that are not finite, spikes, stalled processes, full disks."""
+"""Faults that a run detects and reports: non-finite steps, loss spikes, bad samples, stalled processes, full disks."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def home(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
     return folder
 
 
-def poisoned(run: Path) -> bool:
-    """In a process of a job: train with a model whose numbers are not finite at steps 3 and 4.
+def train_with_nonfinite_steps(run: Path) -> bool:
+    """In a process of a job: train with a model that has NaN or infinity at steps 3 and 4.
 
-    The rows of two samples in the forward, then a gradient in the backward.
+    At step 3 the rows of two samples are NaN in the forward; at step 4 a gradient is infinite in the backward.
     """
     import torch
 
@@ -45,7 +45,7 @@ def poisoned(run: Path) -> bool:
 
     embed, calls = model.Model.image_outputs, 0
 
-    class Poison(torch.autograd.Function):
+    class InfiniteGradient(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
             return x.clone()
@@ -54,63 +54,63 @@ def poisoned(run: Path) -> bool:
         def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
             return grads[0] * float("inf")
 
-    def poisoned(self: Any, images: torch.Tensor, teachers: Any) -> dict[str, torch.Tensor]:
+    def corrupted(self: Any, images: torch.Tensor, teachers: Any) -> dict[str, torch.Tensor]:
         nonlocal calls
         rows, calls = embed(self, images, teachers)["embedding"], calls + 1
         if calls == 3 and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
             rows = rows.clone()
             rows[1:3] = float("nan")
-        return {"embedding": Poison.apply(rows) if calls == 4 else rows}
+        return {"embedding": InfiniteGradient.apply(rows) if calls == 4 else rows}
 
-    model.Model.image_outputs = poisoned  # type: ignore[method-assign]
+    model.Model.image_outputs = corrupted  # type: ignore[method-assign]
     try:
         return loop.train(run)
     finally:
         model.Model.image_outputs = embed  # type: ignore[method-assign]
 
 
-def poisoned_all(runs: list[Path]) -> None:
-    """The same with several runs; what it says of each stands between lines."""
+def train_all_with_nonfinite_steps(runs: list[Path]) -> None:
+    """The same with several runs; on standard error, a line with the run's name precedes its output."""
     from launch import group
 
     for run in runs:
         print(f"== {run.name}", file=sys.stderr, flush=True)
         try:
-            poisoned(run)
+            train_with_nonfinite_steps(run)
         except UserError as error:
             print(f"Error: {error}", file=sys.stderr, flush=True)
     group.leave()
 
 
 PLAIN = ("teacher=[]", "objective.name=contrastive")
-POISONED = {f"stage{n}": (f"zero.stage={n}", f"optim.clip={n != 1:d}", "train.skip_nonfinite=2") for n in range(4)}
-POISONED["stopped"] = ()
+NONFINITE = {f"stage{n}": (f"zero.stage={n}", f"optim.clip={n != 1:d}", "train.skip_nonfinite=2") for n in range(4)}
+NONFINITE["stopped"] = ()
 
 
 @pytest.fixture(scope="module")
-def said(home: Path) -> dict[str, str]:
-    """What two processes say of training those, one after the other; the first process speaks for both."""
-    runs = {home / name: (*PLAIN, *settings) for name, settings in POISONED.items()}
+def logs(home: Path) -> dict[str, str]:
+    """The standard error of training the runs of ``NONFINITE`` in two processes, by run; only the first one logs."""
+    runs = {home / name: (*PLAIN, *settings) for name, settings in NONFINITE.items()}
     prepare_all(home, runs, 2)
-    first, _ = in_ranks(2, poisoned_all, list(runs), cwd=home)
+    first, _ = in_ranks(2, train_all_with_nonfinite_steps, list(runs), cwd=home)
     return dict(part.split("\n", 1) for part in first.split("== ")[1:])
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_step_that_is_not_finite_changes_nothing_and_is_named(home: Path, said: dict[str, str], stage: int) -> None:
+def test_a_nonfinite_step_is_skipped_and_logged_with_its_samples(home: Path, logs: dict[str, str], stage: int) -> None:
     run = home / f"stage{stage}"
     events = [event for event in lines_of(run / "events.jsonl") if event["event"] == "not finite"]
     assert [event["step"] for event in events] == [3, 4]
-    # Of process 1's eight samples the second and the third.
+    # The second and third of the eight samples of process 1.
     schedule = [line["samples"] for line in lines_of(run / "metrics.jsonl")]
     assert len(events[0]["keys"]) == 2 and len(events[1]["keys"]) == 16 and len(schedule) == 6
-    assert events[0]["keys"] == events_keys(run, step=3)[9:11] and "gradient" in events[1]["what"]
-    assert said[run.name].count("was not finite") == 2
+    assert events[0]["keys"] == keys_of_step(run, step=3)[9:11] and "gradient" in events[1]["what"]
+    assert logs[run.name].count("was not finite") == 2
     found = lines_of(run / "metrics.jsonl")
     assert "loss" not in found[2] and all(line["loss"] < 10 for line in found[3:])
 
 
-def events_keys(run: Path, step: int) -> list[str]:
+def keys_of_step(run: Path, step: int) -> list[str]:
     """The keys of a step's batch, from the order alone."""
     from distill.data.order import Order
     from distill.data.shards import Shards
@@ -119,10 +119,10 @@ def events_keys(run: Path, step: int) -> list[str]:
     return [shards.key(i) for _, i in Order(shards.counts, seed=0).between((step - 1) * 16, step * 16)]
 
 
-def test_a_step_that_is_not_finite_stops_the_run_unless_it_may_be_skipped(home: Path, said: dict[str, str]) -> None:
-    assert "Error: Step 3 was not finite: the rows image" in said["stopped"]
-    first, second = events_keys(home / "stopped", step=3)[9:11]
-    assert f"Its samples: {first}, {second}" in said["stopped"] and "train.skip_nonfinite = 10" in said["stopped"]
+def test_a_nonfinite_step_stops_the_run_unless_it_may_be_skipped(home: Path, logs: dict[str, str]) -> None:
+    assert "Error: Step 3 was not finite: the rows image" in logs["stopped"]
+    first, second = keys_of_step(home / "stopped", step=3)[9:11]
+    assert f"Its samples: {first}, {second}" in logs["stopped"] and "train.skip_nonfinite = 10" in logs["stopped"]
 
 
 def health(tmp_path: Path, *settings: str, start: int = 0) -> Health:
@@ -134,7 +134,7 @@ def health(tmp_path: Path, *settings: str, start: int = 0) -> Health:
     return Health(tmp_path, recipe, 1000, start, Group(0, 1, torch.device("cpu")))
 
 
-def test_bad_samples_are_noted_once_and_counted_across_a_resume(tmp_path: Path) -> None:
+def test_bad_samples_are_logged_once_and_counted_across_a_resume(tmp_path: Path) -> None:
     own = health(tmp_path, "data.bad_samples=0.003")
     own.record_bad_samples(
         1, [Bad("a.tar", "x", "is torn"), Bad("a.tar", "x", "is torn"), Bad("b.tar", "x", "is torn")]
@@ -151,7 +151,7 @@ def test_bad_samples_are_noted_once_and_counted_across_a_resume(tmp_path: Path) 
         again.record_bad_samples(6, [Bad("a.tar", "z", "is torn")])
 
 
-def test_a_journal_outlives_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_journal_continues_after_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "metrics.jsonl"
     journal = Journal(path, 0, True)
     journal.append({"step": 1, "loss": 1.0})
@@ -162,7 +162,7 @@ def test_a_journal_outlives_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFi
     path.unlink()
     (tmp_path / "kept").rename(path)
     with path.open("a") as file:
-        file.write('{"step": 3, "lo')  # what there was room for
+        file.write('{"step": 3, "lo')  # a line that was written in part
     journal.append({"step": 4, "loss": float("nan"), "key": "a\u2028b"})
     assert capsys.readouterr().err.count("cannot be written") == 1
     again = Journal(path, 4, True)
@@ -170,7 +170,7 @@ def test_a_journal_outlives_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFi
     assert [line["step"] for line in lines_of(path)] == [1, 4]
 
 
-def test_a_spike_is_noted_with_its_samples_and_an_ordinary_loss_is_not(tmp_path: Path) -> None:
+def test_a_loss_spike_is_logged_with_its_samples_and_an_ordinary_loss_is_not(tmp_path: Path) -> None:
     own = health(tmp_path)
     for step in range(1, 60):
         loss = 4.0 - 0.02 * step + 0.05 * (step % 3)
@@ -181,36 +181,38 @@ def test_a_spike_is_noted_with_its_samples_and_an_ordinary_loss_is_not(tmp_path:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_stalled_process_is_named_within_a_minute_and_the_run_goes_on_once_it_does(home: Path, rank: int) -> None:
+def test_a_stalled_process_is_reported_within_a_minute_and_the_run_continues_when_it_resumes(
+    home: Path, rank: int
+) -> None:
     run = home / f"stalled{rank}"
     settings = (*PLAIN, "train.steps=40", "train.stall_seconds=4")
     options = ["--nproc", "2", *(word for one in settings for word in ("--set", one))]
     words = [str(w) for w in (SCRIPT, "train", "recipe.toml", "--out", run, *options)]
     process = subprocess.Popen(words, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    said: list[tuple[float, str]] = []
+    log: list[tuple[float, str]] = []
     assert process.stderr is not None
-    reader = threading.Thread(target=lambda: said.extend((time.monotonic(), x) for x in process.stderr or ()))
+    reader = threading.Thread(target=lambda: log.extend((time.monotonic(), x) for x in process.stderr or ()))
     reader.start()
     wait_for_step(run, 3, process)
     victim = workers_of(process.pid)[rank]
     victim.suspend()
     began = time.monotonic()
-    while time.monotonic() - began < 60 and not any("Training waits" in line for _, line in said):
+    while time.monotonic() - began < 60 and not any("Training waits" in line for _, line in log):
         time.sleep(0.2)
     victim.resume()
     process.wait(timeout=200)
     reader.join()
     process.stderr.close()
-    waits = [(when - began, line) for when, line in said if "Training waits" in line]
-    assert waits and waits[0][0] < 60, said
+    waits = [(when - began, line) for when, line in log if "Training waits" in line]
+    assert waits and waits[0][0] < 60, log
     assert f"process {rank} (" in waits[0][1] or (rank == 0 and "process 0 does not answer" in waits[0][1])
     assert process.returncode == 0
     train_together(home, {home / f"{run.name}-alone": settings}, 2)
     assert losses_of(run) == losses_of(home / f"{run.name}-alone")
 
 
-def test_a_full_disk_costs_a_checkpoint_and_keeps_the_last_good_one(home: Path) -> None:
-    """The system's limit on a file's size stands in for the disk's: the same call fails, in the same place."""
+def test_a_full_disk_stops_the_run_and_keeps_the_last_good_checkpoint(home: Path) -> None:
+    """A limit on the size of files replaces the full disk: the same write fails."""
     run = home / "full"
     distill("train", "recipe.toml", "--out", run, *SCRATCH, "--set", "checkpoint.every_steps=2", cwd=home)
     whole = losses_of(run)
@@ -236,6 +238,6 @@ def test_the_death_of_one_process_ends_the_others(home: Path, rank: int) -> None
     wait_for_step(run, 7, process)
     own = workers_of(process.pid)
     os.kill(own[rank].pid, signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 2 and f"--resume --out {run}" in said, said
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2 and f"--resume --out {run}" in error, error
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in own.values())

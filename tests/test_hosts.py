@@ -1,4 +1,4 @@
-"""Training over several hosts through DeepSpeed's runner, pdsh and ssh; a private sshd on loopback is the hosts."""
+"""Training on several hosts with DeepSpeed's runner, pdsh and ssh; every host is one private sshd on loopback."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ StrictModes no
 UsePAM no
 """
 
-# alpha and beta are this machine, and patient while sshd starts; gone refuses connections.
+# alpha and beta are this machine, with connection attempts repeated while sshd starts; gone refuses connections.
 CLIENT = """
 Host alpha beta
     Port {port}
@@ -46,28 +46,28 @@ Host *
 
 @dataclass(frozen=True)
 class Hosts:
-    """A folder with keys, configuration, sshd's log, and an ``ssh`` that knows the hosts by name."""
+    """A folder with keys, configuration, sshd's log, and an ``ssh`` that resolves the hosts' names."""
 
     folder: Path
 
     @property
     def path(self) -> str:
-        """The PATH that has this ``ssh``: DeepSpeed and pdsh both call it by that name alone."""
+        """A PATH that finds this ``ssh`` first: DeepSpeed and pdsh both run ``ssh`` without a folder."""
         return f"{self.folder}/bin:{os.environ['PATH']}"
 
     @property
     def logins(self) -> int:
         return (self.folder / "log").read_text().count("Accepted publickey")
 
-    def named(self, *names: str) -> tuple[object, ...]:
-        """The options that train on these hosts."""
+    def options(self, *names: str) -> tuple[object, ...]:
+        """The options to train on these hosts."""
         path = self.folder / "-".join(names)
         path.write_text("# name and slots\n" + "".join(f"{name} slots=1\n" for name in names))
         return "--hostfile", path, "--master-addr", "127.0.0.1"
 
 
 def program(name: str) -> str:
-    """Where a program is. CI must not pass over the tests that need it."""
+    """The path of a program; if it is not installed, the test is skipped, but fails in CI."""
     found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
     if found is None:
         reason = f"{name} is not installed: apt-get install openssh-server pdsh"
@@ -77,7 +77,7 @@ def program(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    """An sshd with keys and configuration of its own; nobody's ~/.ssh is read or written."""
+    """An sshd with its own keys and configuration; no ~/.ssh is read or written."""
     sshd, ssh, keygen, _ = map(program, ("sshd", "ssh", "ssh-keygen", "pdsh"))
     folder = tmp_path_factory.mktemp("ssh")
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -101,18 +101,19 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 @pytest.mark.hosts
 def test_two_hosts_train_the_same_model_as_one_process(hosts: Hosts, recipe: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two hosts"  # DeepSpeed's remote command line survives the space
-    # DeepSpeed makes the folder it is started in the first of every host's PYTHONPATH: not the user's, then.
+    # DeepSpeed puts its working directory first on every host's PYTHONPATH, so that must not be the user's, where this
+    # file would be imported instead of our package `losses`.
     (tmp_path / "losses.py").write_text('raise SystemExit("shadowed")\n')
     distill("train", recipe, "--out", one)
-    distill("train", recipe, "--out", two, *hosts.named("alpha", "beta"), cwd=tmp_path, PATH=hosts.path)
-    assert hosts.logins == 5  # ours to both, DeepSpeed's to the first, pdsh's to both
+    distill("train", recipe, "--out", two, *hosts.options("alpha", "beta"), cwd=tmp_path, PATH=hosts.path)
+    assert hosts.logins == 5  # by distill on both, by DeepSpeed on the first, by pdsh on both
     assert losses_of(two) == pytest.approx(losses_of(one), abs=1e-4)
 
 
 @pytest.mark.hosts
 def test_a_process_that_dies_on_one_host_ends_the_job(hosts: Hosts, recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    words = ("--out", run, "--set", "train.steps=100000", *hosts.named("alpha", "beta"))
+    words = ("--out", run, "--set", "train.steps=100000", *hosts.options("alpha", "beta"))
     with ThreadPoolExecutor() as pool:
         job = pool.submit(distill, "train", recipe, *words, status=2, PATH=hosts.path)
         while not (run / "metrics.jsonl").exists() and not job.done():
@@ -124,8 +125,8 @@ def test_a_process_that_dies_on_one_host_ends_the_job(hosts: Hosts, recipe: Path
 
 
 @pytest.mark.hosts
-def test_a_host_that_is_not_there_is_named(hosts: Hosts, recipe: Path, tmp_path: Path) -> None:
-    words = ("--out", tmp_path / "run", *hosts.named("alpha", "gone"))
+def test_the_error_about_an_unreachable_host_names_it(hosts: Hosts, recipe: Path, tmp_path: Path) -> None:
+    words = ("--out", tmp_path / "run", *hosts.options("alpha", "gone"))
     error = distill("train", recipe, *words, status=2, PATH=hosts.path).stderr
     assert error.startswith("Error: The host 'gone' is not ready (ssh: connect to host") and error.count("\n") == 1
 
@@ -134,7 +135,7 @@ FILES = {"empty": "", "short": "alpha 2", "zero": "alpha slots=0", "twice": "a s
 
 
 @pytest.mark.parametrize("name", [*FILES, "missing"])
-def test_a_host_file_that_makes_no_sense_is_refused(name: str, recipe: Path, tmp_path: Path) -> None:
+def test_an_invalid_host_file_is_refused(name: str, recipe: Path, tmp_path: Path) -> None:
     if name in FILES:
         (tmp_path / name).write_text(FILES[name], encoding="latin-1")
     error = distill("train", recipe, "--out", tmp_path / "run", "--hostfile", tmp_path / name, status=2).stderr

@@ -1,4 +1,4 @@
-"""The paper's batch on a small machine: 14,336 pairs in one contrastive loss, embedded a few at a time."""
+"""The paper's batch size on a small machine: 14,336 pairs in one contrastive loss, embedded in small pieces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMIT = 6e9  # bytes, all processes of the command together
 
 
 def write_pairs(folder: Path) -> None:
-    """As many pairs as the batch has, in four shards; the captions differ, the drawings repeat."""
+    """Write as many pairs as a batch has, in four shards; captions are different, drawings repeat."""
     drawings = [encoded(picture(SHAPES[i % 4], COLOURS[i // 4 % 8], i)) for i in range(256)]
     folder.mkdir()
     for shard in range(4):
@@ -30,7 +30,7 @@ def write_pairs(folder: Path) -> None:
 
 
 def memory(process: psutil.Process) -> int:
-    """Bytes that a process and all below it hold; what they share counts once."""
+    """Bytes of memory of a process and all its descendants; shared memory counts once."""
     total = 0
     for one in [process, *process.children(recursive=True)]:
         try:
@@ -41,8 +41,8 @@ def memory(process: psutil.Process) -> int:
 
 
 @pytest.mark.slow
-def test_the_papers_batch_takes_a_step_in_little_memory(tmp_path: Path) -> None:
-    """With the demo's towers, and three losses over all 14,336."""
+def test_a_step_with_the_papers_batch_size_needs_less_than_6_gb(tmp_path: Path) -> None:
+    """With the demo's towers, and three loss terms over all 14,336 pairs."""
     write_pairs(tmp_path / "shards")
     settings = {
         "data.train": "shards",
@@ -65,13 +65,13 @@ def test_the_papers_batch_takes_a_step_in_little_memory(tmp_path: Path) -> None:
     (line,) = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     terms = json.loads(line)
     assert terms["examples"] == BATCH
-    # At the start every candidate is about as likely as any other, log 14336 = 9.57: the loss saw them all.
+    # At the start all candidates are about equally likely: a loss near log 14336 = 9.57 shows that all were compared.
     assert all(9.4 < terms[name] < 10.5 for name in ("loss", "fg", "fh", "gh"))
     print(f"peak {peak / 1e9:.2f} GB")
     assert peak < LIMIT
 
 
-def test_memory_is_measured_over_all_processes() -> None:
+def test_memory_counts_child_processes() -> None:
     code = "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]]); p.wait()"
     child = "import time; x = b'1' * 300_000_000; print(1, flush=True); time.sleep(20)"
     process = psutil.Popen([sys.executable, "-c", code, child], stdout=subprocess.PIPE)

@@ -1,7 +1,7 @@
-"""Several processes on this machine, and what DeepSpeed is told: all must train what one process trains.
+"""Several processes on this machine and several DeepSpeed settings: all must train the same model as one process.
 
-Importing torch takes a process most of its life here, so one pair of processes trains all variants but the
-plain one, which goes through the command line.
+Importing torch takes most of a process's time here, so one pair of processes trains all variants except the
+default one, which goes through the command line.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VARIANTS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
-    """A folder with a recipe, and modules named like ours that must not be imported in their place."""
+    """A folder with a recipe, and modules named like our packages, which must not be imported instead of ours."""
     folder = tmp_path_factory.mktemp("launch")
     (folder / "recipe.toml").write_text(RECIPE.format(shards=shards))
     for name in ("losses.py", "launch.py"):
@@ -39,15 +39,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(folder: Path) -> Path:
+def single(folder: Path) -> Path:
     """The run of one process."""
     distill("train", "recipe.toml", "--out", "alone", cwd=folder)
     return folder / "alone"
 
 
 @pytest.fixture(scope="module")
-def pair(folder: Path, alone: Path) -> Path:
-    """The run of two processes, at stage 0; by the installed command, which meets the folder's modules cold."""
+def pair(folder: Path, single: Path) -> Path:
+    """The run of two processes, at stage 0, by the installed command: it starts with no module imported."""
     words = ("train", "recipe.toml", "--out", "pair", "--nproc", "2", "--set", "zero.stage=0")
     script = Path(sys.executable).with_name("distill")
     result = subprocess.run([script, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -64,40 +64,40 @@ def variants(folder: Path) -> Path:
 
 
 def trained_by(run: Path) -> tuple[int, int, bool]:
-    """Processes, ZeRO stage and whether in bf16: what DeepSpeed's engine said when the last checkpoint was made."""
+    """Number of processes, ZeRO stage and whether in bf16, as DeepSpeed's engine reported for the last checkpoint."""
     made_by = json.loads((run / "checkpoints/step-00000006/checkpoint.json").read_text())["made_by"]
     return made_by["processes"], made_by["zero_stage"], made_by["autocast"]
 
 
-def test_a_users_losses_py_is_harmless(pair: Path) -> None:
-    """The command and DeepSpeed's launcher were started beside the user's modules, and imported ours."""
+def test_modules_of_the_users_folder_do_not_shadow_our_packages(pair: Path) -> None:
+    """The command and DeepSpeed's launcher were started in the folder with those modules, and imported ours."""
     assert len(losses_of(pair)) == 6
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_two_processes_train_the_same_model_as_one(alone: Path, stage: int, request: pytest.FixtureRequest) -> None:
+def test_two_processes_train_the_same_model_as_one(single: Path, stage: int, request: pytest.FixtureRequest) -> None:
     run = request.getfixturevalue("variants") / f"stage{stage}" if stage else request.getfixturevalue("pair")
-    assert trained_by(alone) == (1, 0, False) and trained_by(run) == (2, stage, False)
-    assert losses_of(run) == pytest.approx(losses_of(alone), abs=1e-4)
-    # What ships is whole, also where every process held a part of it only.
-    expected, found = (load_file(r / "checkpoints/step-00000006/students.safetensors") for r in (alone, run))
+    assert trained_by(single) == (1, 0, False) and trained_by(run) == (2, stage, False)
+    assert losses_of(run) == pytest.approx(losses_of(single), abs=1e-4)
+    # The saved students are complete, even if every process held only a part of the parameters.
+    expected, found = (load_file(r / "checkpoints/step-00000006/students.safetensors") for r in (single, run))
     assert found.keys() == expected.keys()
     for name in expected:
         assert torch.allclose(found[name], expected[name], atol=1e-3), name
 
 
 @pytest.mark.parametrize("stage", [0, 2])
-def test_bf16_stays_close_to_fp32(alone: Path, variants: Path, stage: int) -> None:
+def test_bf16_stays_close_to_fp32(single: Path, variants: Path, stage: int) -> None:
     run = variants / f"bf16-stage{stage}"
     assert trained_by(run) == (2, stage, True)
-    assert losses_of(run) == pytest.approx(losses_of(alone), abs=5e-2)
-    assert losses_of(run) != pytest.approx(losses_of(alone), abs=1e-5)  # or nothing was computed in bf16
+    assert losses_of(run) == pytest.approx(losses_of(single), abs=5e-2)
+    assert losses_of(run) != pytest.approx(losses_of(single), abs=1e-5)  # equal only if nothing was computed in bf16
 
 
-def test_adafactor_trains(alone: Path, variants: Path) -> None:
-    losses, adamw = losses_of(variants / "adafactor"), losses_of(alone)
+def test_adafactor_lowers_the_loss_and_differs_from_adamw(single: Path, variants: Path) -> None:
+    losses, adamw = losses_of(variants / "adafactor"), losses_of(single)
     assert losses[0] == pytest.approx(adamw[0], abs=1e-4) and losses[-1] < losses[0]
-    assert losses[1:] != pytest.approx(adamw[1:], abs=1e-4)  # it is another optimiser
+    assert losses[1:] != pytest.approx(adamw[1:], abs=1e-4)  # really another optimiser
 
 
 def test_adafactor_is_refused_where_zero_flattens_parameters(folder: Path) -> None:
@@ -125,7 +125,7 @@ for stage in (3, 0):
 """
 
 
-def test_training_twice_in_a_process_leaves_its_environment_as_it_was(folder: Path, alone: Path) -> None:
+def test_training_twice_in_a_process_leaves_its_environment_as_it_was(folder: Path, single: Path) -> None:
     """From Python, without a launcher; nor does a process group stay behind."""
     # Imports of this process may have set it already, and it would show no change then.
     environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
@@ -133,7 +133,7 @@ def test_training_twice_in_a_process_leaves_its_environment_as_it_was(folder: Pa
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     for stage in (3, 0):
-        assert losses_of(folder / f"twice-{stage}") == pytest.approx(losses_of(alone), abs=1e-4)
+        assert losses_of(folder / f"twice-{stage}") == pytest.approx(losses_of(single), abs=1e-4)
 
 
 BOUNDED = """
@@ -174,7 +174,7 @@ group.leave()
 
 
 def test_a_parameter_is_kept_below_its_bound_at_every_stage(tmp_path: Path) -> None:
-    """The optimiser's own copy too: without that, the next step would start from where it was. SGD adds 0.1 a step."""
+    """ZeRO's copy of the parameter too, from which the next step would otherwise start. SGD adds 0.1 per step."""
     (tmp_path / "bounded.py").write_text(BOUNDED)
     result = subprocess.run([sys.executable, "bounded.py"], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

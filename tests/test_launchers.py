@@ -1,4 +1,4 @@
-"""Launchers by name: a file in the folder or another package is all it takes to add one."""
+"""Launchers by name: one is added by a file in the folder of launchers, or by another package's entry point."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ with open(sys.argv[1], "a") as file:
 
 
 def launch(name: str, *settings: str) -> jobs.Launcher:
-    """What ``--launcher NAME --launch KEY=VALUE …`` stands for."""
+    """The launcher that ``--launcher NAME --launch KEY=VALUE …`` selects."""
     return launcher_from(1, None, "", name, settings)
 
 
 def install(folder: Path, name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package with this module, whose entry point adds a launcher, as pip would put it into ``folder``."""
+    """Write a package whose entry point adds a launcher into ``folder``, as pip would install it."""
     info = folder / f"{module}-1.0.dist-info"
     info.mkdir(parents=True)
     (folder / f"{module}.py").write_text(SOURCE)
@@ -73,7 +73,7 @@ def install(folder: Path, name: str, module: str, monkeypatch: pytest.MonkeyPatc
 
 
 def check_runs(name: str, folder: Path) -> None:
-    """Start two processes by that launcher."""
+    """Run a job of two processes with that launcher, and check what they see."""
     (folder / "script.py").write_text(SCRIPT)
     job = Job(folder / "script.py", ("out",), folder, launch(name, "count=2", "word=3.1.4"))
     jobs.check(job)
@@ -82,7 +82,7 @@ def check_runs(name: str, folder: Path) -> None:
     assert (folder / "out").read_text() == f"0 2 3.1.4 {folder}\n1 2 3.1.4 {folder}\n"
 
 
-def test_a_file_is_all_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_in_the_folder_adds_a_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "in_turn_file.py").write_text(SOURCE)
     monkeypatch.setattr(launchers, "__path__", [*launchers.__path__, str(tmp_path / "more")])
@@ -95,13 +95,13 @@ def test_another_package_adds_a_launcher(tmp_path: Path, monkeypatch: pytest.Mon
     check_runs("in_turn", tmp_path)
 
 
-def test_two_of_one_name_are_both_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_about_two_launchers_of_one_name_lists_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path / "site", "local", "in_turn_twice", monkeypatch)
     with pytest.raises(UserError, match="launch.launchers.local:LAUNCHER and in_turn_twice:LAUNCHER.*Uninstall"):
         launch("local")
 
 
-def test_a_launcher_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_about_a_broken_launcher_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path / "site", "broken", "in_turn_broken", monkeypatch)
     (tmp_path / "site" / "in_turn_broken.py").write_text("import nothing_of_this_name")
     with pytest.raises(UserError, match="'broken' cannot be loaded from in_turn_broken:LAUNCHER: No module.*Repair"):
@@ -111,14 +111,14 @@ def test_a_launcher_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch
         launch("broken")
 
 
-def test_the_short_options_are_launchers_too(tmp_path: Path) -> None:
+def test_the_short_options_select_the_same_launchers(tmp_path: Path) -> None:
     assert launcher_from(3, None, "", None, ()) == launch("local", "nproc=3")
     named = launch("hostfile", f"hostfile={tmp_path}", "master_addr=10.0.0.1")
     assert launcher_from(1, tmp_path, "10.0.0.1", None, ()) == named
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ("--launcher lokal", "There is no launcher 'lokal'. Did you mean 'local'?"),
         ("--launcher x", "There is no launcher 'x'. Known: "),
@@ -134,8 +134,10 @@ def test_the_short_options_are_launchers_too(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("command", ["train", "teachers embed"])
-def test_wrong_options_of_launchers(command: str, options: str, said: str, recipe: Path, tmp_path: Path) -> None:
+def test_wrong_launcher_options_are_refused(
+    command: str, options: str, message: str, recipe: Path, tmp_path: Path
+) -> None:
     words = (*command.split(), recipe, "--out", tmp_path / "out", *options.split())
     error = distill(*words, status=2).stderr
-    assert error.startswith(f"Error: {said}") and error.count("\n") == 1
+    assert error.startswith(f"Error: {message}") and error.count("\n") == 1
     assert not (tmp_path / "out").exists()

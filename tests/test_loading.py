@@ -1,4 +1,4 @@
-"""Loader processes end with the process they load for, however that ends."""
+"""Loader processes end when their parent process ends, by a normal exit or by an exception."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ENDS = {"the end": ("", 0), "exit": ("sys.exit(3)", 3), "an error": ("raise Memo
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_process_that_ends_with_batches_left_does_not_wait_for_its_loaders(end: str) -> None:
-    """Loaders heed no SIGTERM, which is what multiprocessing would send them."""
+def test_a_process_that_ends_with_unread_batches_does_not_wait_for_its_loaders(end: str) -> None:
+    """Loaders ignore SIGTERM, which multiprocessing would send them at exit before waiting for them."""
     statement, status = ENDS[end]
     process = subprocess.Popen([sys.executable, "-c", PROGRAM.format(end=statement)], stderr=subprocess.DEVNULL)
-    family = psutil.Process(process.pid)
+    parent = psutil.Process(process.pid)
     try:
         assert process.wait(timeout=120) == status
     finally:
-        for child in [*family.children(recursive=True), family] if process.poll() is None else []:
+        for child in [*parent.children(recursive=True), parent] if process.poll() is None else []:
             child.kill()

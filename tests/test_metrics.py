@@ -1,4 +1,4 @@
-"""Recalls and chance against brute force; the learning-rate schedule; what the optimisers do to weights."""
+"""Retrieval metrics against brute force; the learning-rate schedule; how the optimisers change weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from distill.training.schedule import learning_rate
 
 @st.composite
 def retrievals(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
-    """Queries, candidates and right answers. Whole numbers: their products are exact, so ties are ties."""
+    """Queries, candidates and right answers. Their entries are integers: scores are exact, and so are ties."""
     candidates, queries, d = draw(st.integers(1, 20)), draw(st.integers(1, 12)), draw(st.integers(1, 3))
     rng = np.random.default_rng(draw(st.integers(0, 9999)))
     sizes = rng.integers(1, candidates + 1, queries)
@@ -32,12 +32,12 @@ def retrievals(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, list[list[int]]
 
 @settings(deadline=None)
 @given(retrievals())
-def test_recalls_are_those_of_a_full_sort(case: tuple[np.ndarray, np.ndarray, list[list[int]]]) -> None:
+def test_recalls_equal_those_of_a_full_sort(case: tuple[np.ndarray, np.ndarray, list[list[int]]]) -> None:
     assert metrics.recalls(*case) == pytest.approx(reference.recalls(*case), abs=1e-12)
 
 
-def test_recalls_of_many_queries_with_several_right_answers() -> None:
-    """More queries than are scored at a time, so that a chunk's answers are those of its own queries."""
+def test_recalls_of_more_queries_than_a_chunk_equal_the_reference() -> None:
+    """Each chunk of queries must be compared with its own right answers."""
     count = metrics.CHUNK + 37
     queries, candidates = unit_rows(count, 6, 1).astype(np.float32), unit_rows(24, 6, 2).astype(np.float32)
     right = [sorted({i % 24, i * 7 % 24}) for i in range(count)]
@@ -46,7 +46,7 @@ def test_recalls_of_many_queries_with_several_right_answers() -> None:
     assert 0 < expected[1] < expected[5] < expected[10] < 1
 
 
-def test_one_right_answer_ahead_is_enough_and_right_answers_do_not_crowd_each_other_out() -> None:
+def test_recall_counts_the_best_right_answer_and_only_wrong_ones_ranked_before_it() -> None:
     candidates = np.diag(np.arange(1.0, 13.0))
     query = np.ones((1, 12))  # candidate 11 scores best, then 10, 9, …
     assert metrics.recalls(query, candidates, [[0, 11]]) == {1: 1, 5: 1, 10: 1}
@@ -57,8 +57,8 @@ def test_one_right_answer_ahead_is_enough_and_right_answers_do_not_crowd_each_ot
 
 @pytest.mark.parametrize("queries, candidates", [(17, 17), (13, 31), (33, 33), (256, 24), (500, 500)])
 @pytest.mark.parametrize("width", [3, 32, 100, 512])
-def test_a_collapsed_model_finds_nothing(queries: int, candidates: int, width: int) -> None:
-    """All embeddings are equal. A matrix product may round equal rows differently: that breaks no tie."""
+def test_a_collapsed_model_has_recall_0(queries: int, candidates: int, width: int) -> None:
+    """All embeddings are equal. A matrix product may round equal rows differently, which must not break the tie."""
     for seed in range(10):
         row = unit_rows(1, width, seed).astype(np.float32)
         sides = np.tile(row, (queries, 1)), np.tile(row, (candidates, 1))
@@ -66,21 +66,21 @@ def test_a_collapsed_model_finds_nothing(queries: int, candidates: int, width: i
         assert found == {1: 0, 5: 0, 10: 0}, f"seed {seed}"
 
 
-def test_a_collapsed_model_finds_what_there_is_no_wrong_candidate_for() -> None:
+def test_recall_is_1_if_every_candidate_is_right_even_for_a_collapsed_model() -> None:
     same = np.ones((4, 3), dtype=np.float32) / np.sqrt(3)
     everything = [[0, 1, 2, 3]] * 4
     assert metrics.recalls(same, same, everything) == {1: 1, 5: 1, 10: 1}
 
 
 @pytest.mark.parametrize("broken", ["queries", "candidates", "both"])
-def test_a_model_that_gives_nan_finds_nothing(broken: str) -> None:
+def test_a_model_with_nan_embeddings_has_recall_0(broken: str) -> None:
     good, bad = unit_rows(20, 4, 1), np.full((20, 4), np.nan)
     queries, candidates = good if broken == "candidates" else bad, good if broken == "queries" else bad
     assert metrics.recalls(queries, candidates, [[i] for i in range(20)]) == {1: 0, 5: 0, 10: 0}
 
 
 @pytest.mark.parametrize("candidates", [1, 3, 10, 40])
-def test_chance_is_what_random_rankings_score(candidates: int) -> None:
+def test_chance_equals_the_recall_of_random_rankings(candidates: int) -> None:
     sizes = (1, 1, 2, 3, 5, candidates)
     right = [list(range(min(size, candidates))) for size in sizes]
     chance = metrics.chance(candidates, right)
@@ -90,8 +90,8 @@ def test_chance_is_what_random_rankings_score(candidates: int) -> None:
         assert abs(chance[k] - mean) <= 3 * error + 1e-12
 
 
-def test_chance_is_what_recalls_gives_random_embeddings() -> None:
-    """The two functions speak of the same thing."""
+def test_chance_equals_the_recall_of_random_embeddings() -> None:
+    """The functions ``recalls`` and ``chance`` are consistent with each other."""
     right = [[i, (i + 1) % 30] for i in range(30)]
     runs = [metrics.recalls(unit_rows(30, 8, s), unit_rows(30, 8, 1000 + s), right) for s in range(200)]
     for k, expected in metrics.chance(30, right).items():
@@ -132,7 +132,7 @@ def optimiser_of(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
 
 
 class Tiny(nn.Module):
-    """One of each kind: two matrices, a kernel, a bias, a norm, a temperature, and something frozen."""
+    """Parameters of each kind: two matrices, a convolution, biases, a norm, a temperature, and a frozen layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ def test_weight_decay_is_for_kernels_only(name: str) -> None:
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimiser = optimiser_of(model, Optim(name=name, lr=0.1, weight_decay=0.5))
     for parameter in model.parameters():
-        # Without a gradient to follow, decay is all that is left.
+        # With zero gradients, weight decay is the only change.
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     optimiser.step()
     decayed = {"linear.weight", "small.weight", "kernel.weight"}
@@ -163,7 +163,7 @@ def test_weight_decay_is_for_kernels_only(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", found(*OPTIMIZERS))
-def test_an_optimiser_descends_a_quadratic(name: str) -> None:
+def test_an_optimiser_minimises_a_quadratic(name: str) -> None:
     model = Tiny()
     optim = Optim(name=name, lr=0.03, weight_decay=0)
     optimiser, start = optimiser_of(model, optim), model.loss().item()
@@ -175,17 +175,19 @@ def test_an_optimiser_descends_a_quadratic(name: str) -> None:
         optimiser.step()
     assert model.loss().item() < 1e-3 * start
     assert model.log_scale.item() == pytest.approx(0.3, abs=0.05)
-    held = {id(p) for group in optimiser.param_groups for p in group["params"]}
-    assert held == {id(p) for p in model.parameters() if p.requires_grad}, "each once, and nothing frozen"
+    optimised = {id(p) for group in optimiser.param_groups for p in group["params"]}
+    assert optimised == {id(p) for p in model.parameters() if p.requires_grad}, (
+        "every trained parameter, and no frozen one"
+    )
 
 
-def test_adafactor_keeps_a_row_and_a_column_for_a_large_matrix() -> None:
-    """Its point: second moments of 48 + 64 numbers instead of 48 · 64, and a first moment at half the bytes."""
+def test_adafactor_stores_a_row_and_a_column_for_a_large_matrix() -> None:
+    """Its purpose: second moments of 48 + 64 numbers instead of 48 · 64, and the first moment in bfloat16."""
     model = Tiny()
     optimiser = optimiser_of(model, Optim(name="adafactor"))
     model.loss().backward()
     optimiser.step()
     state = optimiser.state[model.linear.weight]
-    kept = [x for x in state.values() if torch.is_tensor(x) and x.numel() > 1]
-    assert sum(x.numel() for x in kept if x.dtype == torch.float32) == 48 + 64
-    assert [x.numel() for x in kept if x.dtype == torch.bfloat16] == [48 * 64]
+    stored = [x for x in state.values() if torch.is_tensor(x) and x.numel() > 1]
+    assert sum(x.numel() for x in stored if x.dtype == torch.float32) == 48 + 64
+    assert [x.numel() for x in stored if x.dtype == torch.bfloat16] == [48 * 64]

@@ -1,4 +1,4 @@
-"""Runs that need outputs and modalities by name: an image student alone, a teacher of two outputs, patch tokens."""
+"""Objectives that read named outputs: runs with an image student only, teachers with several outputs, patch tokens."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from losses import objectives
 from losses.projections import Linear
 
 LITE0 = "packaged/efficientnet_lite0"
-IMAGES_ALONE = ["student.text=false", "objective.name=cosine", 'objective.terms=["fh"]', "train.steps=4"]
+IMAGE_STUDENT_ONLY = ["student.text=false", "objective.name=cosine", 'objective.terms=["fh"]', "train.steps=4"]
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shard of 24 pictures without any caption."""
+    """A shard of 24 pictures without captions."""
     folder = tmp_path_factory.mktemp("pictures")
     members = [(f"{i:03d}.png", encoded(picture("circle", "red", i))) for i in range(24)]
     return write_tar(folder / "train-000000.tar", members)
@@ -46,13 +46,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def home(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     (folder / "recipe.toml").write_text(RECIPE.format(shards=pictures))
-    words = [word for setting in IMAGES_ALONE for word in ("--set", setting)]
+    words = [word for setting in IMAGE_STUDENT_ONLY for word in ("--set", setting)]
     distill("train", "recipe.toml", "--out", "run", *words, cwd=folder)
     distill("train", "recipe.toml", "--out", "two", *words, "--nproc", "2", cwd=folder)
     return folder
 
 
-def test_an_image_student_alone_asks_for_no_captions_and_no_tokenizer(home: Path) -> None:
+def test_without_a_text_student_no_captions_and_no_tokenizer_are_needed(home: Path) -> None:
     run = home / "run"
     assert not (run / "tokenizer.model").exists() and not (run / "bad-samples.jsonl").exists()
     about = json.loads((run / "run.json").read_text())
@@ -61,7 +61,7 @@ def test_an_image_student_alone_asks_for_no_captions_and_no_tokenizer(home: Path
     np.testing.assert_allclose(losses_of(home / "two"), losses_of(run), rtol=1e-4)
 
 
-def test_the_export_of_an_image_student_alone_has_no_text_tower_and_says_so(home: Path) -> None:
+def test_without_a_text_student_the_export_has_no_text_tower_and_its_model_card_says_so(home: Path) -> None:
     distill("export", "run", "--out", "export", cwd=home)
     assert {path.name for path in (home / "export").iterdir()} == {"config.json", "image.safetensors", "README.md"}
     assert json.loads((home / "export" / "config.json").read_text())["text"] is None
@@ -75,8 +75,8 @@ def test_the_export_of_an_image_student_alone_has_no_text_tower_and_says_so(home
             call()
 
 
-def test_a_run_of_an_image_student_alone_goes_on_where_it_was(home: Path) -> None:
-    words = [word for setting in (*IMAGES_ALONE, "checkpoint.every_steps=2") for word in ("--set", setting)]
+def test_without_a_text_student_a_run_resumes_with_the_same_losses(home: Path) -> None:
+    words = [word for setting in (*IMAGE_STUDENT_ONLY, "checkpoint.every_steps=2") for word in ("--set", setting)]
     distill("train", "recipe.toml", "--out", "again", *words, cwd=home)
     (home / "again" / "checkpoints" / "latest").write_text("step-00000002")
     distill("train", "recipe.toml", "--out", "again", "--resume", *words, cwd=home)
@@ -135,7 +135,7 @@ class Patches(nn.Module):
 
 @pytest.fixture
 def two_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The objective as a file in the folder of objectives."""
+    """Add :class:`TwoOutputs` as a file to the folder of objectives."""
     (tmp_path / "objectives").mkdir()
     (tmp_path / "objectives" / "two_outputs.py").write_text("from test_named_outputs import TwoOutputs as OBJECTIVE\n")
     monkeypatch.setattr(objectives, "__path__", [*objectives.__path__, str(tmp_path / "objectives")])
@@ -143,8 +143,10 @@ def two_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     sys.modules.pop("losses.objectives.two_outputs", None)
 
 
-def test_an_objective_of_outputs_that_no_other_one_reads(two_outputs: None, tmp_path: Path, pictures: Path) -> None:
-    """Live, and cached in one file with a tensor an output: the same losses."""
+def test_an_objective_reads_several_teacher_outputs_online_or_from_the_cache(
+    two_outputs: None, tmp_path: Path, pictures: Path
+) -> None:
+    """The losses are the same online and with a cache, which has one tensor per output in the same file."""
     from distill.training.start import start
 
     (tmp_path / "recipe.toml").write_text(RECIPE.format(shards=pictures))
@@ -164,8 +166,8 @@ def test_an_objective_of_outputs_that_no_other_one_reads(two_outputs: None, tmp_
     }
 
 
-def test_cached_outputs_are_the_live_teachers(tmp_path: Path, pictures: Path) -> None:
-    """And each is verified on its own: a flipped bit in any is refused."""
+def test_every_cached_output_equals_the_live_teachers(tmp_path: Path, pictures: Path) -> None:
+    """Each output has its own checksums: a flipped bit in any of them is refused."""
     from distill.config import TeacherTable
 
     outputs = ("embedding", "logits")
@@ -173,21 +175,21 @@ def test_cached_outputs_are_the_live_teachers(tmp_path: Path, pictures: Path) ->
     table = TeacherTable(name=LITE0, cache=str(tmp_path / "cache"), views=2, image_size=64, dtype="fp32")
     cache, live = Cache(table, card, Views((0.5, 0.9), True), outputs), teachers.load(card, 64, outputs)
     embed([cache], lambda k: live, MissingShards.find([cache], data), 0, id)
-    alone = {name: teachers.load(card, 64, (name,)) for name in outputs}
+    separate = {name: teachers.load(card, 64, (name,)) for name in outputs}
     for i in (0, 7, 23):
         view = cache.views.draw(data.key(i), 1, (48, 48))
         pixels = view.render(decode(data.read(i)), 64)[None]
         row = cache.row(data, i, 1)
-        assert row.keys() == alone.keys()
-        for name, teacher in alone.items():
+        assert row.keys() == separate.keys()
+        for name, teacher in separate.items():
             torch.testing.assert_close(row[name], teacher(pixels)[name][0], rtol=1e-4, atol=1e-4)
     file = cache.file(pictures)
     content = file.read_bytes()
     header = 8 + int.from_bytes(content[:8], "little")
     offsets = {name: about["data_offsets"] for name, about in json.loads(content[8:header]).items() if "_" not in name}
     for name in ("embeddings", "logits"):
-        at = header + offsets[name][0] + 5
-        file.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+        position = header + offsets[name][0] + 5
+        file.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
         with pytest.raises(UserError, match="row 0 of view 0 is not what was written"):
             Cache(table, card, cache.views, outputs).row(data, 0, 0)
     with pytest.raises(UserError, match="output embedding\\+logits instead of embedding"):
@@ -224,15 +226,15 @@ print(json.dumps(counts))
 def test_a_training_builds_each_network_and_its_objective_once(recipe: Path, cache: str) -> None:
     """Counted in the process of a two-step training, from the command to the last step."""
     words = ["--set", "train.steps=2", "--set", f"teacher.0.cache={cache}"]
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", COUNT, f"run-{cache}", *words],
         cwd=recipe.parent,
         env=dict(os.environ, PYTHONPATH=str(Path(package.__file__).parent.parent)),
         capture_output=True,
         text=True,
     )
-    assert not done.returncode, done.stderr
-    counts = json.loads(done.stdout.splitlines()[-1])
+    assert not result.returncode, result.stderr
+    counts = json.loads(result.stdout.splitlines()[-1])
     assert counts == {"student": 1, "teacher": 1, "teachers.load": 1, "objective": 1}
 
 
@@ -246,7 +248,7 @@ def test_networks_are_built_once_and_cached_teachers_released(recipe: Path) -> N
     assert [cache.outputs for cache in caches_of(networks.resolved)] == [("embedding",)]
 
 
-def test_loading_an_export_imports_nothing_of_training(home: Path) -> None:
+def test_loading_an_export_imports_no_training_code(home: Path) -> None:
     if not (home / "export").exists():
         distill("export", "run", "--out", "export", cwd=home)
     code = (
@@ -256,11 +258,11 @@ def test_loading_an_export_imports_nothing_of_training(home: Path) -> None:
         "sys.exit(f'imported {found}' if found else 0)"
     )
     root = str(Path(package.__file__).parent.parent)
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=home,
         env=dict(os.environ, PYTHONPATH=root),
         capture_output=True,
         text=True,
     )
-    assert not done.returncode, done.stderr
+    assert not result.returncode, result.stderr

@@ -1,4 +1,4 @@
-"""Objectives against the float64 reference, for every combination of their options; shares of rows; refusals.
+"""Objectives against the float64 reference, for every combination of options; shares of rows; refused options.
 
 Values agree to 1e-10. Gradients are compared with central differences of the reference along a random direction of
 all tensors, to 1e-6; shares with the whole batch to 1e-12.
@@ -28,7 +28,7 @@ KEPT = [terms for k in (1, 2, 3) for terms in itertools.combinations(("fg", "fh"
 PAIRS = [{"pair": "softmax"}, {"pair": "sigmoid"}]
 WEIGHTS = [{"weight": 1.0}, {"weight": 0.3}]
 TERMS = [{"terms": terms} for terms in KEPT]
-# Every option that the value depends on; three_towers and l2 also have heads and adapter, which are the model's.
+# Every option that affects the value. three_towers and l2 also have the options heads and adapter, used by the model.
 OPTIONS: dict[str, list[list[dict[str, Any]]]] = {
     "contrastive": [PAIRS],
     "three_towers": [PAIRS, WEIGHTS, TERMS, [{"temperatures": "shared"}, {"temperatures": "own"}]],
@@ -58,7 +58,7 @@ def combinations(name: str) -> Iterator[dict[str, Any]]:
 
 
 def arrays(name: str, weights: Sequence[float], n: int = N, own: bool = False) -> Batch:
-    """The same batch each time: what the objective looks at, with as many temperatures as it wants."""
+    """The inputs of an objective, the same each time; with ``own``, a temperature and a bias for every term."""
     count = 1 + 2 * len(weights) if own else 1
     batch = {"image": unit_rows(n, D, 1), "text": unit_rows(n, D, 2)}
     batch |= {"scale": 14.3 - 2.5 * np.arange(count), "bias": -10 + 3.0 * np.arange(count)}
@@ -76,12 +76,13 @@ def leaves(batch: Batch, dtype: torch.dtype = torch.float64) -> Batch:
 def embeddings(
     name: str, batch: Batch, weights: Sequence[float], pair: str = "softmax", rows: slice = slice(None)
 ) -> losses.Embeddings:
-    """As the model hands them over: rows that only this process needs are this process's alone."""
-    mine = rows if SPACE[name] in ("teacher", "logits") else slice(None)
+    """The objective's argument as the model makes it: rows that are not compared across samples are not gathered."""
+    own_rows = rows if SPACE[name] in ("teacher", "logits") else slice(None)
     kind = "local" if SPACE[name] in ("teacher", "logits") else "gathered"
     teachers = tuple(
         losses.TeacherRows(
-            **{kind: NamedRows({field: batch[f"{field}.{k}"][mine] for field in FIELDS[SPACE[name]]})}, weight=weight
+            **{kind: NamedRows({field: batch[f"{field}.{k}"][own_rows] for field in FIELDS[SPACE[name]]})},
+            weight=weight,
         )
         for k, weight in enumerate(weights)
     )
@@ -107,22 +108,22 @@ def test_every_objective_has_its_options_here() -> None:
 
 
 @pytest.mark.parametrize("name, options", [(name, o) for name in OPTIONS for o in combinations(name)], ids=label)
-def test_an_objective_is_its_formula(name: str, options: dict[str, Any]) -> None:
-    told = {key: value for key, value in options.items() if key != "mixup"}  # of the images, before the loss
+def test_an_objective_and_its_gradient_equal_the_reference(name: str, options: dict[str, Any]) -> None:
+    loss_options = {key: value for key, value in options.items() if key != "mixup"}  # mixup changes the images only
     for weights in weightings(name):
         batch = arrays(name, weights, own=options.get("temperatures") == "own")
         tensors = leaves(batch)
         loss = losses.objective(name, **options)(embeddings(name, tensors, weights, options["pair"]))["loss"]
         loss.backward()
-        np.testing.assert_allclose(loss.item(), reference.objective(name, batch, weights, **told), rtol=1e-10)
+        np.testing.assert_allclose(loss.item(), reference.objective(name, batch, weights, **loss_options), rtol=1e-10)
         gradients = {key: x.grad for key, x in tensors.items() if x.grad is not None}
         assert not {key.split(".")[0] for key in gradients} & set(FIXED)
         random, step = np.random.default_rng(0), 1e-5
-        way = {key: random.normal(size=at.shape) for key, at in batch.items() if key.split(".")[0] not in FIXED}
-        moved = [batch | {key: batch[key] + s * way[key] for key in way} for s in (step, -step)]
-        forth, back = (reference.objective(name, each, weights, **told) for each in moved)
-        slope = sum(float((gradient.numpy() * way[key]).sum()) for key, gradient in gradients.items())
-        np.testing.assert_allclose(slope, (forth - back) / (2 * step), rtol=1e-6, atol=1e-6)
+        direction = {key: random.normal(size=at.shape) for key, at in batch.items() if key.split(".")[0] not in FIXED}
+        moved = [batch | {key: batch[key] + s * direction[key] for key in direction} for s in (step, -step)]
+        forward, backward = (reference.objective(name, each, weights, **loss_options) for each in moved)
+        slope = sum(float((gradient.numpy() * direction[key]).sum()) for key, gradient in gradients.items())
+        np.testing.assert_allclose(slope, (forward - backward) / (2 * step), rtol=1e-6, atol=1e-6)
 
 
 SHARED = [
@@ -135,8 +136,10 @@ SHARED = [
 
 @pytest.mark.parametrize("name, options", SHARED, ids=label)
 @pytest.mark.parametrize("shares", [1, 2, 3, 6, 12])
-def test_the_mean_over_equal_shares_is_the_whole(name: str, options: dict[str, Any], shares: int) -> None:
-    """Values and gradients: what lets k processes compute what one would."""
+def test_the_mean_over_equal_shares_equals_the_value_of_the_whole_batch(
+    name: str, options: dict[str, Any], shares: int
+) -> None:
+    """Values and gradients: therefore k processes can compute the same as one."""
     objective, step, weights = losses.objective(name, **options), 12 // shares, weightings(name)[-1]
     batch = arrays(name, weights, 12, own="temperatures" in options)
 
@@ -150,7 +153,7 @@ def test_the_mean_over_equal_shares_is_the_whole(name: str, options: dict[str, A
     values, gradients = zip(*(value_and_gradient(slice(i, i + step)) for i in range(0, 12, step)), strict=True)
     np.testing.assert_allclose(np.mean(values), whole, rtol=1e-12)
     np.testing.assert_allclose(np.mean(gradients, axis=0), gradient, atol=1e-12)
-    assert len({round(value, 9) for value in values}) == shares, "shares see different rows"
+    assert len({round(value, 9) for value in values}) == shares, "every share has different rows"
 
 
 @pytest.mark.parametrize("weight, rows", [(2.5, slice(None)), (0.0, slice(None)), (1.0, slice(1, 4))])
@@ -176,13 +179,13 @@ def test_only_the_loss_carries_a_gradient(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in OPTIONS if {"terms": ("fh",)} in sum(OPTIONS[name], [])])
 @pytest.mark.parametrize("kept, other", [("fh", "gh"), ("gh", "fh")])
 def test_a_dropped_term_is_not_computed(name: str, kept: str, other: str) -> None:
-    """What only it needs may be missing."""
+    """Inputs that only the dropped term needs may be missing."""
     objective, batch = losses.objective(name, terms=(kept,)), leaves(arrays(name, (1.0,)))
     whole = losses.objective(name)(embeddings(name, batch, (1.0,)))
-    given = embeddings(name, batch, (1.0,)).teachers[0]
+    complete = embeddings(name, batch, (1.0,)).teachers[0]
     unneeded = ("text_h", "teacher_g") if kept == "fh" else ("image_h", "teacher_f")
     kept_rows = [
-        NamedRows({k: v for k, v in rows.items() if k not in unneeded}) for rows in (given.gathered, given.local)
+        NamedRows({k: v for k, v in rows.items() if k not in unneeded}) for rows in (complete.gathered, complete.local)
     ]
     students = NamedRows(image=batch["image"], text=batch["text"])
     terms = objective(losses.Embeddings(students, batch["scale"], (losses.TeacherRows(*kept_rows),)))
@@ -195,17 +198,17 @@ def test_a_dropped_term_is_not_computed(name: str, kept: str, other: str) -> Non
 @pytest.mark.parametrize("pair", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_half_precision_is_computed_in_float32(name: str, pair: str, dtype: torch.dtype) -> None:
-    weights, of = weightings(name)[-1], losses.objective(name, pair=pair)
+    weights, objective = weightings(name)[-1], losses.objective(name, pair=pair)
     low = leaves(arrays(name, weights, 8), dtype)
-    loss = of(embeddings(name, low, weights, pair))["loss"]
+    loss = objective(embeddings(name, low, weights, pair))["loss"]
     assert loss.dtype == torch.float32
     up = {key: value.detach().float() for key, value in low.items()}
-    assert torch.equal(loss, of(embeddings(name, up, weights, pair))["loss"])
+    assert torch.equal(loss, objective(embeddings(name, up, weights, pair))["loss"])
     loss.backward()
     assert all(x.grad is None or x.grad.dtype == dtype for x in low.values())
 
 
-def test_an_objective_says_what_it_needs() -> None:
+def test_the_needs_of_objectives_follow_from_their_options() -> None:
     for name in OPTIONS:
         assert losses.objective(name).needs.bias is None
         assert losses.objective(name, pair="sigmoid", bias=-7.0).needs.bias == -7.0
@@ -227,7 +230,7 @@ def test_every_module_with_an_objective_is_found(tmp_path: Path, monkeypatch: py
     assert losses.objective("added", weight=2.0) == losses.objective("l2", weight=2.0)
 
 
-def test_refusals_of_objectives_say_what_is_wrong() -> None:
+def test_unknown_and_unfinished_objectives_are_refused_with_a_reason() -> None:
     with pytest.raises(LookupError, match="no objective 'three_tower'. Did you mean 'three_towers'?"):
         losses.objective("three_tower")
     with pytest.raises(
@@ -240,7 +243,7 @@ def test_refusals_of_objectives_say_what_is_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    "name, options, said",
+    "name, options, message",
     [
         ("contrastive", {"weight": 1}, "weight"),
         ("l2", {"wait": 1}, "wait"),
@@ -260,18 +263,18 @@ def test_refusals_of_objectives_say_what_is_wrong() -> None:
         ("function_matching", {"mixup": -1}, "mixup"),
     ],
 )
-def test_a_wrong_option_is_named(name: str, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=re.escape(said)):
+def test_the_error_about_an_invalid_option_names_it(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(message)):
         losses.objective(name, **options)
 
 
 IMAGE, ONLINE = TeacherFacts("eye", "image", 8, 10, False), TeacherFacts("eye", "image", 8, 10, True)
-TEXT, BLIND = TeacherFacts("ear", "text", 8, 0, False), TeacherFacts("eye", "image", 8, 0, False)
+TEXT, WITHOUT_CLASSES = TeacherFacts("ear", "text", 8, 0, False), TeacherFacts("eye", "image", 8, 0, False)
 PAIR = "needs an image teacher and then a text teacher of one width"
 
 
 @pytest.mark.parametrize(
-    "name, options, teachers, said",
+    "name, options, teachers, message",
     [
         *(
             (name, {}, [], "transfers from a teacher, and the recipe names none")
@@ -283,21 +286,26 @@ PAIR = "needs an image teacher and then a text teacher of one width"
         ("crd", {}, [IMAGE, IMAGE], PAIR),
         ("crd", {}, [IMAGE, TEXT, TEXT], PAIR),
         ("crd", {}, [IMAGE, TeacherFacts("ear", "text", 9, 0, False)], 'set objective.name = "relational"'),
-        ("function_matching", {}, [BLIND], "the teacher 'eye' has none. Choose an image teacher with classes"),
+        (
+            "function_matching",
+            {},
+            [WITHOUT_CLASSES],
+            "the teacher 'eye' has none. Choose an image teacher with classes",
+        ),
         ("function_matching", {}, [IMAGE, TEXT], "the teacher 'ear' has none"),
         ("function_matching", {"mixup": 0.2}, [IMAGE], 'Set teacher.N.cache = "none", or objective.mixup = 0.'),
         ("three_towers", {"heads": "independent", "terms": ("fh", "gh")}, [IMAGE], 'Keep "fg" in objective.terms'),
         ("l2", {"heads": "independent", "terms": ("fh",)}, [IMAGE], 'Keep "fg" in objective.terms'),
     ],
 )
-def test_teachers_that_make_no_sense_are_refused(
-    name: str, options: dict, teachers: list[TeacherFacts], said: str
+def test_teachers_that_an_objective_cannot_use_are_refused(
+    name: str, options: dict, teachers: list[TeacherFacts], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=re.escape(said)):
+    with pytest.raises(ValueError, match=re.escape(message)):
         losses.objective(name, **options).check(teachers)
 
 
-def test_teachers_that_make_sense_are_not() -> None:
+def test_teachers_that_an_objective_can_use_are_accepted() -> None:
     for name in set(OPTIONS) - {"crd"}:
         losses.objective(name).check([IMAGE])
         losses.objective(name).check([IMAGE, ONLINE])

@@ -1,7 +1,7 @@
-"""What earlier versions wrote is read back: a run, teacher caches, shard indexes and an export of version 0.1.0.
+"""Files of earlier versions are still read: a run, teacher caches, shard indexes and an export of version 0.1.0.
 
-``tests/written_by_0.1.0`` was written by that version with its files under /tmp/distill-0.1.0: a recipe of 6 steps, of
-which the checkpoint of step 3 was kept, and metrics.jsonl of all 6. Never write these files anew.
+``tests/written_by_0.1.0`` was written by that version in the folder /tmp/distill-0.1.0: a run of 6 steps, with the
+checkpoint of step 3 only, and metrics.jsonl of all 6 steps. These files must never be regenerated.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ IMAGES = [Image.new("RGB", (20, 30), colour) for colour in ("red", "green", "blu
 
 @pytest.fixture(scope="module")
 def old() -> Iterator[Path]:
-    """The files, at the place whose absolute paths are in them."""
+    """The files, copied to the folder where they were written, since they contain absolute paths."""
     shutil.rmtree(HOME, ignore_errors=True)
     shutil.copytree(WRITTEN, HOME)
     for shard in (HOME / "shards").glob("*.tar"):
         with safe_open(f"{shard}.index", framework="numpy") as file:
             size, modified = json.loads(file.metadata()["stamp"])
         assert shard.stat().st_size == size
-        os.utime(shard, ns=(modified, modified))  # git keeps no times, and an index is of a file of one time
+        os.utime(shard, ns=(modified, modified))  # git stores no times, and an index is valid for one time only
     yield HOME
     shutil.rmtree(HOME)
 
@@ -65,19 +65,19 @@ def test_its_teacher_caches_are_complete(old: Path) -> None:
     data.close()
 
 
-def test_its_run_goes_on_as_it_went_on_then(old: Path) -> None:
-    """From its checkpoint of step 3, with its cache, which is compared with the live teacher first."""
+def test_its_run_resumes_with_the_same_losses_as_then(old: Path) -> None:
+    """From the checkpoint of step 3, with the old cache, which is first compared with the live teacher."""
     then, caches = losses_of(old / "run"), {p: p.stat().st_mtime_ns for p in old.rglob("teacher-cache/*/*")}
     assert len(then) == 6 and caches
-    said = distill("train", old / "recipe.toml", "--out", old / "run", "--resume").stderr
-    assert "8 cached embeddings compared" in said and "The teacher caches need" not in said
+    log = distill("train", old / "recipe.toml", "--out", old / "run", "--resume").stderr
+    assert "8 cached embeddings compared" in log and "The teacher caches need" not in log
     assert losses_of(old / "run") == pytest.approx(then, rel=1e-5)
     assert {p: p.stat().st_mtime_ns for p in old.rglob("teacher-cache/*/*")} == caches
     images = package.load(old / "run").encode_image(IMAGES)
     torch.testing.assert_close(images, load_file(old / "embeddings.safetensors")["run_image"], rtol=0, atol=1e-4)
 
 
-def test_its_export_and_run_encode_as_they_did_then(old: Path) -> None:
+def test_its_export_gives_the_same_embeddings_as_then(old: Path) -> None:
     then = load_file(old / "embeddings.safetensors")
     export = package.load(old / "export")
     torch.testing.assert_close(export.encode_image(IMAGES), then["image"], rtol=0, atol=1e-5)

@@ -1,4 +1,5 @@
-"""Optimisers whose state has other keys for some parameters: saved and given back, at any stage, by any processes."""
+"""Optimisers whose state has different keys for different parameters: saved and restored exactly, at every ZeRO stage
+and by other numbers of processes."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 class Small(nn.Module):
-    """Of sizes that neither two nor three processes divide."""
+    """A network whose parameters have sizes that two and three processes cannot divide evenly."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +45,7 @@ class Small(nn.Module):
 
 
 def engine_of(stage: int, group: processes.Group, start: Path | None) -> Any:
-    """An engine of :class:`Small`, as saved in ``start``."""
+    """An engine of :class:`Small`, in the state saved in ``start`` if given."""
     import deepspeed
 
     model, saved = Small(), load_file(start) if start else {}
@@ -77,7 +78,8 @@ def advance(engine: Any, group: processes.Group, first: int, last: int) -> None:
 
 
 def train_small(runs: list[tuple[int, Path | None, Path]]) -> None:
-    """In a process of a job: from the start to step 3, or from a state of step 3 to its copy and to step 6."""
+    """In a process of a job: train from the start and save steps 3 and 6, or load the state of step 3 from ``start``,
+    save it again, and train to step 6."""
     group = processes.join()
     for stage, start, out in runs:
         engine = engine_of(stage, group, start)
@@ -95,20 +97,20 @@ def train_small(runs: list[tuple[int, Path | None, Path]]) -> None:
 
 
 MADE_BY = [(world, stage) for world in (1, 2, 3) for stage in range(4)]
-# Each is taken up again as it was, and with two other numbers of processes and stages.
-MOVES = [(then, MADE_BY[(k + by) % 12]) for k, then in enumerate(MADE_BY) for by in (0, 3, 7)]
+# Each is resumed with the same number of processes and stage, and with two other pairs of these.
+RESUMED = [(then, MADE_BY[(k + by) % 12]) for k, then in enumerate(MADE_BY) for by in (0, 3, 7)]
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything of :data:`MOVES`, trained."""
+    """A folder with the states of all pairs in :data:`RESUMED`, before and after."""
     folder = tmp_path_factory.mktemp("small")
     for world in (1, 2, 3):
         runs = [(stage, None, folder / f"{w}-{stage}") for w, stage in MADE_BY if w == world]
         in_ranks(world, train_small, runs, cwd=folder)
     for world in (1, 2, 3):
-        moves = [(then, now) for then, now in MOVES if now[0] == world]
-        runs = [(now[1], folder / name_of(then), folder / name_of(then, now)) for then, now in moves]
+        resumed_here = [(then, now) for then, now in RESUMED if now[0] == world]
+        runs = [(now[1], folder / name_of(then), folder / name_of(then, now)) for then, now in resumed_here]
         in_ranks(world, train_small, runs, cwd=folder)
     return folder
 
@@ -123,16 +125,16 @@ def identical(a: Path, b: Path) -> bool:
 
 
 def test_each_group_has_its_own_keys(small: Path) -> None:
-    of: dict[str, set[str]] = {}
+    keys_of: dict[str, set[str]] = {}
     for world, stage in MADE_BY:
         state = load_file(small / name_of((world, stage)))
-        of = {}
+        keys_of = {}
         for name in state:
             if name.startswith("optimizer/"):
                 _, parameter, key = name.split("/")
-                of.setdefault(parameter, set()).add(key)
-        assert of.keys() == dict(Small().named_parameters()).keys()
-        for parameter, keys in of.items():
+                keys_of.setdefault(parameter, set()).add(key)
+        assert keys_of.keys() == dict(Small().named_parameters()).keys()
+        for parameter, keys in keys_of.items():
             kernel = parameter in ("conv.weight", "linear.weight")
             assert keys == ({"count:number", "slow"} if kernel else {"step", "scale:number", "mean", "square"})
             shape = dict(Small().named_parameters())[parameter].shape
@@ -140,12 +142,12 @@ def test_each_group_has_its_own_keys(small: Path) -> None:
         assert state["optimizer/conv.weight/slow"].dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("then, now", MOVES, ids=name_of)
-def test_state_with_keys_of_its_own_is_given_back_exactly(
+@pytest.mark.parametrize("then, now", RESUMED, ids=name_of)
+def test_state_with_different_keys_is_restored_exactly(
     small: Path, then: tuple[int, int], now: tuple[int, int]
 ) -> None:
     assert identical(small / name_of(then), (small / name_of(then, now)).with_suffix(".copy"))
-    # What follows is what would have followed; bit for bit where nothing else has changed.
+    # Training continues as without the interruption: bit for bit if processes and stage are the same.
     whole, resumed = (small / name_of(then)).with_suffix(".whole"), small / name_of(then, now)
     if then == now:
         assert identical(whole, resumed)
@@ -156,8 +158,8 @@ def test_state_with_keys_of_its_own_is_given_back_exactly(
         torch.testing.assert_close(two[name].float(), one[name].float(), rtol=2e-2, atol=1e-4, check_dtype=False)
 
 
-def refuse(changes: list[tuple[str, Callable[..., Any]]], stages: list[int], start: Path) -> None:
-    """In a process: a state in which one parameter of a group differs is refused."""
+def check_refused(changes: list[tuple[str, Callable[..., Any]]], stages: list[int], start: Path) -> None:
+    """In a process: check that loading a state fails if one parameter of a group has a different state."""
     group = processes.join()
     saved = {k.removeprefix("optimizer/"): v for k, v in load_file(start).items() if k.startswith("optimizer/")}
     for words, change in changes:
@@ -182,22 +184,22 @@ def with_another_count(state: dict[str, Any]) -> dict[str, Any]:
     return state | {"linear.weight/count:number": torch.tensor(8)}
 
 
-def factored(state: dict[str, Any]) -> dict[str, Any]:
+def with_another_shape(state: dict[str, Any]) -> dict[str, Any]:
     return state | {"linear.weight/slow": torch.zeros(7, dtype=torch.bfloat16)}
 
 
-def test_a_state_that_one_group_cannot_have_is_refused(small: Path, tmp_path: Path) -> None:
+def test_a_state_that_differs_within_a_group_is_refused(small: Path, tmp_path: Path) -> None:
     changes = [
         ("for 'norm.bias': .*Set zero.stage = 0", without_a_key),
         ("has .* and nothing for 'norm.bias'", without_a_parameter),
         ("'count:number' of 'conv.weight' and of 'linear.weight' differ", with_another_count),
-        (r"'slow' of 'linear.weight' is of shape \(7,\), the parameter of shape \(7, 5\)", factored),
+        (r"'slow' of 'linear.weight' is of shape \(7,\), the parameter of shape \(7, 5\)", with_another_shape),
     ]
-    in_ranks(1, refuse, changes, [1, 2, 3], small / name_of((1, 0)), cwd=tmp_path)
+    in_ranks(1, check_refused, changes, [1, 2, 3], small / name_of((1, 0)), cwd=tmp_path)
 
 
-def keep(key: str, value: Any, words: str) -> None:
-    """In a process: an optimiser that keeps something that has no place in a checkpoint is refused."""
+def check_not_saved(key: str, value: Any, words: str) -> None:
+    """In a process: check that saving fails if the optimiser's state has a value that a checkpoint cannot store."""
     group = processes.join()
     for stage in (1, 3):
         engine = engine_of(stage, group, None)
@@ -217,12 +219,12 @@ def keep(key: str, value: Any, words: str) -> None:
         (torch.zeros(3), r"'extra' as torch.float32 of shape \(3,\)"),
     ],
 )
-def test_a_state_that_cannot_be_cut_by_parameter_is_refused(tmp_path: Path, value: Any, words: str) -> None:
-    in_ranks(1, keep, "extra", value, words, cwd=tmp_path)
+def test_a_state_that_a_checkpoint_cannot_store_is_refused(tmp_path: Path, value: Any, words: str) -> None:
+    in_ranks(1, check_not_saved, "extra", value, words, cwd=tmp_path)
 
 
-def test_a_run_with_an_optimiser_of_another_package_goes_on_as_if_uninterrupted(tmp_path: Path, shards: Path) -> None:
-    """Through recipe, loop and checkpoint; then with other processes at another stage."""
+def test_a_run_with_an_optimiser_of_another_package_resumes_with_the_same_losses(tmp_path: Path, shards: Path) -> None:
+    """A whole training; resumed as it was, and by one process at another stage."""
     (tmp_path / "recipe.toml").write_text(RECIPE.format(shards=shards))
     settings = ("teacher=[]", "objective.name=contrastive", "optim.name=two_kinds", "optim.momentum=0.4")
     runs = [tmp_path / name for name in ("whole", "parts", "moved")]
@@ -235,7 +237,7 @@ def test_a_run_with_an_optimiser_of_another_package_goes_on_as_if_uninterrupted(
     train_together(tmp_path, {runs[2]: (*settings, "zero.stage=3")}, 1, resume=True)
     assert losses_of(runs[1]) == losses_of(runs[0])
     assert losses_of(runs[2]) == pytest.approx(losses_of(runs[0]), rel=1e-3)
-    said = distill(
+    refused = distill(
         "train", "recipe.toml", "--out", runs[0], "--set", "optim.name=two_kinds", "--resume", cwd=tmp_path, status=2
     )
-    assert "another" in said.stderr and "optim.momentum" in said.stderr
+    assert "another" in refused.stderr and "optim.momentum" in refused.stderr

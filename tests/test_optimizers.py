@@ -1,4 +1,4 @@
-"""Optimisers by name, of other packages too; which parameters weight decay is for."""
+"""Optimisers by name, including those of other packages; which parameters have weight decay."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def recipe_of(*, stage: int = 0, **optim: Any) -> Recipe:
-    """A checked recipe with this optimiser."""
+    """A resolved recipe with these optimiser settings."""
     tree = {"data": {"train": "x"}, "objective": {"name": "contrastive"}, "zero": {"stage": stage}, "optim": optim}
     return resolve(parse(tree)).recipe
 
@@ -41,8 +41,8 @@ def test_an_optimiser_of_another_package_has_its_own_options() -> None:
     assert [(g["kernel"], g["weight_decay"], g["lr"]) for g in optimizer.param_groups] == [(1, 0.05, 0.5), (0, 0, 0.5)]
 
 
-def test_a_checked_recipe_has_all_options_of_its_optimiser() -> None:
-    """Else a run that is resumed would go on with other values, once the defaults change."""
+def test_a_resolved_recipe_has_all_options_of_its_optimiser() -> None:
+    """Otherwise a resumed run would use other values if the defaults change."""
     assert recipe_of().optim.options == {"betas": (0.9, 0.99)}
     assert recipe_of() == recipe_of(betas=[0.9, 0.99])
     assert tomllib.loads(dump(recipe_of()))["optim"]["betas"] == [0.9, 0.99]
@@ -69,7 +69,7 @@ def test_a_checked_recipe_has_all_options_of_its_optimiser() -> None:
         ),
     ],
 )
-def test_what_does_not_hold_is_said(optim: dict[str, Any], stage: int, words: str) -> None:
+def test_invalid_optimiser_settings_are_refused_with_a_reason(optim: dict[str, Any], stage: int, words: str) -> None:
     with pytest.raises(UserError, match=words):
         recipe_of(stage=stage, **optim)
 
@@ -80,8 +80,8 @@ def test_an_optimiser_must_keep_its_groups() -> None:
         build_optimizer(nn.Linear(3, 2), recipe, find_optimizer(recipe))
 
 
-# Networks and their options; all parameters of more than one dimension that must not be decayed, as patterns; and some
-# of those that must be, which are all others.
+# Networks and their options; patterns of all parameters of more than one dimension that must not have weight decay;
+# some of the others, which must have it.
 NETWORKS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
     "vit_tiny_patch16_224": (
         {"img_size": 32, "depth": 1, "reg_tokens": 2, "init_values": 1e-5},
@@ -117,7 +117,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
     ),
     "swinv2_tiny_window8_256": (
         {"img_size": 64, "window_size": 2, "depths": (1, 1, 1, 1), "embed_dim": 24},
-        # The network itself excludes these: linear layers that make up the table of relative positions.
+        # The network itself excludes these linear layers, which compute the relative position bias.
         {"*.logit_scale", "*.cpb_mlp.0.weight", "*.cpb_mlp.2.weight"},
         {"layers.0.blocks.0.attn.qkv.weight"},
     ),
@@ -152,7 +152,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
 
 
 def decayed_by(model: nn.Module) -> set[str]:
-    """What the optimiser of a recipe decays."""
+    """The names of the parameters with weight decay in the optimiser of a recipe."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     recipe = Recipe(data=Data(train=("x",)), optim=Optim())
     groups = build_optimizer(model, recipe, find_optimizer(recipe))[0].param_groups
@@ -161,19 +161,19 @@ def decayed_by(model: nn.Module) -> set[str]:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_weight_decay_of_an_image_tower_is_for_kernels_only(name: str) -> None:
-    options, spared, decayed = NETWORKS[name]
+    options, without_decay, decayed = NETWORKS[name]
     net = timm.create_model(name, num_classes=7, **options)
-    several = {n for n, p in net.named_parameters() if p.ndim > 1}
+    multidimensional = {n for n, p in net.named_parameters() if p.ndim > 1}
     found = decayed_by(net)
     assert found == decayed_parameters(net)
-    for pattern in spared:
-        assert any(fnmatchcase(n, pattern) for n in several), pattern
+    for pattern in without_decay:
+        assert any(fnmatchcase(n, pattern) for n in multidimensional), pattern
     assert decayed <= found
-    assert found == {n for n in several if not any(fnmatchcase(n, pattern) for pattern in spared)}
+    assert found == {n for n in multidimensional if not any(fnmatchcase(n, pattern) for pattern in without_decay)}
 
 
-def test_weight_decay_inside_towers_is_that_of_their_networks() -> None:
-    """Names are relative to the network that excludes them, in an image tower and beside a locked teacher."""
+def test_weight_decay_in_a_tower_is_the_same_as_in_its_network() -> None:
+    """A network excludes parameters by names relative to itself, in an image tower and next to a locked teacher."""
     spec = ImageSpec(arch="swinv2_tiny_window8_256", **NETWORKS["swinv2_tiny_window8_256"][0])
     tower, beside = image_tower(spec, 8, 64), image_tower(spec, 0, 64)
     model = nn.ModuleDict({"image": tower, "other": OnTeacher(5, 8, 2, beside, 192)})
@@ -187,13 +187,13 @@ def test_weight_decay_inside_towers_is_that_of_their_networks() -> None:
 def test_weight_decay_of_the_text_tower_is_for_kernels_only(pool: str) -> None:
     kind = text_tower_class("transformer")
     tower = kind(kind.Options(dim=12, depth=1, heads=2, pool=pool), 20, 8)
-    spared = {"tokens.weight", "positions"} | ({"pool.query"} if pool == "map" else set())
+    without_decay = {"tokens.weight", "positions"} | ({"pool.query"} if pool == "map" else set())
     found = decayed_by(tower)
-    assert found == {n for n, p in tower.named_parameters() if p.ndim > 1} - spared
+    assert found == {n for n, p in tower.named_parameters() if p.ndim > 1} - without_decay
     assert {"blocks.layers.0.self_attn.in_proj_weight", "blocks.layers.0.linear1.weight", "head.weight"} < found
 
 
-def test_kernels_of_attention_over_other_widths_and_tied_weights() -> None:
+def test_kernels_include_separate_attention_projections_but_not_tied_embeddings() -> None:
     attention = nn.MultiheadAttention(4, 2, kdim=3, vdim=5, add_bias_kv=True)
     projections = {f"{name}_proj_weight" for name in "qkv"} | {"out_proj.weight"}
     assert kernels(attention) == projections

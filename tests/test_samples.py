@@ -1,4 +1,4 @@
-"""Views, captions, tokens and batches: what a training step sees is a function of its place in the stream."""
+"""Views, captions, tokens and batches: the input of a training step depends only on its position in the stream."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from distill.data.views import Views, decode
 from distill.errors import BadSample, UserError
 from students import SentencePieceTokenizer
 
-HERE = Path("shard.tar")
+SHARD = Path("shard.tar")
 
 
-def raw(txt: bytes | None = None, tree: object = None, image: bytes | None = None) -> Sample:
-    return Sample("key", HERE, image, txt, None if tree is None else json.dumps(tree).encode())
+def raw_sample(txt: bytes | None = None, tree: object = None, image: bytes | None = None) -> Sample:
+    return Sample("key", SHARD, image, txt, None if tree is None else json.dumps(tree).encode())
 
 
-def test_the_plain_view_is_the_central_square() -> None:
+def test_view_0_is_the_central_square() -> None:
     image = Image.new("RGB", (90, 40), "white")
     image.paste("red", (25, 0, 65, 40))
     view = Views(crop=(0.3, 1.0), flip=True).draw("key", 0, image.size)
@@ -41,34 +41,36 @@ def test_the_plain_view_is_the_central_square() -> None:
     assert (pixels[:, 8, 8] == torch.tensor([255, 0, 0])).all()
 
 
-def test_a_view_depends_on_key_and_number_alone_and_respects_its_bounds() -> None:
+def test_a_view_depends_only_on_key_and_number_and_stays_within_its_bounds() -> None:
     views = Views(crop=(0.4, 0.8), flip=True)
     drawn = [views.draw(f"key{i % 50}", 1 + i // 50, (1200, 800)) for i in range(500)]
     assert drawn == [views.draw(f"key{i % 50}", 1 + i // 50, (1200, 800)) for i in range(500)]
-    assert len({view.box for view in drawn}) > 495  # whole pixels: two may meet
+    assert len({view.box for view in drawn}) > 495  # boxes are rounded to pixels: some may be equal
     for view in drawn:
         left, top, right, bottom = view.box
         assert 0 <= left < right <= 1200 and 0 <= top < bottom <= 800
         share = (right - left) * (bottom - top) / (1200 * 800)
-        assert 0.3 < share <= 0.801  # below 0.4 only where the shape does not fit the image; above by rounding
+        assert (
+            0.3 < share <= 0.801
+        )  # less than 0.4 only if the shape does not fit into the image; more than 0.8 by rounding
     lefts, tops, rights, bottoms = zip(*(view.box for view in drawn), strict=True)  # reach every edge
     assert min(lefts) < 20 and min(tops) < 20 and max(rights) > 1180 and max(bottoms) > 780
     assert 0.35 < np.mean([view.mirrored for view in drawn]) < 0.65
 
 
-def test_without_a_crop_only_the_mirroring_varies() -> None:
+def test_without_random_crops_views_differ_only_in_mirroring() -> None:
     views = Views(crop=(1.0, 1.0), flip=True)
     drawn = [views.draw("key", number, (90, 40)) for number in range(30)]
     assert {view.box for view in drawn} == {(25, 0, 65, 40)}
     assert {view.mirrored for view in drawn} == {True, False}
 
 
-def test_teacher_and_student_see_the_same_view_at_their_own_sizes() -> None:
+def test_a_view_shows_the_same_crop_at_every_size() -> None:
     image = picture("triangle", "blue", 3, side=48).rotate(20).resize((200, 200))
     view = Views(crop=(0.5, 0.8), flip=True).draw("key", 5, image.size)
     small, large = view.render(image, 32).float(), view.render(image, 128).float()
     shrunk = torch.nn.functional.interpolate(large[None], size=32, mode="area")[0]
-    assert (small - shrunk).abs().mean() < 6  # of 255: resampling, not another crop
+    assert (small - shrunk).abs().mean() < 6  # of 255: a difference by resampling, not another crop
     assert (small - shrunk.flip(-1)).abs().mean() > 15
 
 
@@ -76,8 +78,8 @@ def test_teacher_and_student_see_the_same_view_at_their_own_sizes() -> None:
 @pytest.mark.parametrize(
     ("size", "side"), [((96, 64), 24), ((96, 64), 200), ((64, 64), 64), ((5, 300), 16), ((1, 1), 8)]
 )
-def test_a_crop_is_resampled_as_pillow_does(interpolation: str, size: tuple[int, int], side: int) -> None:
-    """To within two grey levels: both round and clip once on the way, not always in the same direction first."""
+def test_a_crop_is_resampled_as_by_pillow(interpolation: str, size: tuple[int, int], side: int) -> None:
+    """Up to two grey levels: both round and clip after the first of two passes, which may be along another axis."""
     image = picture("circle", "green", 2, side=96).rotate(30).resize(size)
     views = Views(crop=(0.2, 0.9), flip=True)
     for number in range(6):
@@ -94,58 +96,58 @@ def test_a_crop_is_resampled_as_pillow_does(interpolation: str, size: tuple[int,
 def test_images_of_every_mode_become_rgb(mode: str) -> None:
     image = Image.new("I;16", (8, 8), 40000) if mode == "I;16" else picture("circle", "red", 0, 64).convert(mode)
     kind = "TIFF" if mode == "CMYK" else "PNG"
-    assert decode(raw(image=encoded(image, kind))).mode == "RGB"
+    assert decode(raw_sample(image=encoded(image, kind))).mode == "RGB"
 
 
-def test_transparency_becomes_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
-    assert decode(raw(image=encoded(image))).getpixel((3, 3)) == (255, 255, 255)
+    assert decode(raw_sample(image=encoded(image))).getpixel((3, 3)) == (255, 255, 255)
     palette = Image.new("P", (8, 8), 0)
     buffer_with_key = palette.copy()
     buffer_with_key.info["transparency"] = 0
-    assert decode(raw(image=encoded(buffer_with_key))).getpixel((3, 3)) == (255, 255, 255)
+    assert decode(raw_sample(image=encoded(buffer_with_key))).getpixel((3, 3)) == (255, 255, 255)
 
 
-def test_a_damaged_image_is_refused_by_name() -> None:
+def test_the_error_about_a_damaged_image_names_its_sample() -> None:
     whole = encoded(picture("circle", "red", 0))
     for data in (b"", b"GIF89a nonsense", whole[: len(whole) // 2]):
         with pytest.raises(UserError, match="sample 'key' of shard.tar"):
-            decode(raw(image=data))
+            decode(raw_sample(image=data))
 
 
-def test_captions_of_every_form_are_read_in_order_and_once() -> None:
+def test_captions_of_every_format_are_read_in_order_without_duplicates() -> None:
     tree = {
         "captions": {"en": ["a dog", "a hound"], "de": "ein Hund"},
         "caption": [{"text": "le chien", "language": "fr"}, "a dog"],
         "width": 3,
     }
-    found = Captions().read(raw(b" a dog \n", tree))
+    found = Captions().read(raw_sample(b" a dog \n", tree))
     assert found == [
         Caption("a dog", "en"),
         Caption("a hound", "en"),
         Caption("ein Hund", "de"),
         Caption("le chien", "fr"),
     ]
-    assert Captions(languages=("de",)).read(raw(b"a dog", tree)) == [Caption("ein Hund", "de")]
-    assert Captions(keys=("alt",)).read(raw(None, {"alt": "x", "captions": "y"})) == [Caption("x")]
+    assert Captions(languages=("de",)).read(raw_sample(b"a dog", tree)) == [Caption("ein Hund", "de")]
+    assert Captions(keys=("alt",)).read(raw_sample(None, {"alt": "x", "captions": "y"})) == [Caption("x")]
 
 
 @pytest.mark.parametrize(
     ("sample", "words"),
     [
-        (raw(b"  "), "no caption"),
-        (raw(None, {}), "no caption"),
-        (raw(b"\xff\xfe"), "cannot be read"),
-        (Sample("key", HERE, None, None, b"{"), "cannot be read"),
+        (raw_sample(b"  "), "no caption"),
+        (raw_sample(None, {}), "no caption"),
+        (raw_sample(b"\xff\xfe"), "cannot be read"),
+        (Sample("key", SHARD, None, None, b"{"), "cannot be read"),
     ],
 )
-def test_a_sample_without_a_caption_is_refused_by_name(sample: Sample, words: str) -> None:
+def test_the_error_about_a_missing_caption_names_its_sample(sample: Sample, words: str) -> None:
     with pytest.raises(UserError, match=words) as error:
         Captions().read(sample)
     assert "sample 'key' of shard.tar" in str(error.value)
 
 
-def test_captions_are_drawn_by_epoch_and_share() -> None:
+def test_drawn_captions_vary_by_epoch_with_the_given_share_of_the_first() -> None:
     own = [Caption(str(i)) for i in range(4)]
     for share, expected in ((None, 0.25), (0.7, 0.7), (1.0, 1.0), (0.0, 0.0)):
         captions = Captions(first_share=share)
@@ -156,7 +158,7 @@ def test_captions_are_drawn_by_epoch_and_share() -> None:
     assert Captions(first_only=True).draw(own, "key", 0, 3) == own[:1]
 
 
-def test_the_tokenizer_pads_cuts_folds_case_and_is_the_same_each_time() -> None:
+def test_the_tokenizer_pads_truncates_lowercases_and_is_reproducible() -> None:
     texts = [f"a {colour} {shape}" for colour in ("red", "green", "blue") for shape in ("circle", "square")]
     tokenizer = SentencePieceTokenizer.train(texts, 60, 6)
     assert SentencePieceTokenizer.train(texts, 60, 6).model == tokenizer.model
@@ -176,7 +178,7 @@ def pairs_of(shards: Shards) -> Pairs:
 
 
 def stream(shards: Shards, world: int, workers: int, start: int = 0) -> list[Batch]:
-    """Steps ``start`` to 9 of the stream in batches of 12, as ``world`` processes together see them."""
+    """Steps ``start`` to 9 of the stream in batches of 12, each combined from the shares of ``world`` processes."""
     order = Order(shards.counts, seed=1)
     ranks = [
         [one for (one,) in load_batches(pairs_of(shards), workers, False, Schedule(order, 12, rank, world, start, 9))]
@@ -194,7 +196,7 @@ def stream(shards: Shards, world: int, workers: int, start: int = 0) -> list[Bat
     ]
 
 
-def test_the_stream_is_the_same_for_any_number_of_processes_and_loaders(shards: Path) -> None:
+def test_batches_are_the_same_for_every_number_of_processes_and_loaders(shards: Path) -> None:
     opened = Shards.open([str(shards)])
     expected = stream(opened, 1, 0)
     assert len(expected) == 9 and len({key for batch in expected for key in batch.keys}) == 64
@@ -207,7 +209,7 @@ def test_the_stream_is_the_same_for_any_number_of_processes_and_loaders(shards: 
     opened.close()
 
 
-def test_another_sample_stands_in_for_a_bad_one_always_the_same(tmp_path: Path) -> None:
+def test_a_bad_sample_is_replaced_always_by_the_same_good_one(tmp_path: Path) -> None:
     images = {str(i): encoded(picture("circle", "red", i)) for i in range(60)}
     texts = {str(i): b"a red circle" for i in range(60)}
 
@@ -223,7 +225,7 @@ def test_another_sample_stands_in_for_a_bad_one_always_the_same(tmp_path: Path) 
     opened = packed("bad.tar")
     found, bad = stream(opened, 1, 0), {"3", "7", "12", "21"}
     for before, after in zip(expected, found, strict=True):
-        # Who is good keeps his place, and nobody is there twice.
+        # Good samples keep their position in the batch, and no sample occurs twice.
         assert all(a == b for a, b in zip(before.keys, after.keys, strict=True) if a not in bad)
         assert bad.isdisjoint(after.keys) and len(set(after.keys)) == 12
         assert {one.key for one in after.bad} >= bad & set(before.keys)
@@ -231,13 +233,13 @@ def test_another_sample_stands_in_for_a_bad_one_always_the_same(tmp_path: Path) 
         for a, b in zip(found[start:], stream(opened, world, workers, start), strict=True):
             assert a.keys == b.keys and torch.equal(a.inputs["image"], b.inputs["image"]) and a.checksum == b.checksum
             assert set(a.bad) == set(b.bad)
-    named = {one.key: one for batch in found for one in batch.bad}
-    assert named.keys() == bad and "is of no format" in named["7"].reason and "no caption" in named["3"].reason
+    by_key = {one.key: one for batch in found for one in batch.bad}
+    assert by_key.keys() == bad and "is of no format" in by_key["7"].reason and "no caption" in by_key["3"].reason
     for shards in (whole, opened):
         shards.close()
 
 
-def test_a_place_that_nothing_fills_is_an_error(tmp_path: Path) -> None:
+def test_a_bad_sample_without_any_possible_replacement_is_an_error(tmp_path: Path) -> None:
     members = [(f"{i}.{kind}", b"damaged") for i in range(12) for kind in ("png", "txt")]
     opened = Shards.open([str(write_tar(tmp_path / "a.tar", members))])
     for workers in (0, 1):
@@ -246,15 +248,16 @@ def test_a_place_that_nothing_fills_is_an_error(tmp_path: Path) -> None:
     opened.close()
 
 
-def test_joint_captions_come_in_turn() -> None:
+def test_joint_captions_take_turns_over_the_epochs() -> None:
     own = [Caption(str(i)) for i in range(5)]
-    shown = [[c.text for c in Captions().draw(own, "key", 0, epoch, 2)] for epoch in range(5)]
-    assert shown == [["0", "1"], ["2", "3"], ["4", "0"], ["1", "2"], ["3", "4"]]
+    drawn = [[c.text for c in Captions().draw(own, "key", 0, epoch, 2)] for epoch in range(5)]
+    assert drawn == [["0", "1"], ["2", "3"], ["4", "0"], ["1", "2"], ["3", "4"]]
     assert [c.text for c in Captions().draw(own[:2], "key", 0, 7, 5)] == ["0", "1", "0", "1", "0"]
 
 
-def jointly(shards: Shards, rank: int, world: int, mixup: float = 1.0, pieces: int = 1) -> list[list[Batch]]:
-    """Three batches of 12: two captions an image, mixed images, an image teacher's pixels, a text teacher's tokens."""
+def mixed_batches(shards: Shards, rank: int, world: int, mixup: float = 1.0, pieces: int = 1) -> list[list[Batch]]:
+    """Three batches of 12: two captions per image, mixed images, pixels for an image teacher, tokens for a text
+    teacher."""
     tokenizer = SentencePieceTokenizer.train(["a red circle", "ein Kreis, rot", "a blue square"], 50, 8)
     drawing = TransformOptions(Captions(), Views((0.5, 1.0), True), side=16, seed=1, count=2, mixup=mixup)
     inputs = [PixelInput(24, "bicubic"), TokenInput(teachers.tokenizer(teachers.card("packaged/all_minilm_l6_v2")))]
@@ -266,10 +269,10 @@ def jointly(shards: Shards, rank: int, world: int, mixup: float = 1.0, pieces: i
 
 @pytest.mark.parametrize("world, pieces", [(2, 1), (4, 1), (12, 1), (1, 3), (2, 2)])
 def test_mixed_images_do_not_depend_on_processes_or_pieces(shards: Path, world: int, pieces: int) -> None:
-    """The last image of a piece is mixed with the first of the next, the batch's last with its first."""
+    """The last image of a piece is mixed with the first of the next, the last of the batch with its first."""
     opened = Shards.open([str(shards)])
-    ranks = [jointly(opened, r, world, pieces=pieces) for r in range(world)]
-    for (one,), *shares in zip(jointly(opened, 0, 1), *ranks, strict=True):
+    ranks = [mixed_batches(opened, r, world, pieces=pieces) for r in range(world)]
+    for (one,), *shares in zip(mixed_batches(opened, 0, 1), *ranks, strict=True):
         assert [len(share) for share in shares] == [pieces] * world
         parts = [piece for share in shares for piece in share]
         assert set(one.inputs) == {"image", "text", "mixed"} and one.inputs["text"].shape == (12, 2, 8)
@@ -284,16 +287,16 @@ def test_mixed_images_do_not_depend_on_processes_or_pieces(shards: Path, world: 
     opened.close()
 
 
-def test_an_image_is_mixed_with_its_neighbour_in_one_share_for_student_and_teacher(shards: Path) -> None:
+def test_student_and_teacher_get_images_mixed_with_the_same_neighbour_at_the_same_ratio(shards: Path) -> None:
     opened = Shards.open([str(shards)])
-    plain, mixed = jointly(opened, 0, 1, mixup=0.0), jointly(opened, 0, 1, mixup=0.6)
+    plain, mixed = mixed_batches(opened, 0, 1, mixup=0.0), mixed_batches(opened, 0, 1, mixup=0.6)
     shares = []
     for (before,), (after,) in zip(plain, mixed, strict=True):
         assert "mixed" not in before.inputs and torch.equal(before.inputs["image"], after.inputs["image"])
         pixels = [batch.teachers[0]["image"][:, 0] for batch in (after, before)]
         for seen, own in ((after.inputs["mixed"], before.inputs["image"]), pixels):
             a, b, c = seen.double(), own.double(), own.roll(-1, 0).double()
-            # Least squares for the share s in a = (1 - s) b + s c, and what it leaves unexplained: rounding.
+            # The least-squares estimate of the share s in a = (1 - s) b + s c; the residual must be rounding only.
             share = ((a - b) * (c - b)).flatten(1).sum(1) / (c - b).square().flatten(1).sum(1)
             assert (a - torch.lerp(b, c, share.view(-1, 1, 1, 1))).abs().max() < 1
             shares.append(share)

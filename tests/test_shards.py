@@ -1,4 +1,4 @@
-"""Shards as an addressable data set: what the index says is what the tar file holds, in webdataset's eyes too."""
+"""Shards as a random-access data set: indexes agree with the tar files, and with webdataset's reader."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def by_webdataset(path: Path) -> list[dict[str, Any]]:
         return list(group_by_keys({**member, "__url__": ""} for member in tar_file_iterator(stream)))
 
 
-def test_every_sample_is_read_as_webdataset_reads_it(tmp_path: Path) -> None:
+def test_every_sample_is_the_same_as_with_webdatasets_reader(tmp_path: Path) -> None:
     paths = write_shards(tmp_path, (5, 3))
     shards = Shards.open([str(tmp_path)])
     streamed = [sample for path in paths for sample in by_webdataset(path)]
@@ -39,8 +39,8 @@ def test_every_sample_is_read_as_webdataset_reads_it(tmp_path: Path) -> None:
     shards.close()
 
 
-def test_long_names_and_folders_are_read_as_webdataset_reads_them(tmp_path: Path) -> None:
-    long = "folder/" + "x" * 150  # needs a pax or GNU header of its own
+def test_long_names_and_folders_are_grouped_as_by_webdataset(tmp_path: Path) -> None:
+    long = "folder/" + "x" * 150  # needs an additional pax or GNU header
     write_tar(tmp_path / "a.tar", [(f"{long}.seg.png", b"no image"), (f"{long}.png", b"1"), (f"{long}.txt", b"2")])
     index = scan_shard(tmp_path / "a.tar")
     assert index.keys == (long,)
@@ -49,7 +49,7 @@ def test_long_names_and_folders_are_read_as_webdataset_reads_them(tmp_path: Path
     shards.close()
 
 
-def test_the_packer_writes_what_the_index_reads_and_never_twice(tmp_path: Path) -> None:
+def test_packed_shards_are_readable_reproducible_and_never_overwritten(tmp_path: Path) -> None:
     rows = [{"__key__": f"k{i}", "png": encoded(picture("circle", "red", i)), "txt": f"{i}"} for i in range(5)]
     paths = pack(tmp_path / "a", "train", rows, per_shard=2)
     assert [p.name for p in paths] == ["train-000000.tar", "train-000001.tar", "train-000002.tar"]
@@ -65,10 +65,10 @@ def test_the_packer_writes_what_the_index_reads_and_never_twice(tmp_path: Path) 
 def test_an_index_is_reused_until_the_shard_changes(tmp_path: Path) -> None:
     (path,) = write_shards(tmp_path, (3,))
     first = read_index(path)
-    kept = tmp_path / "train-000000.tar.index"
-    written = kept.stat().st_mtime_ns
+    index_file = tmp_path / "train-000000.tar.index"
+    written = index_file.stat().st_mtime_ns
     assert read_index(path).keys == first.keys
-    assert kept.stat().st_mtime_ns == written
+    assert index_file.stat().st_mtime_ns == written
     time.sleep(0.01)
     write_shards(tmp_path, (2,), first=10)
     second = read_index(path)
@@ -76,18 +76,18 @@ def test_an_index_is_reused_until_the_shard_changes(tmp_path: Path) -> None:
     assert second.sha256 != first.sha256
 
 
-def test_a_damaged_index_is_made_anew(tmp_path: Path) -> None:
+def test_a_damaged_index_is_replaced(tmp_path: Path) -> None:
     (path,) = write_shards(tmp_path, (3,))
     expected = read_index(path)
-    kept = tmp_path / "train-000000.tar.index"
-    for damaged in (b"", b"not an index", kept.read_bytes()[:-9]):
-        kept.write_bytes(damaged)
+    index_file = tmp_path / "train-000000.tar.index"
+    for damaged in (b"", b"not an index", index_file.read_bytes()[:-9]):
+        index_file.write_bytes(damaged)
         found = read_index(path)
         assert found.keys == expected.keys
         assert np.array_equal(found.members, expected.members)
 
 
-def test_more_shards_than_open_files_allowed(tmp_path: Path) -> None:
+def test_at_most_a_fixed_number_of_shards_is_open_at_a_time(tmp_path: Path) -> None:
     write_shards(tmp_path, (1,) * (OPEN_FILES + 6))
     shards = Shards.open([str(tmp_path)])
     before = len(os.listdir("/proc/self/fd"))
@@ -109,7 +109,7 @@ def test_more_shards_than_open_files_allowed(tmp_path: Path) -> None:
         (lambda p: write_tar(p, [("a.png", b"1"), ("a.jpg", b"2")]), "two image members"),
     ],
 )
-def test_a_shard_that_is_none_is_refused_by_name(tmp_path: Path, make: object, words: str) -> None:
+def test_the_error_about_an_invalid_shard_names_its_file(tmp_path: Path, make: object, words: str) -> None:
     path = tmp_path / "bad.tar"
     make(path)  # type: ignore[operator]
     with pytest.raises(UserError, match=words) as error:
@@ -124,11 +124,11 @@ def test_a_truncated_shard_is_refused(tmp_path: Path, cut: int) -> None:
     path.write_bytes(whole[: len(whole.rstrip(b"\0")) - cut])
     with pytest.raises(UserError, match="cut off or damaged"):
         Shards.open([str(path)])
-    # What comes before the cut can be used all the same.
+    # Samples before the cut are usable if not strict.
     rest = Shards.open([str(path)], strict=False)
-    fine = len(rest) - len({key for kind in ("image", "txt") for _, key in rest.missing(kind)})
-    assert 3 <= fine <= len(rest) <= 6 and [fault[:2] for fault in rest.faults] == [(str(path), "")]
-    for i in range(fine):
+    usable = len(rest) - len({key for kind in ("image", "txt") for _, key in rest.missing(kind)})
+    assert 3 <= usable <= len(rest) <= 6 and [fault[:2] for fault in rest.faults] == [(str(path), "")]
+    for i in range(usable):
         assert rest.read(i).txt
     rest.close()
 
@@ -143,7 +143,7 @@ def test_a_shard_with_one_damaged_header_is_refused(tmp_path: Path) -> None:
         Shards.open([str(path)])
 
 
-def test_a_shard_that_shrinks_while_it_is_used_is_noticed(tmp_path: Path) -> None:
+def test_a_shard_that_shrinks_while_in_use_is_detected(tmp_path: Path) -> None:
     (path,) = write_shards(tmp_path, (6,))
     shards = Shards.open([str(path)])
     path.write_bytes(path.read_bytes()[:2000])
@@ -152,7 +152,7 @@ def test_a_shard_that_shrinks_while_it_is_used_is_noticed(tmp_path: Path) -> Non
     shards.close()
 
 
-def test_specifications_expand_to_files_in_order(tmp_path: Path) -> None:
+def test_shard_specifications_expand_to_files_in_order(tmp_path: Path) -> None:
     paths = write_shards(tmp_path, (1, 1, 1))
     assert shard_paths([str(tmp_path / "train-{000000..000002}.tar")]) == paths
     assert shard_paths([str(tmp_path)]) == paths
@@ -191,7 +191,7 @@ def test_every_epoch_visits_every_sample_once_in_another_order(window: int) -> N
     assert list(Order(counts, seed=4, window=window).between(0, 48)) != stream[:48]
 
 
-def test_the_order_can_be_entered_anywhere() -> None:
+def test_the_order_can_be_started_at_any_position() -> None:
     counts = np.array([5, 1, 12, 30])
     whole = list(Order(counts, seed=3, window=7).between(0, 200))
     for start in (0, 1, 6, 7, 47, 48, 100, 143):
@@ -199,7 +199,7 @@ def test_the_order_can_be_entered_anywhere() -> None:
 
 
 @pytest.mark.parametrize("samples, stride", [(12, 12), (24, 12), (30, 12), (100, 7)])
-def test_in_the_end_every_sample_may_stand_in(samples: int, stride: int) -> None:
+def test_every_other_sample_is_eventually_a_replacement(samples: int, stride: int) -> None:
     order = Order(np.array([samples]), seed=0)
     for position in (0, samples - 1, 5 * samples + 3):
         found = [order.replacement(position, number, stride) for number in range(1, 1000)]
@@ -207,7 +207,7 @@ def test_in_the_end_every_sample_may_stand_in(samples: int, stride: int) -> None
         assert set(found) | {own} == set(range(samples)) and found[0] != own
 
 
-def test_reads_stay_inside_a_window_of_shards() -> None:
+def test_consecutive_samples_come_from_few_shards() -> None:
     order = Order(np.full(100, 50), seed=0, window=200)
     for window in range(25):
         shards_touched = {i // 50 for _, i in order.between(window * 200, (window + 1) * 200)}

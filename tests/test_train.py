@@ -1,4 +1,4 @@
-"""The spine as a user runs it: train, resume, evaluate, export, load, embed."""
+"""The main commands as a user runs them: train, resume, evaluate, export, load, embed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def export(home: Path) -> Path:
     return home / "export"
 
 
-def test_a_run_holds_what_the_design_says(home: Path, shards: Path) -> None:
+def test_a_run_has_the_documented_files_metrics_and_checkpoints(home: Path, shards: Path) -> None:
     run = home / "run"
     names = {p.name for p in run.iterdir()}
     assert names == {
@@ -82,19 +82,19 @@ def test_a_run_holds_what_the_design_says(home: Path, shards: Path) -> None:
     assert list((run / "tensorboard").iterdir())
 
 
-def test_the_resolved_recipe_reads_back_as_itself(home: Path) -> None:
+def test_the_resolved_recipe_is_unchanged_by_a_round_trip(home: Path) -> None:
     text = (home / "run" / "recipe.toml").read_text()
     recipe = parse(tomllib.loads(text))
     assert dump(recipe) == text
     assert resolve(recipe).recipe == resolve(load(str(home / "recipe.toml"))).recipe
 
 
-def test_a_resumed_run_repeats_the_uninterrupted_one(home: Path) -> None:
+def test_a_resumed_run_equals_the_uninterrupted_one(home: Path) -> None:
     overrides = sets("student.text.dropout=0.1", "checkpoint.every_steps=2", "data.first_share=0.3")
     distill("train", "recipe.toml", "--out", "whole", *overrides, cwd=home)
     distill("train", "recipe.toml", "--out", "parts", *overrides, cwd=home)
     parts = home / "parts"
-    # As if it had been killed after step 3, with a checkpoint of step 2 and a half-written line of step 4.
+    # As if it had been killed during step 6, with the checkpoint of step 4 and a half-written line of step 6.
     (parts / "checkpoints" / "latest").write_text("step-00000004")
     (parts / "checkpoints" / "step-00000006").rename(parts / "gone")
     lines = (parts / "metrics.jsonl").read_text().splitlines(keepends=True)
@@ -117,28 +117,28 @@ def test_every_packaged_objective_trains_exports_and_evaluates(home: Path, shard
     assert config["image"]["arch"] == ("tf_efficientnet_lite0" if method == "lit" else "vit_tiny_patch16_224")
 
 
-def test_an_online_teacher_teaches_what_the_cache_holds(home: Path) -> None:
+def test_an_online_teacher_gives_the_same_losses_as_the_cache(home: Path) -> None:
     common = sets("data.crop=[1.0, 1.0]", "teacher.0.dtype=fp32", "teacher.0.views=1", "train.steps=3")
     distill("train", "recipe.toml", "--out", "cached", *common, cwd=home)
     distill("train", "recipe.toml", "--out", "online", *common, *sets("teacher.0.cache=none"), cwd=home)
     assert losses_of(home / "online") == pytest.approx(losses_of(home / "cached"), rel=1e-4)
 
 
-def test_an_export_is_two_safetensors_towers_and_no_pickle(home: Path, export: Path) -> None:
+def test_an_export_has_two_towers_in_safetensors_and_no_pickle(home: Path, export: Path) -> None:
     names = {p.name for p in export.iterdir()}
     assert names == {"config.json", "image.safetensors", "text.safetensors", "tokenizer.model", "README.md"}
     for path in export.iterdir():
-        # A pickle starts with its protocol mark, torch's container of one with a ZIP header.
+        # A pickle starts with the opcode of its protocol, a file of torch.save with a ZIP header.
         assert path.read_bytes()[:2] not in (b"\x80\x02", b"\x80\x04", b"PK")
     counts = json.loads((home / "run" / "run.json").read_text())["parameters"]
     for tower in ("image", "text"):
         with safe_open(export / f"{tower}.safetensors", framework="pt") as file:
-            # As many numbers as the student has parameters: neither teacher nor heads came along.
+            # As many elements as the student has parameters: neither teacher nor heads are included.
             assert sum(file.get_tensor(key).numel() for key in file.keys()) == counts[tower]
 
 
-def test_an_exports_embeddings_are_those_of_the_trained_model(home: Path, export: Path) -> None:
-    """The model as DeepSpeed saved it, fed by the training data's own path, against the export's."""
+def test_an_export_gives_the_same_embeddings_as_the_trained_model(home: Path, export: Path) -> None:
+    """The model from the checkpoint with inputs from the training's data pipeline, compared with the export."""
     recipe = load(str(home / "recipe.toml"), ["data.captions=first"])
     networks = setup.Networks(resolve(recipe))
     tokenizer = setup.load_tokenizer(networks.resolved, home / "run")
@@ -146,27 +146,27 @@ def test_an_exports_embeddings_are_those_of_the_trained_model(home: Path, export
     model = networks.model(tokenizer.vocab)
     model.load_state_dict(Snapshot.read(home / "run/checkpoints/step-00000006").model)
     opened = Shards.open(recipe.data.train)
-    # Of two cached views, epoch 0 shows the plain one of every even sample.
+    # In epoch 0, every sample with an even index gets the first of the two cached views, the central crop.
     batch = setup.pairs_of(networks.resolved, opened, tokenizer).__getitems__([Slot(0, i, i) for i in range(0, 64, 2)])
     assert isinstance(batch, Batch)
     with torch.no_grad():
         rows = model.eval()(batch.inputs, batch.teachers)
-    shipped = package.load(export)
-    assert 1 / shipped.config.temperature == pytest.approx(float(rows["scale"]), rel=1e-6)
+    loaded = package.load(export)
+    assert 1 / loaded.config.temperature == pytest.approx(float(rows["scale"]), rel=1e-6)
     texts = [Captions().read(opened.read(i))[0].text for i in range(0, 64, 2)]
-    assert (shipped.encode_text(texts) - rows["text"][:, 0]).abs().max() <= 1e-6
+    assert (loaded.encode_text(texts) - rows["text"][:, 0]).abs().max() <= 1e-6
     images = [decode(opened.read(i)) for i in range(0, 64, 2)]
-    assert (shipped.encode_image(images) - rows["image"][:, 0]).abs().max() <= 1e-6
+    assert (loaded.encode_image(images) - rows["image"][:, 0]).abs().max() <= 1e-6
     opened.close()
 
 
-def test_an_exports_embeddings_are_the_runs(home: Path, export: Path, shards: Path) -> None:
-    run, shipped = package.load(home / "run"), package.load(export)
+def test_an_export_gives_the_same_embeddings_as_its_run(home: Path, export: Path, shards: Path) -> None:
+    run, loaded = package.load(home / "run"), package.load(export)
     data = Shards.open([str(shards)])
     texts = [caption.text for i in range(len(data)) for caption in Captions().read(data.read(i))]
-    assert (embed_images(run, data) - embed_images(shipped, data)).abs().max() <= 1e-6
-    assert (run.encode_text(texts) - shipped.encode_text(texts)).abs().max() <= 1e-6
-    assert run.config == shipped.config
+    assert (embed_images(run, data) - embed_images(loaded, data)).abs().max() <= 1e-6
+    assert (run.encode_text(texts) - loaded.encode_text(texts)).abs().max() <= 1e-6
+    assert run.config == loaded.config
     data.close()
 
 
@@ -186,7 +186,9 @@ def test_a_loaded_export_encodes_and_classifies(export: Path) -> None:
     assert torch.allclose(model.zero_shot(pictures, [[label] * 2 for label in labels]), probabilities, atol=1e-5)
 
 
-def test_evaluate_says_the_same_of_run_and_export_and_of_brute_force(home: Path, export: Path, shards: Path) -> None:
+def test_evaluate_gives_the_same_metrics_for_run_and_export_and_as_brute_force(
+    home: Path, export: Path, shards: Path
+) -> None:
     data = ["--task", "retrieval", "--data", shards, "--language", "en"]
     of_run = json.loads(distill("evaluate", "run", *data, cwd=home).stdout)
     of_export = json.loads(distill("evaluate", "export", *data, "--json", "scores.json", cwd=home).stdout)
@@ -207,7 +209,7 @@ def test_evaluate_says_the_same_of_run_and_export_and_of_brute_force(home: Path,
     assert "already exists" in again.stderr
 
 
-def test_embed_writes_rows_and_names(home: Path, export: Path, shards: Path) -> None:
+def test_embed_writes_embeddings_and_names(home: Path, export: Path, shards: Path) -> None:
     (home / "photos" / "below").mkdir(parents=True)
     picture("circle", "red", 1).save(home / "photos" / "below" / "a.png")
     picture("square", "blue", 2).convert("RGBA").save(home / "photos" / "b.webp")
@@ -239,7 +241,7 @@ def test_embed_writes_rows_and_names(home: Path, export: Path, shards: Path) -> 
 
 
 @pytest.mark.slow
-def test_three_towers_learns_what_the_drawings_show(home: Path, shards: Path) -> None:
+def test_three_towers_learns_shapes_and_colours(home: Path, shards: Path) -> None:
     longer = sets("train.steps=150", "optim.lr=2e-3", "student.tokenizer.vocab=60")
     distill("train", "recipe.toml", "--out", "longer", *longer, cwd=home)
     result = distill("evaluate", "longer", "--task", "retrieval", "--data", shards, "--language", "en", cwd=home)
