@@ -11,10 +11,9 @@ import losses
 import students
 import teachers
 from distill import plugins
-from distill.compatibility import check_compatibility
 from distill.config import Optim, Recipe, TeacherTable
 from distill.errors import UserError, as_user_errors
-from distill.resolved import ResolvedRecipe, ResolvedTeacher
+from distill.resolved import ResolvedRecipe, ResolvedTeacher, check_compatibility
 from distill.tables import NO_TOWER
 from distill.validation import explain
 

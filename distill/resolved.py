@@ -1,14 +1,17 @@
-"""The resolved recipe: a recipe with the objects that it names, in one frozen object."""
+"""The resolved recipe: a recipe and what its names stand for, in one frozen object; and whether that fits together."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import losses
 import students
 import teachers
 from distill.config import Recipe, TeacherTable
+from distill.errors import UserError
+from distill.tables import ImageTowerTable
 
 
 @dataclass(frozen=True)
@@ -71,3 +74,115 @@ class ResolvedRecipe:
     def cached(self) -> tuple[ResolvedTeacher, ...]:
         """The teachers whose outputs come from a cache."""
         return tuple(teacher for teacher in self.teachers if not teacher.online)
+
+
+def check_compatibility(resolved: ResolvedRecipe) -> None:
+    """Raise ``UserError`` that names the first parts that do not fit together."""
+    recipe = resolved.recipe
+    check_objective(resolved)
+    check_teachers(resolved)
+    check_caches(resolved)
+    if recipe.on_teacher or recipe.student.image.init or recipe.student.alpha:
+        check_image_tower(resolved)
+
+
+def check_objective(resolved: ResolvedRecipe) -> None:
+    """Raise ``UserError`` if objective, teachers and students do not fit together."""
+    recipe, needs, facts = resolved.recipe, resolved.needs, resolved.facts
+    try:
+        resolved.objective.check(facts, resolved.modalities)
+    except ValueError as error:
+        raise UserError(f"The objective '{recipe.objective.name}' {error}") from error
+    if recipe.student.alpha and (not needs.combinable or facts[0].modality != "image"):
+        raise UserError(
+            "student.alpha combines the embeddings of an image teacher and of the student, which share one space "
+            "only if the objective has no heads.",
+            'Train with objective.name = "three_towers" and objective.heads = "none", or leave out alpha.',
+        )
+
+
+def check_teachers(resolved: ResolvedRecipe) -> None:
+    """Raise ``UserError`` if a text teacher has an image size or a cache."""
+    for number, (table, fact) in enumerate(zip(resolved.recipe.teacher, resolved.facts, strict=True)):
+        if fact.modality == "text" and table.image_size:
+            raise UserError(
+                f"The teacher '{fact.name}' embeds captions and has no image size.",
+                f"Leave out teacher.{number}.image_size.",
+            )
+        if fact.modality == "text" and table.cache not in ("auto", "none"):
+            raise UserError(
+                f"The teacher '{fact.name}' embeds captions, which change with the epoch, so it cannot have a cache.",
+                f'Leave out teacher.{number}.cache, or set it to "none".',
+            )
+
+
+def check_caches(resolved: ResolvedRecipe) -> None:
+    """Raise ``UserError`` if the teacher caches do not fit the data or each other."""
+    recipe, tables = resolved.recipe, resolved.recipe.teacher
+    cached = [number for number, teacher in enumerate(resolved.teachers) if not teacher.online]
+    if recipe.data.streamed and cached:
+        raise UserError(
+            f"The teacher '{resolved.facts[cached[0]].name}' has a cache, but data.train are streams, whose samples "
+            "cannot be numbered.",
+            f'Set teacher.{cached[0]}.cache = "none", or copy the shards to a mounted folder.',
+        )
+    folders = [Path(tables[k].cache).resolve() for k in cached if tables[k].cache != "auto"]
+    if duplicates := [folder for k, folder in enumerate(folders) if folder in folders[:k]]:
+        raise UserError(
+            f"Two teachers name the same cache folder, {duplicates[0]}.",
+            'Name a different folder for each as teacher.N.cache, or set teacher.N.cache = "auto".',
+        )
+    with_caches = [table for table, fact in zip(tables, resolved.facts, strict=True) if not fact.online]
+    if len({table.views for table in with_caches}) > 1:
+        raise UserError(
+            "All teachers must cache the same number of views, because the student is trained on the same views.",
+            "Set the same teacher.N.views for each.",
+        )
+
+
+def check_image_tower(resolved: ResolvedRecipe) -> None:
+    """Raise ``UserError`` if an image tower that is, or is initialised from, the first teacher does not fit it."""
+    recipe, facts, card = resolved.recipe, resolved.facts, resolved.first
+    image, needs = recipe.student.image, resolved.needs
+    if (recipe.on_teacher or image.init == "teacher") and facts[0].modality != "image":
+        raise UserError(
+            f"The first teacher, '{facts[0].name}', embeds texts and cannot be the image tower.",
+            "Name the image teacher first.",
+        )
+    trains_image = needs.teachers and "embedding" not in needs.teachers  # it compares an image student with logits
+    if recipe.on_teacher and (trains_image or needs.folded):
+        what = "heads that ship with the image tower" if needs.folded else "an image student"
+        raise UserError(
+            f"The objective '{recipe.objective.name}' trains {what}, and the image tower is the locked teacher.",
+            "Give student.image an architecture of its own.",
+        )
+    if recipe.on_teacher and not image.layers and facts[0].width != recipe.student.width:
+        raise UserError(
+            f"The teacher '{facts[0].name}' is the image tower and has embeddings of width {facts[0].width}, but "
+            f"student.width is {recipe.student.width}.",
+            f"Set student.width = {facts[0].width}, or student.image.layers = 1 for a learned projection.",
+        )
+    if card is None:
+        return
+    if (recipe.on_teacher or image.init == "teacher" or recipe.student.alpha) and card.build is not None:
+        raise UserError(
+            f"The network of '{card.name}' is none of timm's: it can be a teacher, but not an exported image tower.",
+            "Name another first teacher, or another student.image.",
+        )
+    check_same_network(image, card)
+    side = recipe.teacher[0].image_size or card.image_size
+    if image.beside is not None and recipe.data.image_size != side:
+        raise UserError(
+            f"The network beside the teacher reads the same images of {side} pixels; data.image_size is "
+            f"{recipe.data.image_size}.",
+            f"Set data.image_size = {side}.",
+        )
+
+
+def check_same_network(image: ImageTowerTable, card: teachers.Card) -> None:
+    """Raise ``UserError`` if an image student is initialised from a teacher of another architecture."""
+    if image.init == "teacher" and image.arch != card.arch:
+        raise UserError(
+            f"student.image.init starts from '{card.name}', which is a '{card.arch}', not a '{image.arch}'.",
+            f'Set student.image.arch = "{card.arch}".',
+        )

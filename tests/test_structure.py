@@ -16,7 +16,7 @@ LEAVES = ("teachers", "students", "losses", "launch")
 # The modules and subpackages of `distill`, the hub. Each may import those before it, and the leaves.
 IMPORT_ORDER = (
     *("errors", "files", "progress", "plugins", "tables", "config", "validation", "recipe"),
-    *("resolved", "compatibility", "lookup", "recipe_reference"),
+    *("resolved", "lookup", "recipe_reference"),
     *("data", "training", "ship", "evals", "report", "demo", "api", "cli"),
 )
 
