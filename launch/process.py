@@ -1,4 +1,4 @@
-"""Settings of a whole operating-system process. Whoever starts a process calls them by name; no import has effects."""
+"""Settings of a whole operating-system process. They are called by name where a process starts; no import has effects."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from torch import nn
 import students
 from distill.errors import UserError, as_user_errors
 from distill.ship.config_file import ImageConfig, NetConfig
+from distill.ship.contents import Shipped
 from distill.ship.image_text import ImageText
-from distill.ship.shipped import Shipped
 from launch.group import default_device
 
 

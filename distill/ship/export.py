@@ -8,8 +8,8 @@ from pathlib import Path
 from distill import plugins
 from distill.errors import UserError
 from distill.ship.config_file import Config
+from distill.ship.contents import Shipped
 from distill.ship.from_run import shipped_students
-from distill.ship.shipped import Shipped
 
 FORMATS = {"package": "distill.ship.formats", "attribute": "FORMAT", "group": "distill.export_formats"}
 

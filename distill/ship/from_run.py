@@ -16,7 +16,7 @@ from distill.errors import UserError, as_user_errors
 from distill.lookup import resolve
 from distill.resolved import ResolvedRecipe
 from distill.ship.config_file import Config, ImageConfig, NetConfig, TextConfig
-from distill.ship.shipped import Shipped
+from distill.ship.contents import Shipped
 from distill.training import checkpoint
 from distill.training.run import read_about, read_recipe
 from distill.training.setup import image_student, load_tokenizer

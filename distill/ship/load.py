@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from distill.errors import UserError, as_user_errors
 from distill.ship.build import build
 from distill.ship.config_file import CONFIG, read_config
+from distill.ship.contents import Shipped
 from distill.ship.image_text import ImageText
-from distill.ship.shipped import Shipped
 
 
 def load(path: Path, device: str | None = None, alpha: float | None = None) -> ImageText:

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from distill.files import write_text, write_whole
 from distill.ship import model_card
 from distill.ship.config_file import CONFIG
-from distill.ship.shipped import Shipped
+from distill.ship.contents import Shipped
 
 
 def write(shipped: Shipped, folder: Path, name: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.ship.shipped import Shipped
+from distill.ship.contents import Shipped
 
 
 def write(shipped: Shipped, folder: Path, name: str) -> None:
