@@ -1,4 +1,4 @@
-"""Settings of a whole operating-system process. They are called by name where a process starts; no import has effects."""
+"""Settings of a whole operating-system process, made by name where a process starts; no import has effects."""
 
 from __future__ import annotations
 
