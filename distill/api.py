@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +85,14 @@ def embed_teachers(
 
 
 def evaluate(
-    model: str | Path, task: str, *, device: str | None = None, alpha: float | None = None, **options: Any
+    model: str | Path,
+    task: str,
+    /,
+    options: Mapping[str, Any] | None = None,
+    *,
+    device: str | None = None,
+    alpha: float | None = None,
+    **more_options: Any,
 ) -> dict[str, Any]:
     """Measure a run or an export.
 
@@ -95,16 +102,16 @@ def evaluate(
     Args:
         model: the run or export folder.
         task: the name of an evaluation.
+        options, more_options: of the evaluation; ``data`` names the shards, by default those of a run's ``data.eval``.
         device: such as ``"cuda"``; default a GPU where there is one.
         alpha: of a run that was trained without heads, the teacher's share in the embedding of an image.
-        **options: of the evaluation; ``data`` names the shards, by default those of a run's ``data.eval``.
 
     Raises:
         distill.UserError: for anything the user can put right.
     """
     from distill.evals.runner import run
 
-    return run(Path(model), task, options, device, alpha)
+    return run(Path(model), task, {**(options or {}), **more_options}, device, alpha)
 
 
 def export(run: str | Path, out: str | Path, format: str = "distill") -> Path:
@@ -153,7 +160,7 @@ def pack(
     template: str = "a photo of a {}",
     test_percent: int = 0,
     per_shard: int = 1000,
-    dedup_against: Sequence[str] = (),
+    dedup_against: Sequence[str | Path] = (),
 ) -> list[Path]:
     """Make WebDataset shards of a table of files and captions, or of a folder with one folder a class.
 
@@ -185,7 +192,7 @@ def pack(
         template=template,
         test_percent=test_percent,
         per_shard=per_shard,
-        dedup_against=tuple(dedup_against),
+        dedup_against=tuple(map(str, dedup_against)),
     )
 
 

@@ -128,14 +128,14 @@ def find_optimizer(recipe: Recipe) -> Any:
             work at the recipe's ZeRO stage.
     """
     name, stage = recipe.optim.name, recipe.zero.stage
-    optimizer_class = plugins.load("optimizer", name, *OPTIMIZERS)
+    optimizer_class = load_optimizer(name)
     try:
         optimizer = optimizer_class.model_validate(recipe.optim.options)
     except ValidationError as error:
         raise UserError(*explain(error, optimizer_class, "optim", Optim.model_fields)) from error
     if stage > optimizer.highest_stage:
-        highest, available = optimizer.highest_stage, plugins.found(*OPTIMIZERS).items()
-        others = [f'"{other}"' for other, point in available if point.load().highest_stage >= stage]
+        highest, available = optimizer.highest_stage, plugins.found(*OPTIMIZERS)
+        others = [f'"{other}"' for other in available if works_at(other, stage)]
         needs = f"at most {highest}" if highest else "= 0"
         raise UserError(
             f'The recipe does not check out: optim.name = "{name}" needs zero.stage {needs}; '
@@ -143,3 +143,16 @@ def find_optimizer(recipe: Recipe) -> Any:
             optimizer.stage_reason,
         )
     return optimizer
+
+
+def load_optimizer(name: str) -> Any:
+    """The class of an optimiser; raises ``UserError`` like :func:`distill.plugins.load`."""
+    return plugins.load("optimizer", name, *OPTIMIZERS, lambda thing: hasattr(thing, "highest_stage"))
+
+
+def works_at(name: str, stage: int) -> bool:
+    """Whether an optimiser works at a ZeRO stage; one that cannot be loaded does not."""
+    try:
+        return bool(load_optimizer(name).highest_stage >= stage)
+    except UserError:
+        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -38,22 +39,35 @@ def found(package: str, attribute: str, group: str) -> dict[str, EntryPoint]:
     return dict(sorted(by_name.items()))
 
 
-def load(kind: str, name: str, package: str, attribute: str, group: str) -> Any:
+def load(
+    kind: str, name: str, package: str, attribute: str, group: str, valid: Callable[[Any], bool] = lambda thing: True
+) -> Any:
     """The thing called ``name``.
 
     Args:
         kind: what to call it in messages, such as "evaluation".
         package, attribute, group: see :func:`found`.
+        valid: whether what was loaded is of that kind.
 
     Raises:
-        UserError: if there is none of that name, or the package that brings it cannot be imported.
+        UserError: if there is none of that name, or the package that brings it cannot be imported or brings something
+            else.
     """
     known = found(package, attribute, group)
     if name not in known:
         raise UserError(f"There is no {kind} '{name}'.", did_you_mean(name, known, f"Known: {', '.join(known)}."))
+    origin = known[name].value
     try:
-        return known[name].load()
-    except (ImportError, AttributeError) as error:
+        thing = known[name].load()
+    except Exception as error:  # importing a module of another package can raise anything
         raise UserError(
-            f"The {kind} '{name}' cannot be loaded from {known[name].value}: {error}.", "Repair its package."
+            f"The {kind} '{name}' cannot be loaded from {origin}: {error}.", "Repair its package."
         ) from error
+    if not valid(thing):
+        raise UserError(f"What {origin} brings as '{name}' is no {kind}.", "Repair its package.")
+    return thing
+
+
+def is_subclass(base: type) -> Callable[[Any], bool]:
+    """Whether a thing is a class that derives from ``base``."""
+    return lambda thing: isinstance(thing, type) and issubclass(thing, base)

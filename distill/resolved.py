@@ -95,8 +95,8 @@ def check_objective(resolved: ResolvedRecipe) -> None:
         raise UserError(f"The objective '{recipe.objective.name}' {error}") from error
     if recipe.student.alpha and (not needs.combinable or facts[0].modality != "image"):
         raise UserError(
-            "student.alpha combines the embeddings of an image teacher and of the student, which share one space "
-            "only if the objective has no heads.",
+            "student.alpha combines the embeddings of an image teacher and of the student, which share a space only "
+            "where no head stands between them.",
             'Train with objective.name = "three_towers" and objective.heads = "none", or leave out alpha.',
         )
 
@@ -122,8 +122,8 @@ def check_caches(resolved: ResolvedRecipe) -> None:
     cached = [number for number, teacher in enumerate(resolved.teachers) if not teacher.online]
     if recipe.data.streamed and cached:
         raise UserError(
-            f"The teacher '{resolved.facts[cached[0]].name}' has a cache, but data.train are streams, whose samples "
-            "cannot be numbered.",
+            f"The teacher '{resolved.facts[cached[0]].name}' has a cache, and data.train are streams, whose samples "
+            "have no rows in it.",
             f'Set teacher.{cached[0]}.cache = "none", or copy the shards to a mounted folder.',
         )
     folders = [Path(tables[k].cache).resolve() for k in cached if tables[k].cache != "auto"]
@@ -149,12 +149,18 @@ def check_image_tower(resolved: ResolvedRecipe) -> None:
             f"The first teacher, '{facts[0].name}', embeds texts and cannot be the image tower.",
             "Name the image teacher first.",
         )
-    trains_image = needs.teachers and "embedding" not in needs.teachers  # it compares an image student with logits
+    # It compares other outputs than the embedding, which is all that a locked teacher gives as a tower.
+    trains_image = needs.teachers and "embedding" not in needs.teachers
     if recipe.on_teacher and (trains_image or needs.folded):
         what = "heads that ship with the image tower" if needs.folded else "an image student"
         raise UserError(
             f"The objective '{recipe.objective.name}' trains {what}, and the image tower is the locked teacher.",
             "Give student.image an architecture of its own.",
+        )
+    if recipe.on_teacher and not image.layers and resolved.text is None:
+        raise UserError(
+            "The image tower is the locked teacher and there is no text student: nothing that ships would be trained.",
+            "Give student.image an architecture of its own, or train a text student.",
         )
     if recipe.on_teacher and not image.layers and facts[0].width != recipe.student.width:
         raise UserError(

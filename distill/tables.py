@@ -89,6 +89,17 @@ class TowerTable(Open):
             raise ValueError("locked = true locks random weights: say with init where better ones are")
         return self
 
+    @model_validator(mode="after")
+    def no_tower_no_settings(self) -> TowerTable:
+        settings = [*self.options, *(name for name in ("init", "locked", "lr_scale", "delay") if self.is_set(name))]
+        if self.arch == NO_TOWER and settings:
+            raise ValueError(f'arch = "{NO_TOWER}" is no tower: leave out {", ".join(settings)}')
+        return self
+
+    def is_set(self, name: str) -> bool:
+        """Whether a key has another value than its default."""
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
+
 
 class ImageTowerTable(TowerTable):
     """The image tower: a timm architecture, or the locked first teacher. The other keys are options of timm's.

@@ -14,7 +14,6 @@ from losses.contrastive import contrastive
 from losses.rows import ALL_ROWS
 from losses.sigmoid import sigmoid
 
-Modality = Literal["image", "text"]
 Widths = Mapping[str, int]  # the width of each output of a tower or a teacher, by name
 
 

@@ -15,7 +15,8 @@ EMBEDDING, LOGITS, TOKENS = "embedding", "logits", "tokens"  # the outputs a tea
 
 
 class Teacher(nn.Module):
-    """The third tower's frozen encoder ``p``, from pixels to outputs by name; for texts see :class:`TextTeacher`.
+    """The third tower's frozen encoder ``p``, from pixels to outputs by name; for texts see
+    :class:`teachers.TextTeacher`.
 
     Attributes:
         card: the card of the teacher.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +18,7 @@ from teachers.text import load_folder
 
 
 def load(card: Card, image_size: int = 0, outputs: Sequence[str] = (EMBEDDING,)) -> Teacher:
-    """Load a teacher; all weights must be there and fit. For a text card it is a :class:`TextTeacher`.
+    """Load a teacher; all weights must be there and fit. For a text card it is a :class:`teachers.TextTeacher`.
 
     Args:
         card: the card of the teacher.
@@ -58,16 +60,21 @@ def token_shape(card: Card, image_size: int = 0) -> tuple[int, int]:
     """
     if card.modality == "text":
         return card.context, card.width
+    side = image_size or card.image_size
+    return _token_shape(card.name, card.arch, json.dumps(card.options_at(side), sort_keys=True), side)
+
+
+@functools.cache
+def _token_shape(name: str, arch: str, options: str, side: int) -> tuple[int, int]:
     import timm
 
-    side = image_size or card.image_size
     try:
         with torch.device("meta"):  # only shapes: no weights are allocated and nothing is computed
-            net = timm.create_model(card.arch, num_classes=0, **card.options_at(side)).eval()
+            net = timm.create_model(arch, num_classes=0, **json.loads(options)).eval()
             features = net.forward_features(torch.zeros(1, 3, side, side))  # type: ignore[operator]
             tokens = as_tokens(features, int(net.num_features))  # type: ignore[arg-type]
     except Exception as error:  # the forward of an arbitrary network
-        raise ValueError(f"The teacher '{card.name}' has no tokens: {error}. Choose another objective.") from error
+        raise ValueError(f"The teacher '{name}' has no tokens: {error}. Choose another objective.") from error
     return int(tokens.shape[1]), int(tokens.shape[2])
 
 
@@ -167,7 +174,7 @@ def from_hub(card: Card, options: dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(card.arch, pretrained=True, **options)
     except Exception as error:  # huggingface_hub, urllib and safetensors raise many kinds
-        download = f", or download {card.url} elsewhere and name that file as teacher.N.weights" if card.url else ""
+        download = f", or fetch {card.url} elsewhere and name that file as teacher.N.weights" if card.url else ""
         raise ConnectionError(
             f"The weights of '{card.name}' could not be had ({card.source}): {error}. Run once where the hub can be "
             f"reached, set HF_HOME to a folder that already holds them{download}."

@@ -243,7 +243,7 @@ def test_networks_are_built_once_and_cached_teachers_released(recipe: Path) -> N
     assert networks.image() is networks.image() and networks.model(50) is networks.model(50)
     first = networks.teacher(0)
     assert networks.teacher(0) is first
-    networks.release_cached_teachers()
+    networks.release_teachers()
     assert networks.teacher(0) is not first
     assert [cache.outputs for cache in caches_of(networks.resolved)] == [("embedding",)]
 
@@ -266,3 +266,50 @@ def test_loading_an_export_imports_no_training_code(home: Path) -> None:
         text=True,
     )
     assert not result.returncode, result.stderr
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        (["student.text={arch='none', dpeth=3}"], 'arch = "none" is no tower: leave out dpeth'),
+        (["student.image={arch='teacher'}", "student.width=1280"], "nothing that ships would be trained"),
+        (['objective={name="three_towers"}'], "has no text student"),
+    ],
+)
+def test_settings_that_make_no_sense_without_a_text_student_are_refused(
+    home: Path, settings: list[str], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        resolve(load(str(home / "recipe.toml"), [*IMAGE_STUDENT_ONLY, *settings]))
+
+
+def test_an_image_model_cannot_be_evaluated_on_retrieval_and_says_why(home: Path, pictures: Path) -> None:
+    with pytest.raises(UserError, match="no text tower: it was trained on images alone"):
+        package.evaluate(home / "run", "retrieval", data=pictures)
+
+
+def test_an_output_that_a_student_lacks_is_named_before_anything_else(two_outputs: None, recipe: Path) -> None:
+    """A locked teacher as image tower gives embeddings only."""
+    settings = ["objective.name=two_outputs", "student.image={arch='teacher', layers=1}"]
+    networks = Networks(resolve(load(str(recipe), settings)))
+    with pytest.raises(UserError, match="reads the output 'tokens' of the image student, which gives only embedding"):
+        networks.check(None)
+
+
+def test_a_text_tower_to_start_from_is_tried_before_the_caches_are_filled(recipe: Path, tmp_path: Path) -> None:
+    export = Path(__file__).parent / "written_by_0.1.0" / "export"
+    text = f"student.text={{arch='transformer', dim=32, depth=1, heads=2, context=8, init='{export}'}}"
+    cache = f"teacher.0.cache={tmp_path / 'cache'}"
+    words = ("--set", text, "--set", cache, "--set", "student.width=16")
+    said = distill("train", recipe, "--out", tmp_path / "run", *words, status=2).stderr
+    assert "weights to start from are of another size" in said or "another size" in said
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_cached_teacher_that_gave_first_weights_is_not_kept_while_training(recipe: Path) -> None:
+    settings = ["student.image={arch='tf_efficientnet_lite0', init='teacher'}", "data.image_size=64"]
+    networks = Networks(resolve(load(str(recipe), settings)))
+    networks.model(50)
+    first = networks.teacher(0)
+    networks.release_teachers()
+    assert networks.teacher(0) is not first

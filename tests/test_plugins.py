@@ -113,6 +113,40 @@ def test_its_evaluation_has_its_own_options_and_data(package: Installed) -> None
         assert message in package.distill(*words, *wrong, status=2)
 
 
+BROKEN = {
+    "objectives": ("--set", "objective.name=NAME"),
+    "text_towers": ("--set", 'student.text={arch="NAME"}'),
+    "optimizers": ("--set", "optim.name=NAME"),
+    "launchers": ("--launcher", "NAME"),
+    "teachers": ("--set", "teacher.0.name=NAME"),
+    "evaluations": ("--task", "NAME"),
+    "export_formats": ("--format", "NAME"),
+}
+
+
+@pytest.mark.parametrize("group", BROKEN)
+def test_a_thing_that_cannot_be_loaded_is_one_sentence(tmp_path: Path, group: str) -> None:
+    """Its module is missing, fails, lacks the name, or holds something else."""
+    write_shards(tmp_path / "shards")
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(shards=tmp_path / "shards"))
+    (tmp_path / "fails.py").write_text("raise RuntimeError('no such device')\n")
+    (tmp_path / "empty.py").write_text("WRONG = 5\n")
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    points = {"absent": "nowhere:X", "failing": "fails:X", "nameless": "empty:X", "wrong": "empty:WRONG"}
+    lines = [f"{name} = {value}" for name, value in points.items()]
+    (info / "entry_points.txt").write_text("\n".join([f"[distill.{group}]", *lines, ""]))
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = {"evaluations": ["evaluate", "run"], "export_formats": ["export", "run", "--out", "x"]}
+    for name in points:
+        words = command.get(group, ["train", "recipe.toml", "--out", "run"])
+        words = [SCRIPT, *words, *(word.replace("NAME", name) for word in BROKEN[group])]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+        assert "epair" in done.stderr or "orrect" in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize(
     "words, listed",
     [

@@ -56,7 +56,7 @@ def evaluate(
         if values and key in tree:
             raise UserError(f"Both {flag} and --set {key} are given.", "Leave one of them out.")
         tree |= {key: values} if values else {}
-    result = json.dumps(distill.evaluate(path, task, device=device, alpha=alpha, **tree), indent=1)
+    result = json.dumps(distill.evaluate(path, task, tree, device=device, alpha=alpha), indent=1)
     click.echo(result)
     if file is not None:
         write_text(file, result + "\n")

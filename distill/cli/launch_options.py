@@ -58,15 +58,15 @@ def launcher_from(
                 f"--launch {settings[0]} is an option of a launcher, and none is named.", "Add --launcher NAME."
             )
         # Short options for the two most common launchers.
-        return (
-            build("hostfile", hostfile=hostfile, master_addr=master_addr) if hostfile else build("local", nproc=nproc)
-        )
+        if hostfile:
+            return build("hostfile", {"hostfile": hostfile, "master_addr": master_addr})
+        return build("local", {"nproc": nproc})
     if nproc > 1 or hostfile or master_addr:
         raise UserError(
             "--launcher cannot be combined with --nproc, --hostfile or --master-addr.",
             f"Give the options of '{name}' as --launch KEY=VALUE.",
         )
-    return build(name, **dict(map(parse, settings)))
+    return build(name, dict(map(parse, settings)))
 
 
 def parse(setting: str) -> tuple[str, Any]:
@@ -84,7 +84,7 @@ def parse(setting: str) -> tuple[str, Any]:
     return key, toml_or_string(text)
 
 
-def build(name: str, **options: Any) -> Launcher:
+def build(name: str, options: dict[str, Any]) -> Launcher:
     """Build the launcher called ``name``; raises ``UserError`` like :func:`launcher_from`."""
     from pydantic import ValidationError
 
@@ -95,6 +95,6 @@ def build(name: str, **options: Any) -> Launcher:
     with as_user_errors():
         launcher_class = launchers.find(name)
     try:
-        return launcher_class(**options)
+        return launcher_class.model_validate(options)
     except ValidationError as error:
         raise UserError(*explain_options(error, launcher_class, f"The launcher '{name}'", "--launch")) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -11,8 +12,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from distill.data.captions import Captions
 from distill.ship.image_text import ImageText
 
-# An option that is a list of strings; a single string is a list of one.
-Strings = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+
+def as_strings(value: Any) -> Any:
+    """A string or path as a list of one; paths as strings."""
+    values = (value,) if isinstance(value, str | Path) else value
+    return [str(v) if isinstance(v, Path) else v for v in values] if isinstance(values, list | tuple) else values
+
+
+Strings = Annotated[tuple[str, ...], BeforeValidator(as_strings)]  # an option that is a list of strings
 
 
 @dataclass(frozen=True)

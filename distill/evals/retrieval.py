@@ -31,8 +31,9 @@ class Retrieval(Evaluation):
         """{"task", "images", "texts", "metrics": {"i2t_r1": …, "t2i_r10": …}, "chance": {…}}, recalls in [0, 1].
 
         Raises:
-            UserError: if a sample cannot be read, or all captions are the same.
+            UserError: if the model has no text tower, a sample cannot be read, or all captions are the same.
         """
+        model.check_text()
         shards = Shards.open(self.data)
         captions = replace(context.captions, languages=self.languages or context.captions.languages)
         for shard, key in shards.missing("image"):

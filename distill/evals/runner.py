@@ -68,7 +68,7 @@ def with_options(task: str, options: dict[str, Any]) -> Evaluation:
     Raises:
         UserError: if there is none of that name, or an option of it is unknown or has a wrong value.
     """
-    kind: type[Evaluation] = plugins.load("evaluation", task, *EVALUATIONS)
+    kind: type[Evaluation] = plugins.load("evaluation", task, *EVALUATIONS, plugins.is_subclass(Evaluation))
     try:
         return kind(**options)
     except ValidationError as error:

@@ -34,7 +34,7 @@ def export(run: Path, out: Path, format: str = "distill") -> Config:
         UserError: if ``run`` is not a run folder or has no checkpoint yet, ``out`` exists, or the format cannot hold
             the run's towers.
     """
-    write = plugins.load("export format", format, **FORMATS)
+    write = plugins.load("export format", format, **FORMATS, valid=callable)
     if out.exists():
         raise UserError(f"{out} already exists.", "Choose another --out.")
     shipped: Shipped = shipped_students(run)

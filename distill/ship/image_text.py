@@ -65,6 +65,14 @@ class ImageText:
         ]
         return torch.cat(parts) if parts else torch.empty(0, self.config.width)
 
+    def check_text(self) -> None:
+        """Raise ``UserError`` if there is no text tower."""
+        if self.text is None:
+            raise UserError(
+                "This model has no text tower: it was trained on images alone.",
+                "Use a model that was trained on captions.",
+            )
+
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str], batch_size: int = 1024) -> torch.Tensor:
         """Embed texts, ``batch_size`` per forward: [n, D] float32 unit rows, on the CPU.
@@ -72,11 +80,8 @@ class ImageText:
         Raises:
             UserError: if there is no text tower.
         """
-        if self.text is None or self.tokenizer is None:
-            raise UserError(
-                "This model has no text tower: it was trained on images alone.",
-                "Use a model that was trained on captions.",
-            )
+        self.check_text()
+        assert self.text is not None and self.tokenizer is not None
         parts = [
             self._unit(self.text(self.tokenizer.encode(texts[i : i + batch_size]).to(self.device))["embedding"])
             for i in range(0, len(texts), batch_size)

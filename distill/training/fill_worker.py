@@ -11,6 +11,9 @@ RECIPE, MISSING = "recipe.toml", "missing.json"
 
 
 def main(folder: Path) -> int:
+    from launch.process import set_up_process
+
+    set_up_process()
     from distill.data.cache_fill import MissingShards, embed
     from distill.data.shards import Shards, read_index
     from distill.errors import UserError
@@ -19,9 +22,7 @@ def main(folder: Path) -> int:
     from distill.recipe import parse
     from distill.training.setup import Networks, caches_of
     from launch import group as processes
-    from launch.process import set_up_process
 
-    set_up_process()
     group = processes.join()
     try:
         resolved = resolve(parse(tomllib.loads((folder / RECIPE).read_text(encoding="utf-8"))))

@@ -133,6 +133,7 @@ def make_engine(
     import deepspeed
 
     recipe, model = networks.resolved.recipe, networks.model(vocab)
+    networks.release_teachers()  # one whose outputs are cached may have given the image student its first weights
     if snapshot:
         snapshot.into(model, group.rank)
     model = model.to(group.device)

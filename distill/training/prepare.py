@@ -53,7 +53,7 @@ def prepare(
     pieces_of(recipe, job.world)
     existing = existing_tokenizer(resolved)
     # A wrong tower or a teacher that cannot be loaded raises here, before any data is read.
-    networks.check()
+    networks.check(None if existing is None else existing.vocab)
     online = [k for k, teacher in enumerate(resolved.teachers) if teacher.online]
     weights = {resolved.teachers[k].name: networks.teacher(k).fingerprint() for k in online}
     data = open_data(resolved)
@@ -65,8 +65,10 @@ def prepare(
     if resume:
         data.check_unchanged(run)
     tokenizer = existing if existing is not None or resume else train_tokenizer(resolved, data)
+    if not job.here:
+        networks.release_teachers(keep_online=False)  # the processes of the job load their own
     cached, audits = data.fill_caches(networks, job)
-    networks.release_cached_teachers()
+    networks.release_teachers()
     weights |= cached
     if resume:
         check_weights(run, weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -110,11 +111,15 @@ class Networks:
                 self._teachers[k] = teachers.load(teacher.card, teacher.table.image_size, teacher.outputs)
         return self._teachers[k].to(device)
 
-    def release_cached_teachers(self) -> None:
-        """Free the memory of the teachers whose outputs come from a cache: training does not run them."""
-        cached = [k for k, teacher in enumerate(self.resolved.teachers) if not teacher.online]
-        for k in cached:
-            self._teachers.pop(k, None)
+    def release_teachers(self, keep_online: bool = True) -> None:
+        """Free the memory of teachers.
+
+        Args:
+            keep_online: keep those that run while training, and free only those whose outputs come from a cache.
+        """
+        for k, teacher in enumerate(self.resolved.teachers):
+            if not (teacher.online and keep_online):
+                self._teachers.pop(k, None)
 
     def image(self) -> students.Tower:
         """The image student with its initial weights; random ones are determined by the recipe's seed.
@@ -130,15 +135,31 @@ class Networks:
             self._initialize(self._image, "image")
         return self._image
 
-    def check(self) -> None:
-        """Raise ``UserError`` if a student cannot be built or initialised; the text student gets no weights."""
-        self.image()
-        resolved = self.resolved
-        if resolved.text is not None and resolved.text_options is not None:
+    def check(self, vocab: int | None) -> None:
+        """Raise ``UserError`` if a student cannot be built or initialised, or lacks an output the objective reads.
+
+        Args:
+            vocab: the number of token ids, if the tokenizer exists; else the text student is built without weights.
+        """
+        resolved, towers = self.resolved, {"image": self.image()}
+        if vocab is not None:
+            towers = self.model(vocab).towers
+        elif resolved.text is not None and resolved.text_options is not None:
             with torch.device("meta"), as_user_errors():
-                text = resolved.text(resolved.text_options, 4, resolved.recipe.student.width)
-            if not resolved.recipe.student.text.init:
-                self._initialize(text, "text")
+                towers["text"] = resolved.text(resolved.text_options, 4, resolved.recipe.student.width)
+            self._initialize(towers["text"], "text")  # no weights: there would be a tokenizer, too
+        self._check_outputs(towers)
+
+    def _check_outputs(self, towers: Mapping[str, students.Tower]) -> None:
+        """Raise ``UserError`` if the objective reads an output that a student does not have."""
+        for modality, outputs in self.resolved.needs.students.items():
+            available = towers[modality].widths()
+            if missing := [output for output in outputs if output not in available]:
+                raise UserError(
+                    f"The objective '{self.resolved.recipe.objective.name}' reads the output '{missing[0]}' of the "
+                    f"{modality} student, which gives only {', '.join(available)}.",
+                    f"Choose another student.{modality}.arch or another objective.",
+                )
 
     def model(self, vocab: int) -> Model:
         """The whole model with its initial weights; random ones are determined by the recipe's seed.
@@ -156,6 +177,7 @@ class Networks:
                 torch.set_rng_state(self._random_state)  # continues after the draws of the image student
                 if resolved.text is not None and resolved.text_options is not None:
                     towers["text"] = resolved.text(resolved.text_options, vocab, student.width)
+                self._check_outputs(towers)
                 widths = {modality: tower.widths() for modality, tower in towers.items()}
                 read_teachers = resolved.facts if resolved.needs.teachers else ()
                 projections = [resolved.objective.projection(facts, widths) for facts in read_teachers]

@@ -42,7 +42,7 @@ def find(name: str) -> type[Launcher]:
     where = known[name].value
     try:
         launcher = known[name].load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # importing a module of another package can raise anything
         raise ImportError(
             f"The launcher '{name}' cannot be loaded from {where}: {error}. Repair its package."
         ) from error

@@ -24,7 +24,9 @@ def found() -> dict[str, EntryPoint]:
     by_name: dict[str, EntryPoint] = {}
     for point in (*builtin, *entry_points(group=GROUP)):
         if by_name.setdefault(point.name, point).value != point.value:
-            raise LookupError(f"There are two objectives '{point.name}': {by_name[point.name].value}, {point.value}.")
+            raise LookupError(
+                f"There are two objectives '{point.name}': {by_name[point.name].value}, {point.value}. Uninstall one."
+            )
     return by_name
 
 
@@ -54,5 +56,13 @@ def objective_class(name: str) -> type[Objective]:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(sorted(known))}."
         raise LookupError(f"There is no objective '{name}'. {hint}")
-    loaded: type[Objective] = known[name].load()
+    origin = known[name].value
+    try:
+        loaded = known[name].load()
+    except Exception as error:  # importing a module of another package can raise anything
+        raise ImportError(
+            f"The objective '{name}' cannot be loaded from {origin}: {error}. Repair its package."
+        ) from error
+    if not (isinstance(loaded, type) and issubclass(loaded, Objective)):
+        raise ImportError(f"What {origin} brings as '{name}' is no objective. Repair its package.")
     return loaded

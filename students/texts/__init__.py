@@ -24,7 +24,9 @@ def found() -> dict[str, EntryPoint]:
     for point in (*builtin, *entry_points(group=GROUP)):
         other = by_name.setdefault(point.name, point)
         if other.value != point.value:
-            raise LookupError(f"There are two text architectures '{point.name}': {other.value}, {point.value}.")
+            raise LookupError(
+                f"There are two text architectures '{point.name}': {other.value}, {point.value}. Uninstall one."
+            )
     return by_name
 
 
@@ -38,5 +40,13 @@ def text_tower_class(arch: str) -> type[TextTower]:
     if arch not in known:
         near = difflib.get_close_matches(arch, known, n=1) or sorted(known)
         raise LookupError(f"There is no text architecture '{arch}'. Did you mean {' or '.join(near)}?")
-    loaded: type[TextTower] = known[arch].load()
+    origin = known[arch].value
+    try:
+        loaded = known[arch].load()
+    except Exception as error:  # importing a module of another package can raise anything
+        raise ImportError(
+            f"The text architecture '{arch}' cannot be loaded from {origin}: {error}. Repair its package."
+        ) from error
+    if not (isinstance(loaded, type) and issubclass(loaded, TextTower)):
+        raise ImportError(f"What {origin} brings as '{arch}' is no text architecture. Repair its package.")
     return loaded
