@@ -7,12 +7,21 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import RECIPE, losses_of, write_shards
 from safetensors.torch import load_file
+
+import distill
+from distill.cli import launch_options
+from distill.errors import UserError
+from distill.evals import runner
+from distill.lookup import resolve
+from distill.recipe import load
 
 SCRIPT = str(Path(sys.executable).with_name("distill"))
 SETTINGS = [
@@ -113,38 +122,39 @@ def test_its_evaluation_has_its_own_options_and_data(package: Installed) -> None
         assert message in package.distill(*words, *wrong, status=2)
 
 
-BROKEN = {
-    "objectives": ("--set", "objective.name=NAME"),
-    "text_towers": ("--set", 'student.text={arch="NAME"}'),
-    "optimizers": ("--set", "optim.name=NAME"),
-    "launchers": ("--launcher", "NAME"),
-    "teachers": ("--set", "teacher.0.name=NAME"),
-    "evaluations": ("--task", "NAME"),
-    "export_formats": ("--format", "NAME"),
+def resolved_with(name: str, setting: str) -> object:
+    """A recipe resolved with one setting in which NAME is replaced."""
+    return resolve(load("three_towers", ["data.train=x", setting.replace("NAME", name)]))
+
+
+LOADERS: dict[str, Callable[[str], object]] = {
+    "objectives": partial(resolved_with, setting="objective.name=NAME"),
+    "text_towers": partial(resolved_with, setting='student.text={arch="NAME"}'),
+    "optimizers": partial(resolved_with, setting="optim.name=NAME"),
+    "teachers": partial(resolved_with, setting="teacher.0.name=mine/NAME"),
+    "launchers": partial(launch_options.build, options={}),
+    "evaluations": partial(runner.with_options, options={}),
+    "export_formats": lambda name: distill.export("no-run", "out", name),
 }
 
 
-@pytest.mark.parametrize("group", BROKEN)
-def test_a_thing_that_cannot_be_loaded_is_one_sentence(tmp_path: Path, group: str) -> None:
-    """Its module is missing, fails, lacks the name, or holds something else."""
-    write_shards(tmp_path / "shards")
-    (tmp_path / "recipe.toml").write_text(RECIPE.format(shards=tmp_path / "shards"))
+@pytest.mark.parametrize("group", LOADERS)
+@pytest.mark.parametrize(
+    "name, value", [("absent", "nowhere:X"), ("fails", "fails:X"), ("lacks", "empty:X"), ("wrong", "empty:W")]
+)
+def test_a_plugin_that_cannot_be_loaded_is_an_error_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, name: str, value: str
+) -> None:
+    """Its module is missing, raises, lacks the name, or has something else under it."""
     (tmp_path / "fails.py").write_text("raise RuntimeError('no such device')\n")
-    (tmp_path / "empty.py").write_text("WRONG = 5\n")
+    (tmp_path / "empty.py").write_text("W = 5\n")
     info = tmp_path / "broken-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
-    points = {"absent": "nowhere:X", "failing": "fails:X", "nameless": "empty:X", "wrong": "empty:WRONG"}
-    lines = [f"{name} = {value}" for name, value in points.items()]
-    (info / "entry_points.txt").write_text("\n".join([f"[distill.{group}]", *lines, ""]))
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    command = {"evaluations": ["evaluate", "run"], "export_formats": ["export", "run", "--out", "x"]}
-    for name in points:
-        words = command.get(group, ["train", "recipe.toml", "--out", "run"])
-        words = [SCRIPT, *words, *(word.replace("NAME", name) for word in BROKEN[group])]
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-        assert "epair" in done.stderr or "orrect" in done.stderr, done.stderr
+    (info / "entry_points.txt").write_text(f"[distill.{group}]\n{name} = {value}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"(Repair|Correct)( or uninstall)? (its|that) package\.$"):
+        LOADERS[group](name)
 
 
 @pytest.mark.parametrize(
