@@ -163,6 +163,8 @@ def test_a_plugin_that_cannot_be_loaded_is_an_error_of_the_user(
         (("teachers", "list", "extra"), "extra/lite0"),
         (("evaluate", "--help"), "Tasks: knn, retrieval"),
         (("export", "--help"), "Formats: distill, npz"),
+        (("recipe", "parts"), "plain                So many processes on this machine."),
+        (("recipe", "parts"), "convolutional        One convolution, the maximum over the text, and a linear layer."),
     ],
 )
 def test_listings_include_its_plugins(package: Installed, words: tuple[str, ...], listed: str) -> None:

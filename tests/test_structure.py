@@ -17,7 +17,7 @@ LEAVES = ("teachers", "students", "losses", "launch")
 IMPORT_ORDER = (
     *("errors", "files", "progress", "plugins", "tables", "config", "validation", "recipe"),
     *("resolved", "lookup", "recipe_reference"),
-    *("data", "training", "ship", "evals", "report", "demo", "api", "cli"),
+    *("data", "training", "ship", "evals", "report", "demo", "parts", "api", "cli"),
 )
 
 

@@ -125,3 +125,23 @@ def origin(teacher: dict[str, Any]) -> str:
 def in_words(values: dict[str, Any]) -> str:
     """Keys and values in one line."""
     return ", ".join(f"{key} {' '.join(v) if isinstance(v, tuple) else v}" for key, v in values.items())
+
+
+@recipe.command()
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def parts(as_json: bool) -> None:
+    """What can be named: objectives, text towers, optimisers, launchers, export formats and evaluations.
+
+    Those of other installed packages are among them. Teachers have a listing of their own, 'distill teachers list'.
+    """
+    from distill.parts import installed_parts
+
+    found = installed_parts()
+    if as_json:
+        click.echo(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    for kind, entries in found.items():
+        click.echo(kind)
+        for name, summary in entries.items():
+            line = f"  {name:20} {summary}"
+            click.echo(textwrap.fill(line, 100, subsequent_indent=" " * 23, break_long_words=False))

@@ -11,12 +11,12 @@ from distill.ship.config_file import Config
 from distill.ship.contents import Shipped
 from distill.ship.from_run import shipped_students
 
-FORMATS = {"package": "distill.ship.formats", "attribute": "FORMAT", "group": "distill.export_formats"}
+FORMATS = ("distill.ship.formats", "FORMAT", "distill.export_formats")  # where plugins.load finds them
 
 
 def formats() -> list[str]:
     """The names of all export formats, sorted."""
-    return list(plugins.found(**FORMATS))
+    return list(plugins.found(*FORMATS))
 
 
 def export(run: Path, out: Path, format: str = "distill") -> Config:
@@ -34,7 +34,7 @@ def export(run: Path, out: Path, format: str = "distill") -> Config:
         UserError: if ``run`` is not a run folder or has no checkpoint yet, ``out`` exists, or the format cannot hold
             the run's towers.
     """
-    write = plugins.load("export format", format, **FORMATS, valid=callable)
+    write = plugins.load("export format", format, *FORMATS, callable)
     if out.exists():
         raise UserError(f"{out} already exists.", "Choose another --out.")
     shipped: Shipped = shipped_students(run)

@@ -1,0 +1,41 @@
+"""A listing of everything that a recipe or an option can name, made from what is installed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import losses
+from distill import plugins
+from distill.errors import UserError, as_user_errors
+from distill.evals.runner import EVALUATIONS, tasks
+from distill.lookup import OPTIMIZERS, load_optimizer
+from distill.ship.export import FORMATS, formats
+from launch import launchers
+from students import text_tower_class, texts
+
+
+def installed_parts() -> dict[str, dict[str, str]]:
+    """By the key or option that names them, the names with the first sentence of what each is."""
+    with as_user_errors():
+        return {
+            "objective.name": summaries(losses.names(), losses.objective_class),
+            "student.text.arch": summaries(texts.found(), text_tower_class),
+            "optim.name": summaries(plugins.found(*OPTIMIZERS), load_optimizer),
+            "--launcher": summaries(launchers.names(), launchers.find),
+            "--format": summaries(formats(), lambda name: plugins.load("export format", name, *FORMATS)),
+            "--task": summaries(tasks(), lambda name: plugins.load("evaluation", name, *EVALUATIONS)),
+        }
+
+
+def summaries(names: Iterable[str], load: Callable[[str], Any]) -> dict[str, str]:
+    """The first paragraph of the docstring of each; of what cannot be loaded, why."""
+    found: dict[str, str] = {}
+    for name in sorted(names):
+        try:
+            with as_user_errors():
+                found[name] = " ".join((inspect.getdoc(load(name)) or "").split("\n\n")[0].split())
+        except UserError as error:
+            found[name] = str(error)
+    return found
