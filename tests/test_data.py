@@ -205,15 +205,16 @@ def test_pack_does_not_continue_with_a_source_that_has_changed(tmp_path: Path) -
 
 
 def test_the_format_of_a_picture_is_detected_from_its_content_not_its_file_name(tmp_path: Path) -> None:
-    files = {"a": "PNG", "b.txt": "JPEG", "c.jpg": "WEBP", "d.gif": "GIF", "e.png": "BMP"}
+    files = {"a": "PNG", "b.txt": "JPEG", "c.jpg": "WEBP", "d": "GIF", "e.png": "BMP", "f.png": "ICO"}
     for number, (name, kind) in enumerate(files.items()):
         photo(number).save(tmp_path / name, kind)
     (tmp_path / "t.jsonl").write_text("".join(json.dumps({"image": n, "text": f"x {n}"}) + "\n" for n in files))
     (path,) = distill("data", "pack", tmp_path / "t.jsonl", "--out", tmp_path / "out").stdout.split()
     found = by_webdataset(Path(path))
-    assert [set(one) & {"png", "jpg", "webp"} for one in found] == [{"png"}, {"jpg"}, {"webp"}]
+    kinds = [(set(one) - {"__key__", "__url__", "__local_path__", "txt", "json"}) for one in found]
+    assert kinds == [{"png"}, {"jpg"}, {"webp"}, {"gif"}, {"bmp"}]
     left_out = [json.loads(line)["image"] for line in (tmp_path / "out" / "left-out.jsonl").read_text().splitlines()]
-    assert [Path(name).name for name in left_out] == ["d.gif", "e.png"]
+    assert [Path(name).name for name in left_out] == ["f.png"]
 
 
 def test_a_folder_of_classes_is_packed_without_near_duplicates_of_the_evaluation_set(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Captions:
             if sample.json is not None:
                 tree = json.loads(sample.json)
                 for key in self.keys:
-                    found += flatten(tree.get(key)) if isinstance(tree, dict) else []
+                    found += captions_in(tree.get(key)) if isinstance(tree, dict) else []
         except (ValueError, RecursionError) as error:
             raise sample.error(f"its captions cannot be read: {error}") from error
         # A caption that occurs with and without a language gets the language, at the position where it occurs first.
@@ -87,15 +87,30 @@ class Captions:
         return captions[1 + int(position * (len(captions) - 1))]
 
 
-def flatten(value: Any, language: str = "") -> list[Caption]:
-    """Captions from a JSON value: text, a list, ``{language: …}``, or ``{"text": …, "language": …}``."""
+def captions_in(value: Any, language: str = "") -> list[Caption]:
+    """The captions in a value of JSON or of a table: the one way in, for shards, streams, tables and annotation files.
+
+    Args:
+        value: text, a list, ``{language: …}``, or ``{"text": …, "language": …}``, nested as you like. None and NaN,
+            which pandas writes for a missing value, hold no caption.
+        language: of the captions for which ``value`` itself names none.
+
+    Returns:
+        The captions in their order, stripped of white space at both ends; also empty ones and repetitions.
+
+    Raises:
+        ValueError: if it holds something else, such as a number.
+        RecursionError: if it is nested too deeply.
+    """
+    if value is None or value != value:
+        return []
     if isinstance(value, str):
         # JSON can encode an unpaired surrogate, which is not valid Unicode text: SentencePiece rejects it.
         return [Caption(value.encode("utf-8", "replace").decode().strip(), language)]
     if isinstance(value, list):
-        return [caption for item in value for caption in flatten(item, language)]
-    if isinstance(value, dict) and isinstance(value.get("text"), str):
-        return flatten(value["text"], str(value.get("language") or language))
+        return [caption for item in value for caption in captions_in(item, language)]
+    if isinstance(value, dict) and "text" in value:
+        return captions_in(value["text"], str(value.get("language") or language))
     if isinstance(value, dict):
-        return [caption for name, item in value.items() for caption in flatten(item, str(name))]
-    return []
+        return [caption for name, item in value.items() for caption in captions_in(item, str(name))]
+    raise ValueError(f"{value!r:.60} is no text")

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from distill.data.images import EXTENSIONS
 from distill.errors import UserError
 from distill.files import digest, write_whole
 
-IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
 KINDS = ("image", "txt", "json")  # the columns of an index
-NO_SAMPLES = "no member is named KEY.jpg, KEY.png, KEY.webp, KEY.txt or KEY.json"
+NO_SAMPLES = "no member is named KEY.jpg, KEY.png or the like, KEY.txt or KEY.json"
 TAR_ERRORS = (tarfile.TarError, ValueError, OverflowError, RecursionError)  # what tarfile raises for a damaged archive
 VERSION = "2"  # of the stored file's format
 
@@ -143,7 +143,7 @@ def has_end_mark(path: Path, offset: int) -> bool:
 
 def extension_column(extension: str) -> int | None:
     """The column in ``KINDS`` of members with this extension; None for extensions that are not read."""
-    if extension in IMAGE_EXTENSIONS:
+    if extension in EXTENSIONS:
         return 0
     return KINDS.index(extension) if extension in KINDS[1:] else None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,17 +10,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from distill.data import images
 from distill.data.pack_rows import Row
-from distill.data.views import decode_bytes
 from distill.errors import UserError
 from distill.files import write_text, write_whole
 
 PER_SHARD = 1000  # samples
 # Files beside the shards: what they were made of, and which images were left out.
 DESCRIPTION_FILE, LEFT_OUT_FILE = "pack.json", "left-out.jsonl"
-EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 
 def write_shards(
@@ -132,15 +128,15 @@ class Packing:
                 if (stem == "test") != test and not reason:
                     continue
                 if not reason:
-                    decode_bytes(data)
+                    images.decode(data)
                     reason = self.reject(data)
             except OSError as error:
                 reason = f"the file cannot be read: {error.strerror}"
             except ValueError as error:
                 reason = f"the image {error}"
-            extension = EXTENSIONS.get(image_format(data), "") if not reason else ""
+            extension = images.extension_of(data) if not reason else ""
             if not reason and not extension:
-                reason = "it is neither JPEG nor PNG nor WebP"
+                reason = "it is of a format that shards do not hold"
             if reason:
                 self.left_out[str(row.image)] = reason
                 continue
@@ -162,11 +158,6 @@ def fingerprint(rows: Iterable[Row]) -> tuple[int, str]:
         sha256.update(f"{row.image} {stamp} {json.dumps([row.captions, row.about])}\n".encode(errors="replace"))
         count += 1
     return count, sha256.hexdigest()
-
-
-def image_format(data: bytes) -> str:
-    """The format of an image by its contents, such as ``JPEG``, whatever its file's extension."""
-    return str(Image.open(io.BytesIO(data)).format)
 
 
 def make_sample(number: int, row: Row, data: bytes, extension: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distill.data.index import IMAGE_EXTENSIONS
+from distill.data.images import image_files, is_ignored
 from distill.errors import UserError, did_you_mean
 
 # Usual names of a table's columns, for tables whose columns are not named by an option.
@@ -63,13 +63,8 @@ def class_folder_rows(folder: Path, template: str) -> Iterator[Row]:
         raise UserError(
             f"The template '{template}' has no place for the class.", "Write --template 'a photo of a {}'."
         )
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    images = [
-        (label, name, path)
-        for label, name in enumerate(names)
-        for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS
-    ]
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_ignored(path.name))
+    images = [(label, name, path) for label, name in enumerate(names) for path in image_files(folder / name)]
     if not images:
         raise UserError(f"{folder} has no folders with pictures in them.", "Make one folder a class.")
     for label, name, path in images:

@@ -10,10 +10,10 @@ from typing import Any
 
 from distill.data.captions import Captions
 from distill.data.check import NearDuplicates, difference_hash, inspect
+from distill.data.images import decode
 from distill.data.pack import LEFT_OUT_FILE, Packing, fingerprint
 from distill.data.pack_rows import read_rows
 from distill.data.shards import Shards
-from distill.data.views import decode_bytes
 from distill.progress import progress_bar
 
 
@@ -51,7 +51,7 @@ def near_duplicates(specs: tuple[str, ...]) -> Callable[[bytes], str]:
     known = NearDuplicates(inspect(Shards.open(specs, strict=False), Captions(), 0, lambda count: None))
 
     def reason(data: bytes) -> str:
-        name = known.find(difference_hash(decode_bytes(data)))
+        name = known.find(difference_hash(decode(data)))
         return f"it looks like {name}" if name else ""
 
     return reason

@@ -7,20 +7,17 @@ later given the same view at its own resolution. View 0 is always the plain imag
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch.nn.functional import interpolate
 
+from distill.data import images
 from distill.data.keyed_random import uniform
 from distill.data.shards import Sample
-
-MAX_PIXELS = 100_000_000  # of an image; decoded, this many take 300 MB
 
 
 @dataclass(frozen=True)
@@ -98,48 +95,14 @@ class View:
 
 
 def decode(sample: Sample) -> Image.Image:
-    """A sample's image as RGB, transparent parts on white, rotated as its EXIF data say; an animation's first frame.
+    """A sample's image as RGB, see :func:`distill.data.images.decode`.
 
     Raises:
         BadSample: if the sample has no image, or it does not decode.
     """
     if sample.image is None:
-        raise sample.error("there is no image: no KEY.jpg, .png or .webp")
+        raise sample.error("there is no image: no KEY.jpg, KEY.png or the like")
     try:
-        return decode_bytes(sample.image)
+        return images.decode(sample.image)
     except ValueError as error:
         raise sample.error(f"its image {error}") from error
-
-
-def decode_bytes(data: bytes) -> Image.Image:
-    """An image file's bytes as an RGB image, like :func:`decode`.
-
-    Raises:
-        ValueError: if it does not decode or is too large; the message continues a sentence that begins "the image".
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of unusual files that it decodes all the same
-            image = Image.open(io.BytesIO(data))
-            if image.width * image.height > MAX_PIXELS:
-                # A file of a few kilobytes can declare any size, and decoding it could use up all memory.
-                raise ValueError(f"has {image.width} × {image.height} pixels, more than {MAX_PIXELS:,}")
-            return on_white(ImageOps.exif_transpose(image))
-    except UnidentifiedImageError as error:
-        raise ValueError("is of no format that is known") from error
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        raise error if str(error).startswith("has ") else ValueError(f"does not decode: {error}") from error
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """The image as RGB, with transparent parts on white."""
-    if image.mode == "RGB":
-        image.load()
-        return image
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535) // 257
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")

@@ -9,13 +9,12 @@ import torch
 from PIL import Image
 
 from distill.data.cache_fill import PixelFormat, ViewPixels
-from distill.data.index import IMAGE_EXTENSIONS
+from distill.data.images import decode, image_files
 from distill.data.shards import Shards
-from distill.data.views import PLAIN_VIEWS, decode_bytes
+from distill.data.views import PLAIN_VIEWS
 from distill.errors import UserError
 from distill.ship.image_text import ImageText
 
-SUFFIXES = frozenset(f".{extension}" for extension in IMAGE_EXTENSIONS)
 BATCH = 256
 
 
@@ -45,7 +44,7 @@ def embed_folder(model: ImageText, folder: Path) -> tuple[torch.Tensor, list[str
     Raises:
         UserError: if there is no image, or one does not decode.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    paths = list(image_files(folder))
     if not paths:
         raise UserError(f"There is no picture (.jpg, .png, .webp) below {folder}.", "Name another folder.")
     parts = []
@@ -62,7 +61,7 @@ def open_image(path: Path) -> Image.Image:
         UserError: if it does not decode.
     """
     try:
-        return decode_bytes(path.read_bytes())
+        return decode(path.read_bytes())
     except ValueError as error:
         raise UserError(f"The image {path} {error}.", "Remove or replace it.") from error
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import students
-from distill.data.views import PLAIN_VIEWS, on_white
+from distill.data.images import as_rgb
+from distill.data.views import PLAIN_VIEWS
 from distill.errors import UserError
 from distill.ship.config_file import Config
 
@@ -43,7 +44,7 @@ class ImageText:
 
     def pixels(self, image: Image) -> torch.Tensor:
         """[3, S, S] uint8: the largest central square of an image, resized to the image tower's input."""
-        image = on_white(image)
+        image = as_rgb(image)
         view = PLAIN_VIEWS.draw("", 0, image.size)
         return view.render(image, self.config.image.image_size, self.config.image.interpolation)
 
