@@ -130,7 +130,7 @@ def check_vocabulary(characters: int, vocab: int) -> None:
     """Raise ``ValueError`` if so many different characters cannot be expressed with ``vocab`` pieces."""
     if not characters:
         raise ValueError("No caption has a character that a tokenizer could learn. Correct the captions.")
-    least = SPECIAL + min(characters, BYTES + 1)
+    least = SPECIAL + min(characters, BYTES + 8)
     if vocab < least:
         raise ValueError(
             f"{vocab} pieces are too few for captions with {characters} different characters. "
