@@ -36,7 +36,6 @@ KEYS = {
     **dict.fromkeys(("teachers",), "[[teacher]]"),
 }
 CONTRASTIVE = 'objective.name = "contrastive"'
-TERMS = 'three_towers", "l2", "cosine", "smooth_l1", "relational" or "crd'
 # Other tools' names of objectives, by their letters and digits in lower case.
 OBJECTIVES = {
     **dict.fromkeys(("clip", "infonce", "ntxent", "scratch", "baseline", "openclip"), CONTRASTIVE),
@@ -48,14 +47,13 @@ OBJECTIVES = {
     **dict.fromkeys(
         ("flexilit", "flexilit1", "flexilit2"), f'{CONTRASTIVE} and student.image = {{ arch = "teacher", layers = 4 }}'
     ),
-    **dict.fromkeys(("3t", "threetower", "3towers"), 'objective.name = "three_towers"'),
+    **dict.fromkeys(("3t", "3towers"), 'objective.name = "three_towers"'),
     **dict.fromkeys(("mse", "l2transfer", "feature", "featuremse"), 'objective.name = "l2"'),
     **dict.fromkeys(("cosinesimilarity", "cos"), 'objective.name = "cosine"'),
     **dict.fromkeys(("huber", "smoothl1loss"), 'objective.name = "smooth_l1"'),
     **dict.fromkeys(("rkd", "similarity"), 'objective.name = "relational"'),
     **dict.fromkeys(("clipkd", "icl", "affinity", "mobileclip"), 'objective.name = "crd"'),
     **dict.fromkeys(("kl", "kd", "logits", "distillation"), 'objective.name = "function_matching"'),
-    **dict.fromkeys(("distill",), f'objective.name = "{TERMS}"'),
 }
 OPTIMIZERS = {
     **dict.fromkeys(("adam", "fusedadam", "adamw8bit", "adamwfused"), 'optim.name = "adamw"'),
