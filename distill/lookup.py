@@ -11,9 +11,11 @@ import losses
 import students
 import teachers
 from distill import plugins
-from distill.config import Optim, Recipe, TeacherTable
+from distill.config import ObjectiveTable, Optim, Recipe, TeacherTable
 from distill.errors import UserError, as_user_errors
+from distill.other_names import remedy_for_value
 from distill.resolved import ResolvedRecipe, ResolvedTeacher, check_compatibility
+from distill.rules import NEW_RUNS, Rules
 from distill.tables import NO_TOWER
 from distill.validation import explain
 
@@ -21,8 +23,12 @@ OUTPUTS = ("embedding", "logits", "tokens")  # the outputs of teachers, in the o
 OPTIMIZERS = ("distill.training.optimizers", "OPTIMIZER", "distill.optimizers")  # arguments of plugins.load
 
 
-def resolve(recipe: Recipe) -> ResolvedRecipe:
+def resolve(recipe: Recipe, rules: Rules = NEW_RUNS) -> ResolvedRecipe:
     """Look up everything that a recipe names, and check that the parts fit together.
+
+    Args:
+        recipe: the recipe.
+        rules: those of the run; by default those of new runs.
 
     Raises:
         UserError: if a name does not exist or parts do not fit; the message names them.
@@ -56,6 +62,7 @@ def resolve(recipe: Recipe) -> ResolvedRecipe:
         optimizer=optimizer,
         text=text,
         text_options=text_options,
+        rules=rules,
     )
     check_compatibility(resolved)
     return resolved
@@ -95,12 +102,20 @@ def find_objective(recipe: Recipe) -> losses.Objective:
     Raises:
         UserError: if there is no objective of that name, or an option is unknown or has a wrong value.
     """
-    with as_user_errors():
-        objective_class = losses.objective_class(recipe.objective.name)
+    name = recipe.objective.name
+    try:
+        objective_class = losses.objective_class(name)
+    except LookupError as error:
+        raise UserError(
+            f"There is no objective '{name}'.",
+            remedy_for_value("objective.name", name, str(error.args[0]).split(". ", 1)[-1]),
+        ) from error
+    except ImportError as error:
+        raise UserError(str(error)) from error
     try:
         return objective_class(**recipe.objective.options)
     except ValidationError as error:
-        raise UserError(*explain(error, objective_class, "objective")) from error
+        raise UserError(*explain(error, objective_class, "objective", ObjectiveTable.model_fields)) from error
 
 
 def find_text_tower(recipe: Recipe) -> tuple[type[students.TextTower], students.TextOptions] | tuple[None, None]:

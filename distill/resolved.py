@@ -11,6 +11,7 @@ import students
 import teachers
 from distill.config import Recipe, TeacherTable
 from distill.errors import UserError
+from distill.rules import Rules
 from distill.tables import ImageTowerTable
 
 
@@ -53,6 +54,7 @@ class ResolvedRecipe:
         optimizer: a :class:`distill.training.optimizer.Optimizer` with its options.
         text: the class of the text tower; None without a text student.
         text_options: the options of the text tower; None without a text student.
+        rules: by which samples are ordered and views drawn.
     """
 
     recipe: Recipe
@@ -64,6 +66,7 @@ class ResolvedRecipe:
     optimizer: Any
     text: type[students.TextTower] | None
     text_options: students.TextOptions | None
+    rules: Rules
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from distill.errors import did_you_mean
+from distill.other_names import remedy_for_key, remedy_for_value
 
 
 def explain(
@@ -27,14 +28,15 @@ def explain(
     name = ".".join([prefix] * bool(prefix) + location)
     if first["type"] == "extra_forbidden":
         known = fields_at(model, location[:-1]) + ([] if location[:-1] else list(beside))
-        hint = did_you_mean(location[-1], known, f"Known here: {', '.join(known) or 'nothing'}.")
-        return f"The recipe has an unknown key '{name}'.", hint
+        table = ".".join([prefix] * bool(prefix) + location[:-1])
+        return f"The recipe has an unknown key '{name}'.", remedy_for_key(location[-1], known, table)
     if first["type"] == "missing":
         return f"The recipe does not say '{name}'.", f"Set it there, or with --set {name}=VALUE."
     message = first["msg"].removeprefix("Value error, ")
     if not name:
         return f"The recipe does not check out: {message}.", "Correct it."
-    return f"The recipe's '{name}' does not check out: {message}.", f"Correct it, or --set {name}=VALUE."
+    remedy = remedy_for_value(name, first["input"], f"Correct it, or --set {name}=VALUE.")
+    return f"The recipe's '{name}' does not check out: {message}.", remedy
 
 
 def fields_at(model: type[BaseModel], location: list[str]) -> list[str]:

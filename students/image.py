@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,15 +39,22 @@ class ImageTower(Tower):
     Attributes:
         net: the timm network; exports contain its ``state_dict``.
         mean, std: of the three channels, for pixels in [0, 1].
+        options: the keyword arguments with which timm builds the network.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
     prefix = "net."
 
-    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.options = net, dict(options or {})
         self.register_buffer("mean", torch.tensor(list(mean)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(1, 3, 1, 1), persistent=False)
 
@@ -92,6 +99,8 @@ def image_tower(
 ) -> ImageTower:
     """Build an image tower with random weights.
 
+    An architecture that is made for one image size, such as a vision transformer, is built for ``image_size``.
+
     Args:
         spec: architecture and timm keyword arguments.
         width: D, the embedding width; 0 leaves the network without a projection (its pooled features).
@@ -113,6 +122,30 @@ def image_tower(
         near = difflib.get_close_matches(spec.arch, timm.list_models(), n=3)
         hint = f"Did you mean {' or '.join(near)}?" if near else "timm.list_models() names them all."
         raise LookupError(f"timm has no architecture '{spec.arch}'. {hint}")
+    random_state = torch.get_rng_state()
+    try:
+        return build(spec, width, image_size, statistics)
+    except WrongImageSize as error:
+        if "img_size" in spec.options:
+            raise
+        torch.set_rng_state(random_state)  # the weights are those of a recipe that names img_size
+        try:
+            return build(spec.model_copy(update={"img_size": image_size}), width, image_size, statistics)
+        except ValueError:
+            raise error from None
+
+
+def build(
+    spec: ImageSpec, width: int, image_size: int, statistics: tuple[Sequence[float], Sequence[float]] | None
+) -> ImageTower:
+    """Build an image tower with just the options of ``spec``; see :func:`image_tower`.
+
+    Raises:
+        WrongImageSize: if it does not take images of ``image_size`` pixels.
+        ValueError: if timm rejects the arguments.
+    """
+    import timm
+
     try:
         net = timm.create_model(spec.arch, pretrained=False, num_classes=width, **spec.options)
     except Exception as error:  # the constructors of timm's models raise many kinds
@@ -120,25 +153,32 @@ def image_tower(
             f"timm cannot build '{spec.arch}' with {spec.options}: {error}. Correct student.image in the recipe."
         ) from error
     data = timm.data.resolve_model_data_config(net)
-    tower = ImageTower(net, *(statistics or (data["mean"], data["std"])))
+    mean, std = statistics or (data["mean"], data["std"])
+    tower = ImageTower(net, mean, std, spec.options)
     check_input(tower, spec, width, image_size)
     return tower
+
+
+class WrongImageSize(ValueError):
+    """A network does not take images of the size asked for."""
 
 
 def check_input(tower: ImageTower, spec: ImageSpec, width: int, image_size: int) -> None:
     """Run two black images through the tower, so that a wrong image size raises here and not in training.
 
     Raises:
-        ValueError: if the tower does not take such images, or its embedding does not have the given width.
+        WrongImageSize: if the tower does not take such images.
+        ValueError: if its embedding does not have the given width.
     """
     training = tower.training
     try:
         with torch.no_grad():
             out = tower.eval()(torch.zeros(2, 3, image_size, image_size, dtype=torch.uint8))["embedding"]
     except Exception as error:  # the forward of an arbitrary network
-        raise ValueError(
-            f"'{spec.arch}' does not take {image_size}-pixel images: {error}. "
-            f"Set data.image_size to what it takes, or student.image.img_size = {image_size} if it has that option."
+        own = f" with img_size = {spec.options['img_size']}" if "img_size" in spec.options else ""
+        raise WrongImageSize(
+            f"'{spec.arch}'{own} does not take {image_size}-pixel images: {error}. "
+            f"Set data.image_size to what it takes{', or leave out student.image.img_size' if own else ''}."
         ) from error
     finally:
         tower.train(training)

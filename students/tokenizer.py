@@ -52,3 +52,12 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
         """[len(texts), context] int64 token ids."""
+
+    @property
+    def unknown(self) -> int | None:
+        """The id of the token for what the tokenizer cannot express; None if it can express everything."""
+        return None
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]] | None:
+        """All token ids of each text, before it is cut or padded; None if the tokenizer does not say."""
+        return None

@@ -141,7 +141,7 @@ def stepper(recipe: Any) -> Callable[[], float]:
     networks, group = Networks(resolve(recipe)), processes.join()
     data = open_data(networks.resolved)
     data.fill_caches(networks, Job(Path(fill_worker.__file__), (), Path.cwd(), Local()))
-    tokenizer = prepare.train_tokenizer(networks.resolved, data)
+    tokenizer, _ = prepare.prepare_tokenizer(networks.resolved, None, data)
     assert tokenizer is not None
     engine, _ = loop.make_engine(networks, tokenizer.vocab, None, group)
     advance = loop.make_step(networks, engine, group)

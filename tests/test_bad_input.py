@@ -104,7 +104,7 @@ def refused(*arguments: object, cwd: Path) -> str:
         (["teacher=packaged"], "'teacher' does not check out"),
         (["data.train=a-{000.."], "braces of"),
         (["data.train=https://host/a.tar"], "data.train are streams"),
-        (["student.tokenizer.vocab=10"], "SentencePiece cannot make 10 pieces"),
+        (["student.tokenizer.vocab=10"], "Set student.tokenizer.vocab to at least 25."),
         (["student.tokenizer.file=nowhere.model"], "nowhere.model cannot be read"),
         (["student.tokenizer.file=recipe.toml"], "no SentencePiece model"),
     ],

@@ -24,6 +24,7 @@ from distill.data.index import file_stamp, load_stored_index
 from distill.data.shards import Shards
 from distill.lookup import resolve
 from distill.recipe import load, parse
+from distill.rules import Rules
 from distill.training.setup import caches_of
 
 WRITTEN, HOME = Path(__file__).parent / "written_by_0.1.0", Path("/tmp/distill-0.1.0")
@@ -57,7 +58,7 @@ def test_its_teacher_caches_are_complete(old: Path) -> None:
     teacher = {"name": "packaged/efficientnet_lite0", "image_size": 32, "cache": str(old / "logits-cache")}
     data = Shards.open(recipe.data.train)
     for resolved, output, width in (
-        (resolve(recipe), "embedding", 1280),
+        (resolve(recipe, Rules.of_run({})), "embedding", 1280),
         (resolve(parse(logits | {"teacher": [teacher]})), "logits", 1000),
     ):
         (cache,) = caches_of(resolved)

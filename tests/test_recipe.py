@@ -219,3 +219,47 @@ def test_each_tower_says_what_its_own_architectures_are() -> None:
 def test_the_command_refuses_with_one_sentence(words: tuple[str, ...], sentence: str) -> None:
     said = distill("recipe", *words, status=2).stderr
     assert sentence in said and said.startswith("Error: ") and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "setting, remedy",
+    [
+        ("lr=1", "write optim.lr."),
+        ("train.lr=1", "write optim.lr."),
+        ("batch_size=2", "write train.batch_size."),
+        ("optim.epochs=2", "write train.epochs."),
+        ("objective.weight_decay=2", "write optim.weight_decay."),
+        ("student.vocab=300", "write student.tokenizer.vocab."),
+        ("views=3", "write teacher.N.views."),
+        ("learning_rate=1", "Write optim.lr"),
+        ("optim.num-epochs=1", "Write train.epochs"),
+        ("objective.nam=l2", "Did you mean 'name'?"),
+        ("objective.name=siglip", 'objective.name = "contrastive" and objective.pair = "sigmoid"'),
+        ("objective.name=CLIP", 'objective.name = "contrastive"'),
+        ("objective.name=lit", 'student.image = { arch = "teacher" }'),
+        ("objective.name=3T", 'objective.name = "three_towers"'),
+        ("objective.name=mse", 'objective.name = "l2"'),
+        ("train.precision=fp16", 'train.precision = "bf16"'),
+        ("train.precision=amp_bfloat16", 'train.precision = "bf16"'),
+        ("optim.name=adam", "Did you mean 'adamw'?"),
+    ],
+)
+def test_keys_in_the_wrong_table_and_names_of_other_tools_are_answered_with_what_to_write(
+    setting: str, remedy: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        resolve(load("three_towers", ["data.train=x", setting]))
+    assert remedy in str(error.value)
+
+
+def test_every_answer_to_a_name_of_another_tool_is_a_valid_recipe() -> None:
+    from distill.other_names import KEYS, VALUES, places_of
+
+    for meant in KEYS.values():
+        if meant not in ("[[teacher]]", "student.text", "student.image", "student.text.context"):
+            assert meant in places_of(meant.rsplit(".", 1)[-1], Recipe), meant
+    for values in VALUES.values():
+        for meant in values.values():
+            key, name = re.match(r'(\S+) = "(\w+)"', meant).groups()
+            load("three_towers", ["data.train=x", f"{key}={name}"])
+            assert key in VALUES

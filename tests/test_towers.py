@@ -129,7 +129,7 @@ def test_an_image_tower_is_a_normalisation_followed_by_a_timm_network(arch: str,
         ("nothing like it", {}, LookupError, r"no architecture 'nothing like it'. timm.list_models\(\)"),
         (VIT, {"dept": 2}, ValueError, "cannot build .*'dept'"),
         (VIT, {"num_classes": 5}, ValueError, "cannot build .*num_classes"),
-        (VIT, SMALL_VIT, ValueError, "does not take 32-pixel images.*img_size = 32"),
+        (VIT, SMALL_VIT | {"img_size": 48}, ValueError, "img_size = 48 does not take 32-pixel images.*leave out"),
         (VIT, SMALL_VIT | {"img_size": 32, "global_pool": ""}, ValueError, r"gives \(5, 24\) .*global_pool"),
         ("resnet10t", {"features_only": True}, ValueError, "one vector of 24"),
         (VIT, SMALL_VIT | {"checkpoint_path": "a.pth"}, ValueError, "takes no checkpoint_path.*student.image.init"),
@@ -205,3 +205,17 @@ def test_mismatched_and_missing_weights_are_refused(teacher: teachers.Teacher) -
 def test_unknown_teachers_are_refused_with_suggestions(name: str, message: str) -> None:
     with pytest.raises(LookupError, match=message):
         teachers.card(name)
+
+
+@pytest.mark.parametrize(
+    "arch, options", [(VIT, SMALL_VIT), ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1)})]
+)
+def test_a_tower_is_built_for_the_image_size_of_the_data(arch: str, options: dict) -> None:
+    """With the weights that a recipe gets which names img_size itself; what takes any size is left as it is."""
+    torch.manual_seed(3)
+    tower = students.image_tower(students.ImageSpec(arch=arch, **options), 24, 64)
+    torch.manual_seed(3)
+    named = students.image_tower(students.ImageSpec(arch=arch, **options, img_size=64), 24, 64)
+    assert tower.options == named.options == options | {"img_size": 64}
+    assert all(torch.equal(a, b) for a, b in zip(tower.parameters(), named.parameters(), strict=True))
+    assert students.image_tower(students.ImageSpec(arch="resnet10t"), 24, 64).options == {}

@@ -73,7 +73,8 @@ def check(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
     from distill.lookup import resolve
     from distill.recipe import load
 
-    found = facts(resolve(load(file, overrides)))
+    resolved = resolve(load(file, overrides))
+    found = facts(resolved)
     if as_json:
         click.echo(json.dumps(found, indent=1, default=str))
         return
@@ -88,10 +89,14 @@ def check(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
     click.echo(f"embedding      {found['width']} wide")
     click.echo(f"training       {in_words(found['training'])}")
     click.echo(f"optimiser      {found['optimizer']['name']}, lr {found['optimizer']['lr']}")
+    for remark in found["remarks"]:
+        click.echo(f"remark         {remark}")
 
 
 def facts(resolved: ResolvedRecipe) -> dict[str, Any]:
     """What a recipe is, as the command shows it."""
+    from distill.remarks import remarks
+
     recipe, tower, options = resolved.recipe, resolved.text, resolved.text_options
     train = recipe.train
     length = {key: value for key in ("steps", "epochs", "examples") if (value := getattr(train, key)) is not None}
@@ -112,6 +117,7 @@ def facts(resolved: ResolvedRecipe) -> dict[str, Any]:
         "width": recipe.student.width,
         "training": length | {"batch_size": train.batch_size, "precision": train.precision},
         "optimizer": {"name": recipe.optim.name, "lr": recipe.optim.lr},
+        "remarks": remarks(resolved),
     }
 
 

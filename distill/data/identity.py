@@ -40,6 +40,8 @@ def identity(table: TeacherTable, card: Card, views: Views, shapes: Mapping[str,
                 f"{table.weights} has the SHA-256 {optional['file']}, where {table.sha256} is expected.",
                 "It is another file, or damaged: download it again, or correct teacher.N.sha256.",
             )
+    if table.views > 1 and views.crop != (1.0, 1.0) and views.rule > 1:
+        optional |= {"views_rule": views.rule}  # no key for the rule of version 0.1.0
     if card.options:
         optional |= {"options": json.dumps(dict(card.options), sort_keys=True)}
     return optional | {

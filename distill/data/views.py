@@ -19,6 +19,9 @@ from distill.data import images
 from distill.data.keyed_random import uniform
 from distill.data.shards import Sample
 
+WIDEST = 4 / 3  # the largest aspect ratio of a crop, and the inverse of the smallest
+ATTEMPTS = 10  # to draw a crop that fits into the image
+
 
 @dataclass(frozen=True)
 class Views:
@@ -28,10 +31,13 @@ class Views:
         crop: smallest and largest share of the image's area that a crop covers; (1, 1) stands for the central square
             of view 0. The recipe's ``data.crop``.
         flip: whether half of the views are mirrored; the recipe's ``data.flip``.
+        rule: 2 draws crops as torchvision's RandomResizedCrop does; 1 is that of runs of version 0.1.0, whose crops of
+            elongated images are squashed.
     """
 
     crop: tuple[float, float]
     flip: bool
+    rule: int = 2
 
     def draw(self, key: str, view: int, size: tuple[int, int]) -> View:
         """A view of an image; the same arguments always give the same view.
@@ -41,23 +47,72 @@ class Views:
             view: number of the view; 0 is the plain image.
             size: (width, height) of the image in pixels.
         """
-        width, height = size
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
         if view == 0:
-            return View((left, top, left + side, top + side), False)
+            return View(central_square(*size), False)
         share, shape, x, y, coin = uniform(f"{view} {key}", 5)
         mirrored = self.flip and coin < 0.5
         if self.crop == (1.0, 1.0):
-            return View((left, top, left + side, top + side), mirrored)
-        area = (self.crop[0] + share * (self.crop[1] - self.crop[0])) * width * height
-        # Aspect ratios from 3:4 to 4:3, the usual range, narrowed where a large crop would exceed the image.
-        stretch = math.exp((2 * shape - 1) * min(math.log(4 / 3), -math.log(self.crop[0])))
-        w, h = clip_pixels(math.sqrt(area * stretch), width), clip_pixels(math.sqrt(area / stretch), height)
-        left, top = int(x * (width - w + 1)), int(y * (height - h + 1))
+            return View(central_square(*size), mirrored)
+        w, h = CROP_SIZES[self.rule](self.crop, size, (share, shape), f"{view} {key}")
+        if w == 0:
+            w, h = widest_centre(*size)
+            x = y = 0.5
+        left, top = int(x * (size[0] - w + 1)), int(y * (size[1] - h + 1))
         return View((left, top, left + w, top + h), mirrored)
 
 
+def central_square(width: int, height: int) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the largest central square."""
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def crop_size(
+    crop: tuple[float, float], size: tuple[int, int], first: tuple[float, float], name: str
+) -> tuple[int, int]:
+    """(width, height) of a crop, as torchvision's ``RandomResizedCrop`` draws it.
+
+    The share of the area is uniformly distributed and so is the logarithm of the aspect ratio, from 3:4 to 4:3. What
+    would exceed the image is drawn again, up to ten times in all.
+
+    Args:
+        crop: smallest and largest share of the area.
+        size: (width, height) of the image.
+        first: two random numbers, for the first attempt.
+        name: that of the view, from which those of further attempts follow.
+
+    Returns:
+        (0, 0) if every attempt exceeds the image.
+    """
+    for attempt in range(ATTEMPTS):
+        share, shape = uniform(f"{name} {attempt}", 2) if attempt else first
+        area = (crop[0] + share * (crop[1] - crop[0])) * size[0] * size[1]
+        stretch = math.exp((2 * shape - 1) * math.log(WIDEST))
+        w, h = round(math.sqrt(area * stretch)), round(math.sqrt(area / stretch))
+        if 0 < w <= size[0] and 0 < h <= size[1]:
+            return w, h
+    return 0, 0
+
+
+def widest_centre(width: int, height: int) -> tuple[int, int]:
+    """(width, height) of the largest crop with an aspect ratio from 3:4 to 4:3, for images that are longer."""
+    if width / height < 1 / WIDEST:
+        return width, round(width * WIDEST)
+    return (round(height * WIDEST), height) if width / height > WIDEST else (width, height)
+
+
+def squashed_crop_size(
+    crop: tuple[float, float], size: tuple[int, int], first: tuple[float, float], name: str
+) -> tuple[int, int]:
+    """(width, height) of a crop by the rule of version 0.1.0: what exceeds the image is cut off. See ``crop_size``."""
+    share, shape = first
+    area = (crop[0] + share * (crop[1] - crop[0])) * size[0] * size[1]
+    stretch = math.exp((2 * shape - 1) * min(math.log(WIDEST), -math.log(crop[0])))
+    return clip_pixels(math.sqrt(area * stretch), size[0]), clip_pixels(math.sqrt(area / stretch), size[1])
+
+
+CROP_SIZES = {1: squashed_crop_size, 2: crop_size}  # by Views.rule
 PLAIN_VIEWS = Views(crop=(1.0, 1.0), flip=False)  # for inference, which uses view 0 only
 
 

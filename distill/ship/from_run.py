@@ -13,12 +13,11 @@ import teachers
 from distill.config import Recipe
 from distill.data.shard_names import without_secrets
 from distill.errors import UserError, as_user_errors
-from distill.lookup import resolve
 from distill.resolved import ResolvedRecipe
 from distill.ship.config_file import Config, ImageConfig, NetConfig, TextConfig
 from distill.ship.contents import Shipped
 from distill.training import checkpoint
-from distill.training.run import read_about, read_recipe
+from distill.training.run import read_about, resolve_run
 from distill.training.setup import image_student, load_tokenizer
 
 
@@ -28,7 +27,7 @@ def shipped_students(run: Path) -> Shipped:
     Raises:
         UserError: if the folder is not a run folder or has no checkpoint yet.
     """
-    resolved = resolve(read_recipe(run))
+    resolved = resolve_run(run)
     recipe = resolved.recipe
     folder = checkpoint.newest(run)
     if folder is None:
@@ -66,7 +65,7 @@ def image_config(resolved: ResolvedRecipe) -> ImageConfig:
     if isinstance(tower, students.ImageTower):
         return ImageConfig(
             arch=table.arch,
-            options=table.options,
+            options=tower.options,
             width=recipe.student.width,
             image_size=recipe.data.image_size,
             mean=tuple(tower.mean.flatten().tolist()),
@@ -77,7 +76,7 @@ def image_config(resolved: ResolvedRecipe) -> ImageConfig:
     if isinstance(tower, students.OnTeacher) and tower.beside is not None and table.beside is not None:
         beside = NetConfig(
             arch=table.beside["arch"],
-            options={k: v for k, v in table.beside.items() if k != "arch"},
+            options=tower.beside.options,
             mean=tuple(tower.beside.mean.flatten().tolist()),
             std=tuple(tower.beside.std.flatten().tolist()),
         )
@@ -90,7 +89,7 @@ def third_tower(run: Path) -> Shipped:
     Raises:
         UserError: if the run was trained with heads, so that its text tower does not share the adapter's space.
     """
-    shipped, resolved, folder = shipped_students(run), resolve(read_recipe(run)), checkpoint.newest(run)
+    shipped, resolved, folder = shipped_students(run), resolve_run(run), checkpoint.newest(run)
     assert folder is not None
     adapter = {k: v for k, v in load_file(folder / checkpoint.STUDENTS).items() if k.startswith("adapter.")}
     if not adapter:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +139,7 @@ def fill(
     scratch = Path(tempfile.mkdtemp(prefix=f".embedding-{mark()}", dir=base))
     try:
         write_text(scratch / fill_worker.RECIPE, dump(resolved.recipe))
+        write_text(scratch / fill_worker.RULES, json.dumps(asdict(resolved.rules)))
         shards_and_caches = [
             [str(index.path), list(numbers)]
             for index, numbers in zip(missing.shards.indexes, missing.missing_in, strict=True)

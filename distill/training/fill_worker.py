@@ -7,7 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-RECIPE, MISSING = "recipe.toml", "missing.json"
+RECIPE, RULES, MISSING = "recipe.toml", "rules.json", "missing.json"
 
 
 def main(folder: Path) -> int:
@@ -20,12 +20,14 @@ def main(folder: Path) -> int:
     from distill.lookup import resolve
     from distill.progress import progress_bar
     from distill.recipe import parse
+    from distill.rules import Rules
     from distill.training.setup import Networks, caches_of
     from launch import group as processes
 
     group = processes.join()
     try:
-        resolved = resolve(parse(tomllib.loads((folder / RECIPE).read_text(encoding="utf-8"))))
+        rules = Rules(**json.loads((folder / RULES).read_text(encoding="utf-8")))
+        resolved = resolve(parse(tomllib.loads((folder / RECIPE).read_text(encoding="utf-8"))), rules)
         networks, caches = Networks(resolved), caches_of(resolved)
         cached = [k for k, teacher in enumerate(resolved.teachers) if not teacher.online]
         shards_and_caches = json.loads((folder / MISSING).read_text(encoding="utf-8"))

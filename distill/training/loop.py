@@ -16,12 +16,11 @@ from distill.config import pieces_of
 from distill.data.batch import Batch
 from distill.data.pairs import Part
 from distill.errors import as_user_errors
-from distill.lookup import resolve
 from distill.training.checkpoint import Checkpoints, Snapshot
 from distill.training.health import Health
 from distill.training.log import Log
 from distill.training.optimizer import build_optimizer
-from distill.training.run import read_recipe
+from distill.training.run import resolve_run
 from distill.training.run_lock import locked
 from distill.training.schedule import GroupSchedule, learning_rate
 from distill.training.setup import Networks, load_tokenizer
@@ -51,7 +50,7 @@ def train(run: Path, networks: Networks | None = None) -> bool:
         UserError: if it cannot go on.
     """
     group = processes.join()
-    networks = networks or Networks(resolve(read_recipe(run)))
+    networks = networks or Networks(resolve_run(run))
     resolved, recipe = networks.resolved, networks.resolved.recipe
     # What is entered here is closed in reverse order, whatever happens.
     with ExitStack() as opened:

@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import platform
 import re
+import sys
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from distill.config import Recipe, pieces_of
-from distill.errors import UserError, as_user_errors
+from distill.errors import UserError
 from distill.files import write_text
 from distill.recipe import dump
+from distill.remarks import remarks
 from distill.resolved import ResolvedRecipe
 from distill.training.model import parameter_counts
 from distill.training.run import RECIPE, is_run, read_about, read_recipe, write_run
 from distill.training.setup import Networks, existing_tokenizer
 from distill.training.stop_requests import STOP
-from distill.training.training_set import TrainingSet, open_data
+from distill.training.tokenizer_training import prepare_tokenizer
+from distill.training.training_set import open_data
 from launch.launcher import Job
-from students import Tokenizer
 
 # Recipe keys that may change on resume: they affect checks, saving, loading, ZeRO and limits, but not what is learned.
 MAY_CHANGE = (
@@ -64,7 +67,11 @@ def prepare(
     bad = data.preflight()
     if resume:
         data.check_unchanged(run)
-    tokenizer = existing if existing is not None or resume else train_tokenizer(resolved, data)
+    tokenizer, tokenizer_report = existing, None
+    if not resume:
+        for remark in remarks(resolved):
+            print(remark, file=sys.stderr)
+        tokenizer, tokenizer_report = prepare_tokenizer(resolved, existing, data)
     if not job.here:
         networks.release_teachers(keep_online=False)  # the processes of the job load their own
     cached, audits = data.fill_caches(networks, job)
@@ -78,11 +85,13 @@ def prepare(
     about = {
         "versions": {"distill": version("distill"), "python": platform.python_version()}
         | {package: version(package) for package in PACKAGES},
+        "rules": asdict(resolved.rules),
         "seed": recipe.train.seed,
         "processes": job.world,
         "samples": data.samples,
         "steps": recipe.train.total_steps(data.samples),
         "vocab": tokenizer.vocab if tokenizer is not None else 0,
+        "tokenizer": tokenizer_report,
         "parameters": parameter_counts(networks.model(tokenizer.vocab if tokenizer is not None else 0)),
         "shards": data.shards,
         "teachers": [table.name for table in recipe.teacher],
@@ -129,18 +138,3 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [d for k, (a, b) in enumerate(zip(old, new, strict=True)) for d in differences(a, b, f"{path}.{k}")]
     return [] if old == new else [path]
-
-
-def train_tokenizer(resolved: ResolvedRecipe, data: TrainingSet) -> Tokenizer | None:
-    """Train the text tower's tokenizer on the training captions; None without a text student.
-
-    Raises:
-        UserError: if it cannot be trained.
-    """
-    if resolved.text is None or resolved.text_options is None:
-        return None
-    # Read all texts first: SentencePiece treats an exception of the iterator as the end of the texts.
-    texts = list(data.texts())
-    with as_user_errors():
-        vocab = resolved.recipe.student.tokenizer.vocab
-        return resolved.text.Tokenizer.train(texts, vocab, resolved.text_options.context)

@@ -13,7 +13,10 @@ from typing import Any
 from distill.config import Recipe
 from distill.errors import Bad, UserError
 from distill.files import read_table, write_text, write_whole
+from distill.lookup import resolve
 from distill.recipe import dump, parse
+from distill.resolved import ResolvedRecipe
+from distill.rules import Rules
 from students import Tokenizer
 
 RECIPE, ABOUT = "recipe.toml", "run.json"
@@ -43,6 +46,29 @@ def read_about(run: Path) -> dict[str, Any]:
         UserError: if it is missing or damaged.
     """
     return _read(run / ABOUT, json.loads)
+
+
+def rules_of(run: Path) -> Rules:
+    """The rules by which a run orders samples and draws views.
+
+    Raises:
+        UserError: if ``run.json`` is missing or damaged.
+    """
+    try:
+        return Rules.of_run(read_about(run))
+    except TypeError as error:
+        raise UserError(
+            f"{run / ABOUT} names rules of another version of distill: {error}.", "Use the version that wrote it."
+        ) from error
+
+
+def resolve_run(run: Path) -> ResolvedRecipe:
+    """The resolved recipe of a run, with the rules that it was started with.
+
+    Raises:
+        UserError: if the folder is not a run folder, or is damaged.
+    """
+    return resolve(read_recipe(run), rules_of(run))
 
 
 def _read(path: Path, parse_text: Callable[[str], Any]) -> dict[str, Any]:

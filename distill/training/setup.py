@@ -27,7 +27,7 @@ from distill.training.model import Model
 
 def views_of(resolved: ResolvedRecipe) -> Views:
     """The augmentation settings of a run."""
-    return Views(resolved.recipe.data.crop, resolved.recipe.data.flip)
+    return Views(resolved.recipe.data.crop, resolved.recipe.data.flip, resolved.rules.views)
 
 
 def caches_of(resolved: ResolvedRecipe) -> list[Cache]:

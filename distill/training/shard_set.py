@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from distill.data.batch import Batch
-from distill.data.captions import Captions
+from distill.data.captions import Caption, Captions
 from distill.data.loading import load_batches
 from distill.data.order import Order
 from distill.data.pairs import Part, Schedule
@@ -25,7 +25,6 @@ from launch.launcher import Job
 from students import Tokenizer
 
 SHARDS = "shards.safetensors"
-TOKENIZER_SAMPLES = 1_000_000  # more samples change a vocabulary of the usual size very little
 
 
 class ShardSet:
@@ -80,12 +79,11 @@ class ShardSet:
             "Restore it, or train into another folder.",
         )
 
-    def texts(self) -> Iterator[str]:
-        """All captions of a small data set; of a large one, those of evenly spaced samples."""
+    def captions(self, samples: int) -> Iterator[Caption]:
         captions, bad = Captions.from_table(self.recipe.data), 0
-        for i in range(0, self.samples, 1 + self.samples // TOKENIZER_SAMPLES):
+        for i in range(0, self.samples, 1 + (self.samples - 1) // samples):
             try:
-                yield from [c.text for c in captions.read(self.data.read(i, ["txt", "json"]))]
+                yield from captions.read(self.data.read(i, ["txt", "json"]))
             except BadSample as error:
                 bad += 1
                 check_bad_samples(bad, self._max_bad_samples(), error.bad, "before training")

@@ -7,8 +7,9 @@ from pathlib import Path
 from distill.config import Recipe
 from distill.errors import UserError, as_user_errors
 from distill.lookup import resolve
+from distill.rules import NEW_RUNS
 from distill.training import checkpoint, prepare, train_worker
-from distill.training.run import read_about
+from distill.training.run import is_run, read_about, rules_of
 from distill.training.setup import Networks
 from distill.training.stop_requests import STOP
 from launch import job as jobs
@@ -38,7 +39,7 @@ def start(
         UserError: for anything the user can put right, and when a process of a larger job has failed.
     """
     keep_freed_memory()
-    run, networks = run.absolute(), Networks(resolve(recipe))
+    run, networks = run.absolute(), Networks(resolve(recipe, rules_of(run) if resume and is_run(run) else NEW_RUNS))
     job = Job(Path(train_worker.__file__).resolve(), (str(run),), run, launcher or Local())
     with as_user_errors():
         jobs.check(job)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.data.batch import Batch
-from distill.data.captions import Captions
+from distill.data.captions import Caption, Captions
 from distill.data.loading import load_batches
 from distill.data.pairs import Part
 from distill.data.remote import RetryPolicy
@@ -61,14 +61,13 @@ class StreamSet:
     def check_unchanged(self, run: Path) -> None:
         """Do nothing: only the addresses of streams are known, and those are compared as part of the recipe."""
 
-    def texts(self) -> Iterator[str]:
-        """The captions of the first samples."""
+    def captions(self, samples: int) -> Iterator[Caption]:
         captions, last = Captions.from_table(self.recipe.data), Bad("", "", "")
         count = 0
-        with closing(read_shards(self.addresses, self.policy, self._record_bad_shard([]))) as samples:
-            for sample in islice(samples, TOKENIZER_SAMPLES):
+        with closing(read_shards(self.addresses, self.policy, self._record_bad_shard([]))) as stream:
+            for sample in islice(stream, min(samples, TOKENIZER_SAMPLES)):
                 try:
-                    captions_of_sample = [caption.text for caption in captions.read(sample)]
+                    captions_of_sample = captions.read(sample)
                 except BadSample as error:
                     last = error.bad
                     continue

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from distill.data.batch import Batch
+from distill.data.captions import Caption
 from distill.data.pairs import Part
 from distill.errors import Bad
 from distill.resolved import ResolvedRecipe
@@ -44,8 +45,8 @@ class TrainingSet(Protocol):
             UserError: if it was not; the message names a shard that has changed.
         """
 
-    def texts(self) -> Iterator[str]:
-        """Captions on which a tokenizer is trained.
+    def captions(self, samples: int) -> Iterator[Caption]:
+        """All captions of at most so many samples: evenly spaced ones of shards, the first ones of streams.
 
         Raises:
             UserError: if more samples are unusable than the recipe allows.

@@ -1,0 +1,35 @@
+"""Remarks on settings of a recipe that are valid but have no effect, or not the one that one might expect."""
+
+from __future__ import annotations
+
+from distill.resolved import ResolvedRecipe
+
+
+def remarks(resolved: ResolvedRecipe) -> list[str]:
+    """Sentences on settings that have no effect in this recipe."""
+    return [sentence for one in (unused_augmentation, unused_vocabulary) for sentence in one(resolved)]
+
+
+def unused_augmentation(resolved: ResolvedRecipe) -> list[str]:
+    """``data.crop`` and ``data.flip`` with caches of a single view, which is the plain image."""
+    data = resolved.recipe.data
+    is_set = [key for key, plain in (("crop", (1.0, 1.0)), ("flip", False)) if getattr(data, key) != plain]
+    cached = [k for k, teacher in enumerate(resolved.teachers) if not teacher.online]
+    if not is_set or not cached or any(resolved.teachers[k].table.views > 1 for k in cached):
+        return []
+    keys = " and ".join(f"data.{key}" for key in is_set)
+    return [
+        f"{keys} {'has' if len(is_set) == 1 else 'have'} no effect: the teacher's cache holds one view of each image, "
+        f"the plain one, and the student sees the same. Set teacher.{cached[0]}.views = 4, for example, or "
+        f'teacher.{cached[0]}.cache = "none".'
+    ]
+
+
+def unused_vocabulary(resolved: ResolvedRecipe) -> list[str]:
+    """A size of vocabulary beside a tokenizer's file."""
+    table = resolved.recipe.student.tokenizer
+    if resolved.text is None or not table.file or "vocab" not in table.model_fields_set:
+        return []
+    return [
+        "student.tokenizer.vocab has no effect: the tokenizer of student.tokenizer.file has a vocabulary of its own."
+    ]
