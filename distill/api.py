@@ -92,6 +92,7 @@ def evaluate(
     *,
     device: str | None = None,
     alpha: float | None = None,
+    skip_bad: bool = False,
     **more_options: Any,
 ) -> dict[str, Any]:
     """Measure a run or an export.
@@ -105,13 +106,14 @@ def evaluate(
         options, more_options: of the evaluation; ``data`` names the shards, by default those of a run's ``data.eval``.
         device: such as ``"cuda"``; default a GPU where there is one.
         alpha: of a run that was trained without heads, the teacher's share in the embedding of an image.
+        skip_bad: leave out samples that cannot be used; the result then has "bad", their number, and "bad_examples".
 
     Raises:
         distill.UserError: for anything the user can put right.
     """
     from distill.evals.runner import run
 
-    return run(Path(model), task, {**(options or {}), **more_options}, device, alpha)
+    return run(Path(model), task, {**(options or {}), **more_options}, device, alpha, skip_bad)
 
 
 def export(run: str | Path, out: str | Path, format: str = "distill") -> Path:

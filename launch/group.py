@@ -15,6 +15,9 @@ import torch.distributed as dist
 
 from launch.process import temporary_environment
 
+# torch 2.14 renamed these, and warns of the old names.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 _until_left = ExitStack()  # closed by leave(): the environment variable that join() has set
 
 
@@ -139,14 +142,14 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, local: torch.Tensor) -> torch.Tensor:
         world = dist.get_world_size()
         gathered = local.new_empty(world * local.shape[0], *local.shape[1:])
-        dist.all_gather_into_tensor(gathered, local.contiguous())
+        _all_gather(gathered, local.contiguous())
         return gathered
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
         (grad,) = grads
         own = grad.new_empty(len(grad) // dist.get_world_size(), *grad.shape[1:])
-        dist.reduce_scatter_tensor(own, grad.contiguous())
+        _reduce_scatter(own, grad.contiguous())
         return own
 
 

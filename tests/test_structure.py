@@ -15,7 +15,19 @@ ROOT = Path(__file__).parent.parent
 LEAVES = ("teachers", "students", "losses", "launch")
 # The modules and subpackages of `distill`, the hub. Each may import those before it, and the leaves.
 IMPORT_ORDER = (
-    *("errors", "files", "progress", "plugins", "tables", "config", "other_names", "validation", "recipe", "rules"),
+    *(
+        "errors",
+        "wording",
+        "files",
+        "progress",
+        "plugins",
+        "tables",
+        "config",
+        "other_names",
+        "validation",
+        "recipe",
+        "rules",
+    ),
     *("resolved", "lookup", "remarks", "recipe_reference"),
     *("data", "training", "ship", "evals", "report", "demo", "parts", "api", "cli"),
 )

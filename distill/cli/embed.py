@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -10,43 +9,49 @@ import click
 
 @click.command()
 @click.argument("path", metavar="EXPORT", type=click.Path(path_type=Path))
-@click.option("--images", help="A folder of images, or shards.")
+@click.option("--images", multiple=True, help="A folder of pictures, a picture, a .txt list, or shards; repeatable.")
 @click.option(
-    "--texts", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A file with one text per line."
+    "--texts",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A UTF-8 file with one text per line; row i is line i.",
 )
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="A .safetensors file that does not exist yet."
+    "--out", required=True, type=click.Path(path_type=Path), help="A new .safetensors, .npy or .parquet file."
 )
+@click.option("--strict", is_flag=True, help="Stop at the first picture that cannot be used, instead of skipping it.")
 @click.option("--device", help="Such as cuda or cpu; default a GPU if there is one.")
-def embed(path: Path, images: str | None, texts: Path | None, out: Path, device: str | None) -> None:
-    """Embed images or texts: "embeddings" [n, D], unit rows; "names" in the metadata is a JSON list of what they are.
+def embed(
+    path: Path, images: tuple[str, ...], texts: Path | None, out: Path, strict: bool, device: str | None
+) -> None:
+    """Embed images or texts: n unit rows of D numbers, with a name each.
+
+    The suffix of --out decides the format: .safetensors with the tensor "embeddings" and "names" as a JSON list in the
+    metadata; .npy with the names in NAME.names.json beside it; .parquet with the columns "name" and "embedding".
+    Pictures that cannot be used are skipped, and listed in OUT.skipped.jsonl with the reason.
 
     \b
     Examples:
       distill embed my-model --images photos/ --out photos.safetensors
-      distill embed my-model --images 'shards/{000..009}.tar' --out shards.safetensors
-      distill embed my-model --texts queries.txt --out queries.safetensors
+      distill embed my-model --images 'shards/{000..009}.tar' --out shards.npy
+      distill embed my-model --texts queries.txt --out queries.parquet
     """
-    from safetensors.torch import save_file
-
-    from distill.data.shards import Shards
     from distill.errors import UserError
-    from distill.files import write_whole
-    from distill.ship.embed import embed_folder, embed_images, embed_texts
+    from distill.ship import embedding_files
+    from distill.ship.embed import embed_pictures, embed_texts
     from distill.ship.load import load
+    from distill.wording import counted
 
-    if (images is None) == (texts is None):
+    if bool(images) == (texts is not None):
         raise UserError("Exactly one of --images and --texts is needed.", "Give either --images or --texts.")
-    if out.exists():
-        raise UserError(f"{out} already exists.", "Choose another --out.")
+    embedding_files.check(out)
     model = load(path, device)
-    if texts is not None:
-        rows, names = embed_texts(model, texts)
-    elif Path(str(images)).is_dir() and not any(Path(str(images)).glob("*.tar")):
-        rows, names = embed_folder(model, Path(str(images)))
-    else:
-        shards = Shards.open([str(images)])
-        rows, names = embed_images(model, shards), [shards.key(i) for i in range(len(shards))]
-    metadata = {"names": json.dumps(names, ensure_ascii=False)}
-    write_whole(out, lambda to: save_file({"embeddings": rows.contiguous()}, to, metadata=metadata))
-    click.echo(f"{len(rows)} embeddings of width {rows.shape[1]} are in {out}.")
+    found = embed_texts(model, texts) if texts is not None else embed_pictures(model, images, strict)
+    embedding_files.write(out, found.rows.numpy(), found.names, found.skipped)
+    for name, reason in found.skipped[:3]:
+        click.echo(f"Skipped: {name}: {reason}", err=True)
+    if found.skipped:
+        skipped = counted(len(found.skipped), "picture")
+        click.echo(f"{skipped} could not be used; see {embedding_files.skipped_file(out)}", err=True)
+    if empty := sum(not name.strip() for name in found.names):
+        click.echo(f"{counted(empty, 'line')} without text among them.", err=True)
+    click.echo(f"{counted(len(found.rows), 'embedding')} of width {found.rows.shape[1]} are in {out}.")

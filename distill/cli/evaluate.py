@@ -23,6 +23,7 @@ from distill.cli.listing import ListingCommand
 @click.option(
     "--alpha", type=click.FloatRange(0, 1), help="The teacher's weight in image embeddings; for runs without heads."
 )
+@click.option("--skip-bad", is_flag=True, help="Leave out samples that cannot be used; they are counted and named.")
 @click.option("--device", help="Such as cuda or cpu; default a GPU if there is one.")
 def evaluate(
     path: Path,
@@ -32,6 +33,7 @@ def evaluate(
     options: tuple[str, ...],
     file: Path | None,
     alpha: float | None,
+    skip_bad: bool,
     device: str | None,
 ) -> None:
     """Measure a run or an export; the result is JSON on standard output.
@@ -46,6 +48,7 @@ def evaluate(
     from distill.errors import UserError
     from distill.files import write_text
     from distill.recipe import apply_override
+    from distill.wording import counted
 
     if file is not None and file.exists():
         raise UserError(f"{file} already exists.", "Choose another --json.")
@@ -56,7 +59,12 @@ def evaluate(
         if values and key in tree:
             raise UserError(f"Both {flag} and --set {key} are given.", "Leave one of them out.")
         tree |= {key: values} if values else {}
-    result = json.dumps(distill.evaluate(path, task, tree, device=device, alpha=alpha), indent=1)
+    found = distill.evaluate(path, task, tree, device=device, alpha=alpha, skip_bad=skip_bad)
+    if found.get("bad"):
+        first = found["bad_examples"][0]
+        samples = counted(found["bad"], "sample")
+        click.echo(f"{samples} left out; the first: {first['shard']} {first['key']}: {first['reason']}", err=True)
+    result = json.dumps(found, indent=1)
     click.echo(result)
     if file is not None:
         write_text(file, result + "\n")

@@ -59,7 +59,7 @@ def cli(debug: bool) -> None:
 
     \b
     First steps:
-      distill demo                                     a complete example, 12 minutes on two CPU cores
+      distill demo                                     a complete example on real data, on this machine
       distill train three_towers --set data.train='shards/*.tar' --out runs/first
       distill export runs/first --out my-model
     """

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from distill.data.captions import Captions
+from distill.data.shards import Shards
+from distill.errors import Bad
+from distill.evals.usable import usable_samples
 from distill.ship.image_text import ImageText
 
 
@@ -29,10 +33,28 @@ class Context:
     Attributes:
         captions: how captions were read from samples when the model was trained.
         workers: loader processes.
+        skip_bad: whether :meth:`open` leaves out samples that cannot be used, instead of raising.
+        bad: the records of the samples that :meth:`open` has left out.
     """
 
     captions: Captions
     workers: int
+    skip_bad: bool = False
+    bad: list[Bad] = field(default_factory=list)
+
+    def open(self, specs: Sequence[str], captions: Captions | None = None) -> Shards:
+        """Open shards for an evaluation.
+
+        Args:
+            specs: names of shards.
+            captions: how captions are read; None if the evaluation reads none.
+
+        Raises:
+            UserError: if they cannot be read, an archive or a sample is damaged, unless ``skip_bad``, or no sample is
+                left.
+        """
+        shards = Shards.open(specs, strict=not self.skip_bad)
+        return usable_samples(shards, captions, self.bad) if self.skip_bad else shards
 
 
 class Evaluation(BaseModel, ABC):

@@ -34,10 +34,10 @@ class Retrieval(Evaluation):
             UserError: if the model has no text tower, a sample cannot be read, or all captions are the same.
         """
         model.check_text()
-        shards = Shards.open(self.data)
         captions = replace(context.captions, languages=self.languages or context.captions.languages)
+        shards = context.open(self.data, captions)
         for shard, key in shards.missing("image"):
-            raise UserError(f"There is no image in sample '{key}' of {shard}.", "Add it or remove the sample.")
+            raise BadSample(str(shard), key, "there is no image")
         if self.languages and not has_language(shards, captions):
             raise UserError(
                 f"No caption says that its language is {' or '.join(self.languages)}.", "Leave out --language."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from distill import plugins
 from distill.data.captions import Captions
-from distill.errors import UserError
+from distill.errors import BadSample, UserError
 from distill.evals.evaluation import Context, Evaluation
 from distill.ship.image_text import ImageText
 from distill.ship.load import load
@@ -18,6 +19,8 @@ from distill.training.run import is_run, read_recipe
 from distill.validation import explain_options
 
 EVALUATIONS = ("distill.evals", "EVALUATION", "distill.evaluations")  # where plugins.load finds them
+
+EXAMPLES = 20  # of bad samples in a result
 
 
 class ReadingSettings(BaseModel):
@@ -39,6 +42,7 @@ def run(
     options: Mapping[str, Any] | None = None,
     device: str | None = None,
     alpha: float | None = None,
+    skip_bad: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a run or an export.
 
@@ -49,6 +53,7 @@ def run(
             ``data.eval``.
         device: default a GPU where there is one.
         alpha: see :func:`distill.ship.load.load`.
+        skip_bad: leave out samples that cannot be used; the result then has "bad", their number, and "bad_examples".
 
     Raises:
         UserError: if there is no such task, an option of it does not hold, there is no data, or no such folder.
@@ -59,7 +64,14 @@ def run(
     model = load(path, device, alpha)
     if not evaluation.data:
         raise UserError("There is nothing to evaluate on.", "Name shards with --data.")
-    return evaluation.evaluate(model, context_of(model))
+    context = replace(context_of(model), skip_bad=skip_bad)
+    try:
+        result = evaluation.evaluate(model, context)
+    except BadSample as error:
+        raise UserError(str(error), "To measure the other samples, add --skip-bad.") from error
+    if skip_bad:
+        result |= {"bad": len(context.bad), "bad_examples": [one._asdict() for one in context.bad[:EXAMPLES]]}
+    return result
 
 
 def with_options(task: str, options: dict[str, Any]) -> Evaluation:

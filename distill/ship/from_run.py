@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
 import students
 import teachers
-from distill.config import Recipe
-from distill.data.shard_names import without_secrets
 from distill.errors import UserError, as_user_errors
 from distill.resolved import ResolvedRecipe
 from distill.ship.config_file import Config, ImageConfig, NetConfig, TextConfig
 from distill.ship.contents import Shipped
+from distill.ship.provenance import provenance
 from distill.training import checkpoint
 from distill.training.run import read_about, resolve_run
 from distill.training.setup import image_student, load_tokenizer
@@ -52,7 +50,7 @@ def shipped_students(run: Path) -> Shipped:
         temperature=temperature,
         image=image,
         text=text,
-        provenance=provenance(recipe, run, folder) | {"parameters": parameter_counts(tensors)},
+        provenance=provenance(recipe, run, folder.name) | {"parameters": parameter_counts(tensors)},
     )
     return Shipped(config, tensors, tokenizer)
 
@@ -146,25 +144,4 @@ def parameter_counts(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
         tower: sum(value.numel() for name, value in tensors.items() if name.startswith(f"{tower}."))
         for tower in ("image", "text")
         if any(name.startswith(f"{tower}.") for name in tensors)
-    }
-
-
-def public_recipe(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as an export contains it: without the passwords that the addresses of streams may contain."""
-    tree = recipe.model_dump(mode="json", exclude_none=True)
-    tree["data"]["train"] = [without_secrets(spec) for spec in recipe.data.train]
-    return tree
-
-
-def provenance(recipe: Recipe, run: Path, folder: Path) -> dict[str, Any]:
-    """How the towers were trained: recipe, checkpoint, data, versions."""
-    about = read_about(run)
-    return {
-        "objective": recipe.objective.name,
-        "checkpoint": folder.name,
-        "teachers": about["teachers"],
-        "samples": about["samples"],
-        "parameters": about["parameters"],
-        "versions": about["versions"],
-        "recipe": public_recipe(recipe),
     }

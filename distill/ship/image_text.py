@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import nn
 
 import students
-from distill.data.images import as_rgb
 from distill.data.views import PLAIN_VIEWS
 from distill.errors import UserError
+from distill.ship import inputs
 from distill.ship.config_file import Config
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 class ImageText:
@@ -42,29 +40,50 @@ class ImageText:
         self.text = None if text is None else text.to(device).eval().requires_grad_(False)
         self.parts: list[tuple[float, ImageText]] = [(1.0, self)]
 
-    def pixels(self, image: Image) -> torch.Tensor:
-        """[3, S, S] uint8: the largest central square of an image, resized to the image tower's input."""
-        image = as_rgb(image)
-        view = PLAIN_VIEWS.draw("", 0, image.size)
-        return view.render(image, self.config.image.image_size, self.config.image.interpolation)
+    def pixels(self, image: Any) -> torch.Tensor:
+        """[3, S, S] uint8: the largest central square of an image, resized to the image tower's input.
+
+        Args:
+            image: see :func:`distill.ship.inputs.picture`.
+        """
+        picture = inputs.picture(image)
+        view = PLAIN_VIEWS.draw("", 0, picture.size)
+        return view.render(picture, self.config.image.image_size, self.config.image.interpolation)
 
     @torch.inference_mode()
-    def encode_image(self, images: Sequence[Image] | torch.Tensor, batch_size: int = 256) -> torch.Tensor:
+    def encode_image(self, images: Any, batch_size: int = 256) -> torch.Tensor:
         """Embed images.
 
         Args:
-            images: PIL images, or [n, 3, S, S] uint8 as :meth:`pixels` makes them.
+            images: one image or a group of them, each a path, the bytes of an image file, a PIL image or a uint8 array
+                [height, width, 3]; they are rotated as their EXIF data say, and transparent parts become white. Or
+                [n, 3, S, S] uint8 as :meth:`pixels` makes them.
             batch_size: images per forward.
 
         Returns:
-            [n, D] float32 unit rows, on the CPU.
+            [n, D] float32 unit rows, on the CPU; [1, D] of one image.
+
+        Raises:
+            UserError: if they are something else, or one cannot be decoded.
         """
-        if not isinstance(images, torch.Tensor):
-            images = torch.stack([self.pixels(image) for image in images]) if len(images) else torch.empty(0, 3, 1, 1)
-        parts = [
-            self._unit(self.image(part.to(self.device))["embedding"]) for part in images.split(batch_size) if len(part)
-        ]
+        inputs.check_batch_size(batch_size)
+        if isinstance(images, torch.Tensor):
+            batches = iter(inputs.pixels(images, self.config.image.image_size).split(batch_size))
+        else:
+            batches = self._batches(inputs.pictures(images), batch_size)
+        parts = [self._unit(self.image(part.to(self.device))["embedding"]) for part in batches if len(part)]
         return torch.cat(parts) if parts else torch.empty(0, self.config.width)
+
+    def _batches(self, images: Iterator[Any], batch_size: int) -> Iterator[torch.Tensor]:
+        """[at most ``batch_size``, 3, S, S] uint8 of one batch of images after the other."""
+        side = self.config.image.image_size
+        while group := list(islice(images, batch_size)):
+            yield torch.cat(
+                [
+                    inputs.pixels(one, side) if isinstance(one, torch.Tensor) else self.pixels(one)[None]
+                    for one in group
+                ]
+            )
 
     def check_text(self) -> None:
         """Raise ``UserError`` if there is no text tower."""
@@ -75,13 +94,15 @@ class ImageText:
             )
 
     @torch.inference_mode()
-    def encode_text(self, texts: Sequence[str], batch_size: int = 1024) -> torch.Tensor:
-        """Embed texts, ``batch_size`` per forward: [n, D] float32 unit rows, on the CPU.
+    def encode_text(self, texts: str | Iterable[str], batch_size: int = 1024) -> torch.Tensor:
+        """Embed texts, ``batch_size`` per forward: [n, D] float32 unit rows, on the CPU; [1, D] of one string.
 
         Raises:
-            UserError: if there is no text tower.
+            UserError: if there is no text tower, or they are no texts.
         """
         self.check_text()
+        inputs.check_batch_size(batch_size)
+        texts = inputs.texts(texts)
         assert self.text is not None and self.tokenizer is not None
         parts = [
             self._unit(self.text(self.tokenizer.encode(texts[i : i + batch_size]).to(self.device))["embedding"])
@@ -89,9 +110,7 @@ class ImageText:
         ]
         return torch.cat(parts) if parts else torch.empty(0, self.config.width)
 
-    def zero_shot(
-        self, images: Sequence[Image] | torch.Tensor, labels: Sequence[str] | Sequence[Sequence[str]]
-    ) -> torch.Tensor:
+    def zero_shot(self, images: Any, labels: str | Iterable[str | Iterable[str]]) -> torch.Tensor:
         """Classify images by captions.
 
         Args:
@@ -100,8 +119,11 @@ class ImageText:
 
         Returns:
             [n, classes] probabilities.
+
+        Raises:
+            UserError: if there is no text tower, no class, or one without a caption; as :meth:`encode_image`.
         """
-        prompts = [[label] if isinstance(label, str) else list(label) for label in labels]
+        prompts = inputs.groups(labels)
         flat = self.encode_text([prompt for group in prompts for prompt in group])
         classes = torch.stack([part.mean(dim=0) for part in flat.split([len(group) for group in prompts])])
         logits = self.encode_image(images) @ self._unit(classes).T / self.config.temperature
@@ -125,8 +147,12 @@ class Blend(ImageText):
         super().__init__(student.config, student.image, student.text, student.tokenizer, student.device)
         self.parts = [(alpha, third), (1 - alpha, student)]
 
-    def encode_image(self, images: Sequence[Image] | torch.Tensor, batch_size: int = 256) -> torch.Tensor:
-        """Embed PIL images: [n, D] float32 unit rows, on the CPU."""
+    def encode_image(self, images: Any, batch_size: int = 256) -> torch.Tensor:
+        """Embed images, which may not be pixels, as the towers read different sizes: see the base class."""
         if isinstance(images, torch.Tensor):
-            raise TypeError("Two towers of different resolutions need PIL images, not pixels.")
-        return self._unit(sum(w * part.encode_image(images, batch_size) for w, part in self.parts))  # type: ignore[arg-type]
+            raise UserError(
+                "The model is of two towers, which read images of different sizes, and pixels are of one size.",
+                "Give PIL images or paths.",
+            )
+        pictures = [inputs.picture(image) for image in inputs.pictures(images)]
+        return self._unit(sum(w * part.encode_image(pictures, batch_size) for w, part in self.parts))  # type: ignore[arg-type]

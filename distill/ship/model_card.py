@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from distill.config import is_remote
-from distill.ship.config_file import Config, TextConfig
+import json
 
-WITH_TEXT = """texts = model.encode_text(["a red apple"])           # [1, {width}]
-model.zero_shot([picture], ["an apple", "a pear"])   # [1, 2] probabilities
+from distill.config import is_remote
+from distill.ship.config_file import Config, ImageConfig, TextConfig
+
+WITH_TEXT = """texts = model.encode_text("a red apple")              # [1, {width}]
+model.zero_shot("photo.jpg", ["an apple", "a pear"])  # [1, 2] probabilities
 """
 
 
@@ -24,18 +26,18 @@ A small {what} as unit vectors of {config.width} numbers, close to each other wh
 
 | | |
 |---|---|
-| image tower | `{image.arch}`, {image.image_size} px, {counts["image"]:,} parameters{locked} |
+| image tower | {image_tower(image)}, {image.image_size} px, {counts["image"]:,} parameters{locked} |
 | text tower | {text_tower(config.text, counts)} |
 | objective | {p["objective"]} |
 | teacher | {", ".join(p["teachers"]) or "none"} |
-| trained on | {p["samples"]:,} images{drawn}, to {p["checkpoint"]} |
+| trained on | {p["samples"]:,} image{"" if p["samples"] == 1 else "s"}{drawn}, to {p["checkpoint"]} |
 | temperature | {config.temperature:.4f} |
 
 ```python
 import distill
 
 model = distill.load("{name}")
-images = model.encode_image([picture])               # [1, {config.width}]
+images = model.encode_image("photo.jpg")              # [1, {config.width}]
 {calls}```
 
 `config.json` says how the towers are built and how a picture is prepared: its largest central square, resized to
@@ -45,6 +47,12 @@ and standard deviation {list(image.std)}. The weights are {files(config)}.
 Trained with distill {p["versions"]["distill"]}. Limits, biases and licence are those of the training data and of
 the teacher; state them here before you publish.
 """
+
+
+def image_tower(image: ImageConfig) -> str:
+    """The image tower's entry in the table: the architecture, and the options that make it another one than timm's."""
+    options = ", ".join(f"{key} = {json.dumps(value)}" for key, value in sorted(image.options.items()))
+    return f"timm's `{image.arch}`" + (f" changed to {options}" if options else "")
 
 
 def text_tower(text: TextConfig | None, counts: dict[str, int]) -> str:

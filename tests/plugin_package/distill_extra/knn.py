@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from distill.data.shards import Shards
 from distill.errors import UserError
 from distill.evals.evaluation import Context, Evaluation
 from distill.ship.embed import embed_images
@@ -28,7 +27,7 @@ class NearestNeighbours(Evaluation):
     def evaluate(self, model: ImageText, context: Context) -> dict[str, Any]:
         if not self.train:
             raise UserError("The evaluation 'knn' needs neighbours.", "Name shards with --set train=SHARDS.")
-        sets = [Shards.open([self.train]), Shards.open(self.data)]
+        sets = [context.open(specs, context.captions) for specs in ([self.train], self.data)]
         known, own = (embed_images(model, shards, context.workers) for shards in sets)
         labels = [[context.captions.read(s.read(i))[0].text.split()[-1] for i in range(len(s))] for s in sets]
         nearest = (own @ known.T).topk(self.k).indices.tolist()

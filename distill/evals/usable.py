@@ -1,0 +1,69 @@
+"""The samples of shards that an evaluation can use, with those that it cannot use counted and named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from distill.data.captions import Captions
+from distill.data.index import KINDS
+from distill.data.shards import Sample, Shards
+from distill.data.views import decode
+from distill.errors import Bad, BadSample, UserError
+
+
+class ChosenSamples(Shards):
+    """Some samples of shards, numbered from 0, to be used like :class:`~distill.data.shards.Shards`.
+
+    Args:
+        shards: the shards.
+        numbers: of the samples, ascending.
+    """
+
+    def __init__(self, shards: Shards, numbers: Sequence[int]) -> None:
+        super().__init__(shards.indexes, shards.counts)
+        self.numbers = np.asarray(numbers, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def key(self, i: int) -> str:
+        return super().key(int(self.numbers[i]))
+
+    def read(self, i: int, kinds: Sequence[str] = KINDS) -> Sample:
+        return super().read(int(self.numbers[i]), kinds)
+
+    def missing(self, *kinds: str) -> Iterator[tuple[Path, str]]:
+        """Nothing: every chosen sample is complete."""
+        return iter(())
+
+
+def usable_samples(shards: Shards, captions: Captions | None, bad: list[Bad]) -> ChosenSamples:
+    """The samples whose image decodes and, with ``captions``, that have a caption.
+
+    Args:
+        shards: opened without ``strict``.
+        captions: how captions are read; None if none are needed.
+        bad: receives the records of the others, and of damaged archives.
+
+    Raises:
+        UserError: if no sample is left.
+    """
+    bad.extend(shards.faults)
+    good = []
+    for i in range(len(shards)):
+        try:
+            sample = shards.read(i)
+            decode(sample)
+            if captions is not None:
+                captions.read(sample)
+        except BadSample as error:
+            bad.append(error.bad)
+            continue
+        good.append(i)
+    if not good:
+        last = f"{bad[-1].shard} {bad[-1].key}: {bad[-1].reason}"
+        raise UserError(f"No sample of the evaluation data can be used; the last: {last}.", "Name other shards.")
+    return ChosenSamples(shards, good)
