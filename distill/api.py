@@ -30,7 +30,7 @@ def train(
     recipe: str | Path | Recipe,
     out: str | Path | None = None,
     *,
-    overrides: Iterable[str] = (),
+    overrides: str | Iterable[str] = (),
     resume: bool = False,
     launcher: Launcher | None = None,
     allow_pipe: bool = False,
@@ -64,7 +64,7 @@ def embed_teachers(
     recipe: str | Path | Recipe,
     out: str | Path | None = None,
     *,
-    overrides: Iterable[str] = (),
+    overrides: str | Iterable[str] = (),
     launcher: Launcher | None = None,
 ) -> dict[str, Any]:
     """Embed a recipe's training shards with its teachers, as training would do first.
@@ -198,7 +198,7 @@ def pack(
     )
 
 
-def load_recipe(recipe: str | Path | Recipe, overrides: Iterable[str] = ()) -> Recipe:
+def load_recipe(recipe: str | Path | Recipe, overrides: str | Iterable[str] = ()) -> Recipe:
     """A recipe from a file, by name, or as it is.
 
     Raises:
@@ -207,8 +207,11 @@ def load_recipe(recipe: str | Path | Recipe, overrides: Iterable[str] = ()) -> R
     from distill.errors import UserError
     from distill.recipe import load as load_file
 
+    overrides = [overrides] if isinstance(overrides, str) else list(overrides)
     if isinstance(recipe, str | Path):
         return load_file(str(recipe), overrides)
-    if given := list(overrides):
-        raise UserError(f"The override {given[0]} is for a recipe that is loaded already.", "Give it to recipe.load.")
+    if overrides:
+        raise UserError(
+            f"The override {overrides[0]} is for a recipe that is loaded already.", "Give it to recipe.load."
+        )
     return recipe

@@ -223,8 +223,8 @@ def test_embed_writes_embeddings_and_names(home: Path, export: Path, shards: Pat
         ),
         (
             ["--texts", "texts.txt"],
-            ["a red circle", "ein Quadrat, blau"],
-            model.encode_text(["a red circle", "ein Quadrat, blau"]),
+            ["a red circle", "", "ein Quadrat, blau"],
+            model.encode_text(["a red circle", "", "ein Quadrat, blau"]),
         ),
         (["--images", str(shards)], [f"{i:06d}" for i in range(64)], None),
     ):
