@@ -116,7 +116,7 @@ def read_records(lines: Lines, separator: str, swallows: Callable[[Sequence[str]
         if problem:
             lines.give_back()
         text = "".join(lines.taken)
-        if not text.strip():
+        if not text.strip() and separator not in text:
             continue
         if not is_text(text):
             problem = "it is not UTF-8"
