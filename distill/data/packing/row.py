@@ -97,11 +97,19 @@ def file_row(name: str, root: Path, **fields: Any) -> Row:
         os.fsencode(name)
     except UnicodeError:
         return Row("", **{"problem": f"its path is no text: {name!r:.60}"} | fields)
-    path = os.path.normpath(root / name)
+    path = os.path.normpath(os.path.join(root, name))
     if "\\" in name and not os.path.lexists(path):
-        path = os.path.normpath(root / name.replace("\\", "/"))
-    inside = os.path.relpath(path, root) if not os.path.isabs(name) or Path(path).is_relative_to(root) else path
-    return Row(inside, path, **fields)
+        path = os.path.normpath(os.path.join(root, name.replace("\\", "/")))
+    return Row(inside(path, root), path, **fields)
+
+
+def inside(path: str, root: Path) -> str:
+    """A normal path relative to a folder; an absolute one that is not in it stays as it is."""
+    absolute = os.path.isabs(path) and not root.is_absolute()
+    base = os.path.join(os.path.abspath(root) if absolute else os.path.normpath(root), "")
+    if path.startswith(base):
+        return path[len(base) :]
+    return path if os.path.isabs(path) else os.path.relpath(path, root)
 
 
 def caption_json(caption: Caption) -> Any:

@@ -98,14 +98,13 @@ def write(source: Source, samples: Samples, left_out: LeftOut, out: Path, settin
     progress = progress_bar("packing", len(samples), "pictures")
     written, captions = 0, 0
     for i, stem, reason in Choice(samples, read, settings).stems(progress.update):
-        rows = samples.rows(i)
         if reason:
-            for row in rows:
+            for row in samples.rows(i):
                 left_out.add(row, reason)
             continue
         if not written:
             write_text(out / DESCRIPTION_FILE, described)
-        written, captions = written + 1, captions + sum(len(row.captions) for row in rows)
+        written, captions = written + 1, captions + samples.count(i)
         writer.add(stem, i)
     progress.close()
     if not written:

@@ -26,7 +26,7 @@ class Samples:
 
     def __init__(self, folder: Path) -> None:
         self.spool = Spool(folder)
-        self.hashes, self.offsets = array("Q"), array("Q")
+        self.hashes, self.offsets, self.captions = array("Q"), array("Q"), array("L")
         self.sha256 = hashlib.sha256()
         self.order, self.starts = np.zeros(0, np.int64), np.zeros(1, np.int64)
 
@@ -43,6 +43,7 @@ class Samples:
         name = hashlib.blake2b(f"{row.split}\n{row.name}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
         self.hashes.frombytes(name)
         self.offsets.append(self.spool.append(row.record()))
+        self.captions.append(len(row.captions))
 
     def leave_out(self, row: Row) -> None:
         """Note a row that cannot be used: if it could be later, the source has changed."""
@@ -64,6 +65,10 @@ class Samples:
         """The rows of sample i, in the source's order."""
         own = self.order[self.starts[i] : self.starts[i + 1]]
         return [Row.from_record(self.spool.read(self.offsets[k])) for k in own]
+
+    def count(self, i: int) -> int:
+        """How many captions sample i has."""
+        return sum(self.captions[k] for k in self.order[self.starts[i] : self.starts[i + 1]])
 
     def first(self, i: int) -> Row:
         """The first row of sample i, which says where its picture is."""

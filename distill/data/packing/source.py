@@ -6,6 +6,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -106,6 +107,13 @@ class Source(ABC):
         return make_sample(rows, data, extension)
 
 
+@cache
+def kinds() -> tuple[type[Source], ...]:
+    """All kinds of sources, in the order in which they are asked."""
+    found = [plugins.load("source", name, *SOURCES, plugins.is_subclass(Source)) for name in plugins.found(*SOURCES)]
+    return tuple(sorted(found, key=lambda kind: kind.rank))
+
+
 def open_source(path: Path, options: Options) -> Source:
     """The source at a path, of the kind that recognises it.
 
@@ -115,10 +123,7 @@ def open_source(path: Path, options: Options) -> Source:
     Raises:
         UserError: if no kind does, or does not take one of the options.
     """
-    kinds: list[type[Source]] = [
-        plugins.load("source", name, *SOURCES, plugins.is_subclass(Source)) for name in plugins.found(*SOURCES)
-    ]
-    found = next((kind for kind in sorted(kinds, key=lambda kind: kind.rank) if kind.recognises(path)), None)
+    found = next((kind for kind in kinds() if kind.recognises(path)), None)
     if found is None:
         missing = not path.exists()
         raise UserError(
