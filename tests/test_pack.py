@@ -255,7 +255,7 @@ def test_paths_as_people_write_them(tmp_path: Path) -> None:
             r"Nothing of .* 2 × the file cannot be read \(No such file",
         ),
         ("image,caption\n000.png, \n", {}, r"there is no caption \(such as line 2, 000.png\)"),
-        ("image,caption\n000.png,a\n", {"template": "{}"}, "--template is not for a table"),
+        ("image,caption\n000.png,a\n", {"template": "{}"}, "recognised as a table, for which there is no --template"),
         ("image,caption\n000.png,a\n", {"separator": ",,"}, "',,' is no separator"),
         ("image,caption\n000.png,a\n", {"split_by": "content"}, "--split-by content splits nothing"),
         ("image,caption\n000.png,a\n", {"test_percent": 100}, "no percentage"),

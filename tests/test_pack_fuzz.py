@@ -39,7 +39,7 @@ AWKWARD = st.sampled_from(
         "\\",
         "'",
         "\ufeff",
-        "\0",
+        "\1",
         "\u2028",
         "\x85",
     ]

@@ -207,20 +207,21 @@ def test_a_folder_with_captions_beside_the_pictures(tmp_path: Path, capsys: pyte
     (source / "deep" / "001.txt").write_bytes(b"one\r\n\r\ntwo\r\n")
     (source / "deep" / "002.caption").write_text("sks dog")
     (source / "deep" / "002.json").write_text(json.dumps({"url": "https://x.org", "width": 3}))
+    (source / "deep" / "000.json").write_text(json.dumps({"captions": {"de": "Hund"}}))
     (source / "deep" / "003.txt").write_bytes(b"caf\xe9")
     (source / "deep" / "orphan.txt").write_text("no picture")
     (source / "readme.md").write_text("words")
     (path,) = paths = pack(source, tmp_path / "out")
     assert texts_by_file(paths) == {
-        "deep/000.png": ["a dog, running"],
-        "deep/001.png": ["one", "two"],
+        "deep/000.png": ["a dog, running", "Hund"],
+        "deep/001.png": ["one\r\n\r\ntwo"],
         "deep/002.png": ["sks dog"],
     }
     about = next(entry for one in by_webdataset(path) if "url" in (entry := json.loads(one["json"])))
     assert about == {"captions": ["sks dog"], "file": "deep/002.png", "url": "https://x.org", "width": 3}
     reasons = left_out(tmp_path / "out")
     assert set(reasons) == {"deep/003.png", "deep/004.png", "deep/orphan.txt", "readme.md"}
-    assert reasons["deep/003.png"] == "its captions are not UTF-8: 003.txt"
+    assert "cannot be read" in reasons["deep/003.png"]
     assert reasons["deep/004.png"] == "there is no .txt of this name beside it"
     assert "in 1 file are several lines" in capsys.readouterr().err
 
@@ -305,12 +306,28 @@ def test_shards_are_packed_again_without_what_cannot_be_used(tmp_path: Path) -> 
     assert [path.name for path in paths] == [f"train-00000{i}.tar" for i in range(3)] + ["test-000000.tar"]
     dropped = ("k4.", "torn.", "mute.", "blind.")
     assert contents(paths) == {name: data for name, data in before.items() if not name.startswith(dropped)}
-    assert left_out(tmp_path / "out") == {
+    reasons = {name: reason.split(" (see")[0].split(": no")[0] for name, reason in left_out(tmp_path / "out").items()}
+    assert reasons == {
         "train-000000.tar:k4": "it looks like: test-000000.tar:small",
         "test-000000.tar:torn": "the image is of no format that is known",
-        "test-000000.tar:mute": "there is no caption (see data.caption_keys)",
+        "test-000000.tar:mute": "there is no caption",
         "test-000000.tar:blind": "it has no image",
     }
+
+
+def test_pictures_with_further_dots_in_their_names_become_samples(tmp_path: Path) -> None:
+    members: list[tuple[str, bytes]] = []
+    for i in range(3):
+        name = f"deep/photo_v1.5_{i:04d}"
+        members += [(f"{name}.JPG", encoded(photo(i), "JPEG")), (f"{name}.txt", f"text {i}".encode())]
+        members += [(f"{name}.cls", b"7")]
+    members += [(".hidden.png", b"x"), ("no.caption.png", encoded(photo(7))), ("README", b"words"), ("._a.jpg", b"")]
+    paths = pack(write_tar(tmp_path / "a.tar", members), tmp_path / "out")
+    assert contents(paths) == {
+        name.replace("v1.5", "v1_5").replace("JPG", "jpg"): data for name, data in members if "photo" in name
+    }
+    lost = {f"a.tar:{name}": "it belongs to no sample" for name in (".hidden.png", "no.caption.png", "README")}
+    assert left_out(tmp_path / "out") == lost
 
 
 def test_shards_are_split_anew(tmp_path: Path) -> None:

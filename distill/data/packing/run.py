@@ -74,7 +74,7 @@ def read_rows(source: Source, samples: Samples, left_out: LeftOut) -> set[str]:
     if not number:
         raise UserError(f"{source.path} has no rows.", "Give a source with some.")
     samples.arrange()
-    say(f"{source.path} is {source.noun}: {counted(number, 'row')}, {counted(len(samples), 'picture')}")
+    say(f"{source.path}, {source.noun}: {counted(number, 'row')}, {counted(len(samples), 'picture')}")
     return splits - {""}
 
 

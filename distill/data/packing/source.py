@@ -132,7 +132,9 @@ def open_source(path: Path, options: Options) -> Source:
     for name in options.given():
         if name not in found.takes:
             option = "caption" if name == "captions" else name
-            raise UserError(f"--{option} is not for {found.noun}, which {path} is.", "Leave it out.")
+            raise UserError(
+                f"{path} was recognised as {found.noun}, for which there is no --{option}.", "Leave it out."
+            )
     return found(path, options)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
+from json import loads
 from pathlib import Path
 
-from distill.data.captions import captions_in
+from distill.data.captions import Captions
 from distill.data.images import is_image_name
 from distill.data.packing.folders import (
     CAPTION_FILES,
@@ -16,16 +18,15 @@ from distill.data.packing.folders import (
     split_folders,
     visible_files,
 )
-from distill.data.packing.json_text import load
 from distill.data.packing.row import Row
 from distill.data.packing.source import Options, Source, say
-from distill.data.packing.text_file import is_text, open_text
-from distill.errors import UserError
+from distill.data.shards import Sample
+from distill.errors import BadSample
 from distill.wording import counted
 
 
 class CaptionFiles(Source):
-    """Each line of NAME.txt (or NAME.caption) is a caption of NAME.jpg; NAME.json, if there, is kept."""
+    """NAME.txt (or NAME.caption) is the caption of NAME.jpg; NAME.json may hold further ones, and is kept."""
 
     rank = 70
     noun = "a folder of pictures with captions beside them"
@@ -57,30 +58,28 @@ class CaptionFiles(Source):
                     name = str(path.relative_to(folder))
                     yield Row(name, str(path), problem="there is no picture of this name beside it", split=split)
         if self.several:
-            say(f"{self.path}: in {counted(self.several, 'file')} are several lines, of which each is a caption")
+            say(f"{self.path}: in {counted(self.several, 'file')} are several lines, which are one caption")
 
     def image_row(self, path: Path, folder: Path, split: str) -> Row:
         """The row of a picture."""
         row = Row(str(path.relative_to(folder)), str(path), split=split)
-        beside = caption_file(path)
-        if beside is None:
+        text, about = caption_file(path), path.with_suffix(".json")
+        if text is None and not about.is_file():
             return row.with_problem(f"there is no {CAPTION_FILES[0]} of this name beside it")
         try:
-            with open_text(beside) as file:
-                text = file.read()
-            about = load(path.with_suffix(".json")) if path.with_suffix(".json").is_file() else {}
-        except (UserError, OSError) as error:
-            return row.with_problem(f"its captions cannot be read: {error}")
-        if not is_text(text):
-            return row.with_problem(f"its captions are not UTF-8: {beside.name}")
-        captions = [line for line in text.split("\n") if line.strip()]
-        self.several += len(captions) > 1
-        about = (
-            {name: value for name, value in about.items() if name not in ("captions", "file")}
-            if isinstance(about, dict)
-            else {}
+            txt = text.read_bytes().removeprefix(BOM_UTF8) if text else None
+            json = about.read_bytes() if about.is_file() else None
+            captions = Captions().read(Sample(row.name, str(folder), None, txt, json))
+            further = loads(json) if json else {}
+        except BadSample as error:
+            return row.with_problem(error.bad.reason)
+        except OSError as error:
+            return row.with_problem(f"its captions cannot be read: {error.strerror}")
+        self.several += b"\n" in (txt or b"").strip()
+        kept = (
+            {name: value for name, value in further.items() if name != "captions"} if isinstance(further, dict) else {}
         )
-        return Row(row.name, row.path, about=about, split=split).with_captions(captions_in(captions))
+        return Row(row.name, row.path, about=kept, split=split).with_captions(captions)
 
 
 SOURCE = CaptionFiles
