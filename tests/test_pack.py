@@ -230,7 +230,8 @@ def test_headers_as_people_write_them(tmp_path: Path, text: str | bytes, options
 def test_paths_as_people_write_them(tmp_path: Path) -> None:
     pictures(tmp_path / "img", 4)
     names = [r"img\000.png", "./img/001.png", str(tmp_path / "img/002.png"), (tmp_path / "img/003.png").as_uri()]
-    text = "image,caption\n" + "".join(f"{name},a\n" for name in [*names, "img//000.png", "s3://x/y.png"])
+    names += ["img//000.png", "s3://x/y.png", "img/001.png#1"]
+    text = "image,caption\n" + "".join(f"{name},a\n" for name in names)
     found = texts_by_file(pack_text(tmp_path, text))
     assert found == {f"img/{i:03d}.png": ["a"] for i in range(4)}
     assert "web address" in left_out(tmp_path / "out")["line 7"]
@@ -246,6 +247,7 @@ def test_paths_as_people_write_them(tmp_path: Path) -> None:
         ("image,words\n000.png,a\n", {}, "has no column 'caption'"),
         ("image,titel\n000.png,a\n", {"captions": ["title"]}, "Did you mean 'titel'"),
         ("000.png,a dog\n001.png,a cat\n", {}, "names no columns but a picture"),
+        ("000.png#0\ta dog\n000.png#1\ta cat\n", {}, "names no columns but a picture"),
         ("url,caption\nhttps://example.org/1.jpg,a\n", {}, "img2dataset"),
         ("image,caption\n", {}, "has no rows"),
         ("", {}, "is empty"),
@@ -276,7 +278,8 @@ def test_what_cannot_be_packed_is_refused_and_leaves_nothing_behind(
     "words, message",
     [
         (["nothing.csv"], "does not exist"),
-        (["pictures"], "have neither captions nor classes"),
+        (["pictures"], "have neither captions beside them nor several classes. Make one folder a class"),
+        (["."], "name it: table.csv"),
         (["table.csv", "--image", "url"], "has no column 'url'"),
         (["table.csv", "--root", "nowhere"], "Nothing of table.csv can be packed"),
     ],

@@ -14,6 +14,7 @@ from urllib.request import url2pathname
 from distill.data.captions import Caption
 
 ADDRESS = re.compile(r"(?i)([a-z][a-z0-9+.-]+)://")
+NUMBERED = re.compile(r"#\d+$")  # behind the names in Flickr's tables: 1000092795.jpg#0
 NO_CAPTION = "there is no caption"
 
 
@@ -100,6 +101,8 @@ def file_row(name: str, root: Path, **fields: Any) -> Row:
     path = os.path.normpath(os.path.join(root, name))
     if "\\" in name and not os.path.lexists(path):
         path = os.path.normpath(os.path.join(root, name.replace("\\", "/")))
+    if NUMBERED.search(name) and not os.path.lexists(path):
+        path = NUMBERED.sub("", path)
     return Row(inside(path, root), path, **fields)
 
 

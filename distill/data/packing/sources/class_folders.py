@@ -19,6 +19,9 @@ from distill.data.packing.source import TEMPLATE, Options, Source, listed, say
 from distill.errors import UserError
 from distill.wording import counted
 
+TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".json", ".parquet")  # to be pointed at where classes are missing
+NO_CLASSES = "Make one folder a class in it, write NAME.txt beside each NAME.jpg, or pack a table of captions."
+
 
 class ClassFolders(Source):
     """A picture's class is the name of the folder that it lies in; a template makes a caption of it."""
@@ -41,10 +44,11 @@ class ClassFolders(Source):
     def rows(self) -> Iterator[Row]:
         splits = split_folders(self.path)
         names = sorted({sub.name for folder in splits.values() for sub in subfolders(folder) if has_images(sub)})
-        if not names:
+        tables = sorted(path for path in self.path.iterdir() if path.suffix.lower() in TABLES)
+        if not names or len(names) == 1 and tables:  # a folder "images" beside its table is no class
             raise UserError(
-                f"The pictures of {self.path} have neither captions nor classes.",
-                "Make one folder a class in it, or write NAME.txt beside each NAME.jpg.",
+                f"The pictures of {self.path} have neither captions beside them nor several classes.",
+                f"To pack the table {tables[0].name}, name it: {tables[0]}." if tables else NO_CLASSES,
             )
         labels = {name: label for label, name in enumerate(names)}
         say(f"{self.path}: {counted(len(names), 'class', 'classes')}: {listed(names, 5)}")

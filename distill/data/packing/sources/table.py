@@ -11,7 +11,7 @@ from typing import TextIO
 from distill.data.images import is_image_name
 from distill.data.packing.columns import Columns, check_unique
 from distill.data.packing.delimited import Record, open_lines, read_header, read_records, swallowed
-from distill.data.packing.row import Row
+from distill.data.packing.row import NUMBERED, Row
 from distill.data.packing.source import Options, Source, say
 from distill.data.packing.text_file import open_text
 from distill.errors import UserError
@@ -84,7 +84,7 @@ class Table(Source):
 
     def check_header(self, names: list[str]) -> None:
         """Raise a ``UserError`` if the first line does not name columns, or two by one name."""
-        if any(is_image_name(name) for name in names):
+        if any(is_image_name(NUMBERED.sub("", name)) for name in names):
             raise UserError(
                 f"The first line of {self.path} names no columns but a picture.",
                 "Add a line with the columns' names above it, such as image and caption.",
