@@ -212,6 +212,8 @@ def test_separators_are_recognised_whatever_the_file_is_called(tmp_path: Path, s
         ("image;caption,title\n000.png;a\n", {"separator": ";", "captions": ["caption,title"]}, "a"),
         ("image^caption\n000.png^a\n", {"separator": "^"}, "a"),
         ("image\tcaption\n000.png\ta\n", {"separator": "tab"}, "a"),
+        ('image, caption\n000.png, "a, b"\n', {}, "a, b"),
+        ('"image"\t"caption"\n"000.png"\t"a ""b"""\n', {}, 'a "b"'),
         ("sep=;\nimage;caption\n000.png;a\n", {}, "a"),
         ("\ufeffimage,caption\r000.png,a\r001.png,b\r", {}, "a"),
         ("image,caption\n000.png,a\n".encode("utf-16"), {}, "a"),

@@ -163,6 +163,13 @@ def test_a_folder_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         pack(source, tmp_path / "other", template="a photo")
 
 
+def test_the_shards_may_lie_beside_the_classes(tmp_path: Path) -> None:
+    pictures(tmp_path / "cat", 2)
+    first = pack(tmp_path, tmp_path / "out")
+    assert pack(tmp_path, tmp_path / "out") == first and left_out(tmp_path / "out") == {}
+    assert len(texts_by_file(first)) == 2
+
+
 def test_folders_of_classes_below_train_val_and_test(tmp_path: Path) -> None:
     for split, names in {"train": "bc", "Val": "ab", "test": "c"}.items():
         for name in names:
@@ -182,6 +189,8 @@ def test_folders_of_classes_below_train_val_and_test(tmp_path: Path) -> None:
     [
         ({"train", "car", "bus"}, None),  # "train" is a class here
         ({"train", "test"}, {"train", "test"}),
+        ({"train2017", "val2017", "test_images"}, {"train", "val", "test"}),
+        ({"train"}, {"train"}),
         ({"train", "test", "masks"}, ValueError),
         ({"val", "validation"}, ValueError),
     ],
@@ -234,14 +243,15 @@ def parquet_rows() -> list[dict[str, Any]]:
     return [*rows, {"image": {"bytes": b"torn", "path": "x"}, "caption": "torn"}, {"image": None, "caption": "none"}]
 
 
-def test_parquet_with_pictures_in_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["data/{}-00000-of-00001.parquet", "{}-0.parquet", "default/{}/0000.parquet"])
+def test_parquet_with_pictures_in_it(tmp_path: Path, layout: str) -> None:
     import pyarrow
     import pyarrow.parquet
 
     rows = parquet_rows()
-    (tmp_path / "set" / "data").mkdir(parents=True)
     for split in ("train", "test"):
-        file = tmp_path / "set" / "data" / f"{split}-00000-of-00001.parquet"
+        file = tmp_path / "set" / layout.format(split)
+        file.parent.mkdir(parents=True, exist_ok=True)
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
     paths = pack(tmp_path / "set", tmp_path / "out")
     assert [path.name for path in paths] == ["train-000000.tar", "test-000000.tar"]
@@ -249,7 +259,7 @@ def test_parquet_with_pictures_in_it(tmp_path: Path) -> None:
         assert texts_by_file([path]) == {"0.png": ["words 0", "words 2"], "1.png": ["words 1"], "2.png": ["words 3"]}
         assert {one["png"] for one in by_webdataset(path)} == {row["image"]["bytes"] for row in rows[:4]}
     reasons = left_out(tmp_path / "out")
-    train = "data/train-00000-of-00001.parquet"
+    train = layout.format("train")
     assert len(reasons) == 4 and "is of no format" in reasons[f"row 5 of {train}"]
     assert reasons[f"row 6 of {train}"] == "it names no picture"
 
@@ -377,5 +387,12 @@ def test_a_folder_that_is_no_source(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     pictures(tmp_path / "source" / "cat", 1)
+    for out, message in (
+        ("source/cat/out", "lies in"),
+        ("out/mine", "is no folder"),
+        ("out/mine/x", "or written: Not"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pack(tmp_path / "source", tmp_path / out)
     result = distill("data", "pack", tmp_path / "source", "--out", tmp_path / "out", status=2)
     assert "is no empty folder" in result.stderr

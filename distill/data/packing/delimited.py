@@ -66,31 +66,34 @@ class Lines:
         del self.taken[1:]
 
 
-def quoted_fields(lines: Lines, separator: str) -> list[str]:
-    """The next record of CSV. A new reader for each: one that has met an error goes on in the middle of a record.
+@dataclass(frozen=True)
+class Dialect:
+    """How a table is written.
 
-    Raises:
-        csv.Error: if it is malformed.
-        StopIteration: after the last.
+    Attributes:
+        separator: of fields.
+        quoted: whether fields can be enclosed in quotation marks, as in CSV. Between tabs they are text, unless the
+            names of all columns are enclosed in them.
     """
-    return next(csv.reader(lines, delimiter=separator, strict=True))
+
+    separator: str
+    quoted: bool
+
+    def fields(self, lines: Lines) -> list[str]:
+        """The fields of the next record.
+
+        Raises:
+            csv.Error: if it is malformed.
+            StopIteration: after the last.
+        """
+        if not self.quoted:
+            return next(lines).removesuffix("\n").removesuffix("\r").split(self.separator)
+        # A new reader for each record: one that has met an error goes on in the middle of it.
+        skip = self.separator != " "  # so that a quotation mark behind ", " opens a field
+        return next(csv.reader(lines, delimiter=self.separator, strict=True, skipinitialspace=skip))
 
 
-def plain_fields(lines: Lines, separator: str) -> list[str]:
-    """The next record of text in which quotation marks mean nothing.
-
-    Raises:
-        StopIteration: after the last.
-    """
-    return next(lines).removesuffix("\n").removesuffix("\r").split(separator)
-
-
-def field_reader(separator: str) -> Callable[[Lines, str], list[str]]:
-    """How records with this separator are read: fields between tabs are not quoted."""
-    return plain_fields if separator == "\t" else quoted_fields
-
-
-def read_records(lines: Lines, separator: str, swallows: Callable[[Sequence[str]], bool]) -> Iterator[Record]:
+def read_records(lines: Lines, dialect: Dialect, swallows: Callable[[Sequence[str]], bool]) -> Iterator[Record]:
     """All records but blank lines.
 
     Of a malformed one only the first line is given up: a quotation mark that is not closed would otherwise take the
@@ -98,15 +101,14 @@ def read_records(lines: Lines, separator: str, swallows: Callable[[Sequence[str]
 
     Args:
         lines: of the file.
-        separator: of fields.
+        dialect: how they are written.
         swallows: from the lines of a record behind its first one, whether these are records themselves, so that a
             quotation mark was not meant to open a field.
     """
-    read = field_reader(separator)
     while True:
         lines.begin()
         try:
-            fields, problem = read(lines, separator), ""
+            fields, problem = dialect.fields(lines), ""
         except StopIteration:
             return
         except csv.Error as error:
@@ -116,7 +118,7 @@ def read_records(lines: Lines, separator: str, swallows: Callable[[Sequence[str]
         if problem:
             lines.give_back()
         text = "".join(lines.taken)
-        if not text.strip() and separator not in text:
+        if not text.strip() and dialect.separator not in text:
             continue
         if not is_text(text):
             problem = "it is not UTF-8"
@@ -160,8 +162,8 @@ def open_lines(path: Path, file: TextIO, reopen: Callable[[], TextIO]) -> Lines:
     return lines
 
 
-def read_header(path: Path, lines: Lines, options: Options) -> tuple[list[str], str]:
-    """The names of the columns, stripped, and the separator.
+def read_header(path: Path, lines: Lines, options: Options) -> tuple[list[str], Dialect]:
+    """The names of the columns, stripped, and how the table is written.
 
     Args:
         path: for messages.
@@ -179,13 +181,20 @@ def read_header(path: Path, lines: Lines, options: Options) -> tuple[list[str], 
         raise UserError(f"{path} is empty.", "Give a table.")
     if not separator:
         separator = recognise(path, header, options)
-    return split_header(header, separator), separator
+    names = split_header(header, separator)
+    return names, Dialect(separator, is_quoted(header, separator))
+
+
+def is_quoted(header: str, separator: str) -> bool:
+    """Whether quotation marks enclose fields in a table with this header."""
+    return separator != "\t" or all(len(name) > 1 and name[0] == name[-1] == '"' for name in header.split("\t"))
 
 
 def split_header(header: str, separator: str) -> list[str]:
     """The names in a header."""
     try:
-        return [name.strip() for name in field_reader(separator)(Lines(iter([header])), separator)]
+        dialect = Dialect(separator, is_quoted(header, separator))
+        return [name.strip() for name in dialect.fields(Lines(iter([header])))]
     except csv.Error:
         return [header]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,19 +17,22 @@ SPLITS = {
     **{"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"},
     **{"test": "test", "testing": "test"},
 }
+SPLIT_NAME = re.compile(r"(?i)([a-z]+?)(?:[ _-]?(?:\d+|images?|imgs?|set|data|split))?")  # val, train2017, test_images
+DESCRIPTION_FILE = "pack.json"  # beside packed shards: what they were made of
 CAPTION_FILES = (".txt", ".caption")
 PEEK = 1000  # pictures of a folder that are looked at to tell what kind it is
 
 
 def split_of(name: str) -> str:
     """The split that a folder's name means; "" if none."""
-    return SPLITS.get(name.lower(), "")
+    found = SPLIT_NAME.fullmatch(name)
+    return SPLITS.get(found[1].lower(), "") if found else ""
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, without hidden and ignored ones, sorted."""
+    """The folders in a folder, without hidden and ignored ones and those of packed shards, sorted."""
     inside = (path for path in folder.iterdir() if not path.name.startswith(".") and not is_ignored(path.name))
-    return sorted(path for path in inside if path.is_dir())
+    return sorted(path for path in inside if path.is_dir() and not (path / DESCRIPTION_FILE).is_file())
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
@@ -55,9 +59,14 @@ def split_folders(folder: Path) -> dict[str, Path]:
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
-    """All files in a folder and its subfolders but hidden and ignored ones, sorted by path."""
+    """All files in a folder and its subfolders but hidden and ignored ones, sorted by path.
+
+    The folder that shards of the pictures are packed into may lie beside them, and is passed over.
+    """
+    packed = {path.name for path in folder.iterdir() if (path / DESCRIPTION_FILE).is_file()}
     for path in files(folder):
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+        parts = path.relative_to(folder).parts
+        if parts[0] not in packed and not any(part.startswith(".") for part in parts):
             yield path
 
 

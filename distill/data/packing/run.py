@@ -11,6 +11,7 @@ from typing import Any
 
 from distill.data import images
 from distill.data.packing.choice import Choice, Settings
+from distill.data.packing.folders import DESCRIPTION_FILE
 from distill.data.packing.left_out import LeftOut
 from distill.data.packing.row import NO_CAPTION, Row
 from distill.data.packing.samples import Samples
@@ -23,13 +24,14 @@ from distill.files import write_text
 from distill.progress import progress_bar
 from distill.wording import counted
 
-# Files beside the shards: what they were made of, and what was left out.
-DESCRIPTION_FILE, LEFT_OUT_FILE = "pack.json", "left-out.jsonl"
+LEFT_OUT_FILE = "left-out.jsonl"  # beside the shards: what was left out
 
 
 def pack_source(path: Path, out: Path, options: Options, settings: Settings) -> list[Path]:
     """Make shards; see :func:`distill.pack`."""
     check_folder(out)
+    if path.is_dir() and path.resolve() in out.resolve().parents[1:]:
+        raise UserError(f"{out} lies in a folder of {path}, which is packed.", "Choose an --out elsewhere.")
     source = open_source(path, options)
     folder = nearest_folder(out)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.data.packing.columns import Columns, check_unique
-from distill.data.packing.folders import split_of
+from distill.data.packing.folders import has_images, split_of
 from distill.data.packing.row import Row
 from distill.data.packing.source import Source
 from distill.data.packing.text_file import head
@@ -46,7 +46,7 @@ class Parquet(Source):
             try:
                 with parquet.ParquetFile(path) as file:
                     place = f" of {path.relative_to(self.path)}" if several else ""
-                    split = split_of(path.name.split("-")[0]) if several else ""
+                    split = split_of(path.name.split("-")[0]) or split_of(path.parent.name) if several else ""
                     yield from self.file_rows(path, file, place, split)
             except (OSError, ValueError) as error:  # pyarrow's own exceptions are of these
                 raise UserError(f"{path} cannot be read: {error}.", "Write it again.") from error
@@ -90,8 +90,10 @@ class Parquet(Source):
 
 
 def tables(folder: Path) -> list[Path]:
-    """The Parquet files in a folder, or in its folder ``data``, where data sets of Hugging Face have them."""
-    found = sorted(folder.glob("*.parquet")) or sorted((folder / "data").glob("*.parquet"))
+    """The Parquet files in a folder, or below it in one of Hugging Face's layouts: ``data/…``, ``default/train/…``."""
+    found = sorted(folder.glob("*.parquet"))
+    if not found and not has_images(folder):
+        found = sorted([*folder.glob("*/*.parquet"), *folder.glob("*/*/*.parquet")])
     return [path for path in found if path.name != "metadata.parquet"]  # that of an image folder
 
 

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from distill.data.images import is_image_name
 from distill.data.packing.columns import Columns, check_unique
-from distill.data.packing.delimited import Record, open_lines, read_header, read_records, swallowed
+from distill.data.packing.delimited import Dialect, Record, open_lines, read_header, read_records, swallowed
 from distill.data.packing.row import NUMBERED, Row
 from distill.data.packing.source import Options, Source, say
 from distill.data.packing.text_file import open_text
@@ -46,11 +46,13 @@ class Table(Source):
 
             lines = open_lines(self.path, opened("\n"), lambda: opened(""))
             options = Options(image=self.options.image, captions=self.options.captions, separator=self.separator)
-            names, separator = read_header(self.path, lines, options)
+            names, dialect = read_header(self.path, lines, options)
             self.check_header(names)
             # Only a row with all its fields says what its columns hold.
             image = 0
-            records = read_records(lines, separator, lambda taken: swallowed(image, len(names), separator)(taken))
+            records = read_records(
+                lines, dialect, lambda taken: swallowed(image, len(names), dialect.separator)(taken)
+            )
             first: list[Record] = []
             for record in records:
                 first.append(record)
@@ -59,10 +61,10 @@ class Table(Source):
             example = dict(zip(names, first[-1].fields if first else (), strict=False))
             columns = Columns.find(self.path, names, options, example)
             image = names.index(columns.image)
-            yield from self.records_as_rows(chain(first, records), names, columns, separator)
+            yield from self.records_as_rows(chain(first, records), names, columns, dialect)
 
     def records_as_rows(
-        self, records: Iterator[Record], names: list[str], columns: Columns, separator: str
+        self, records: Iterator[Record], names: list[str], columns: Columns, dialect: Dialect
     ) -> Iterator[Row]:
         """A row for every record."""
         root, enclosed = self.options.root or self.path.parent, 0
@@ -74,7 +76,7 @@ class Table(Source):
                 has = counted(len(fields), "field")
                 yield Row("", where=where, problem=f"it has {has}, and the header {len(names)}")
             else:
-                enclosed += separator == "\t" and any(len(f) > 1 and f[0] == f[-1] == '"' for f in fields)
+                enclosed += not dialect.quoted and any(len(f) > 1 and f[0] == f[-1] == '"' for f in fields)
                 yield columns.row(dict(zip(names, fields, strict=True)), root, where)
         if enclosed:
             say(
