@@ -23,7 +23,8 @@ from test_shards import by_webdataset
 from distill import UserError, pack
 
 GOOD, BAD = ("0.png", "1.png", "sub/2.png"), ("torn.png", "missing.png", "", " ")
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+# Without zero bytes: text with these is in another encoding, and not taken for a caption.
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 AWKWARD = st.sampled_from(
     [
         '"',
