@@ -267,6 +267,7 @@ def test_paths_as_people_write_them(tmp_path: Path) -> None:
         (b"PK\x03\x04", {}, "a zip archive or an Excel file"),
         (b"\x1f\x8b\x08", {}, "compressed with gzip"),
         (b"\0\1\2\3", {}, "is no text in UTF-8"),
+        ("image,caption\n000.png,a\n".encode("utf-16")[:-1], {}, "cannot be read: .* Save it as UTF-8"),
     ],
 )
 def test_what_cannot_be_packed_is_refused_and_leaves_nothing_behind(

@@ -79,11 +79,14 @@ class Choice:
         samples: all of them, arranged.
         read: the picture's file of a row.
         settings: what is made of them.
+        against: with pictures; what looks like one of them is left out.
     """
 
-    def __init__(self, samples: Samples, read: Callable[[Row], bytes], settings: Settings) -> None:
+    def __init__(
+        self, samples: Samples, read: Callable[[Row], bytes], settings: Settings, against: Shards | None
+    ) -> None:
         self.samples, self.read, self.settings = samples, read, settings
-        self.against = known_pictures(settings.dedup_against) if settings.dedup_against else None
+        self.against = known_pictures(against) if against else None
 
     def stems(self, on_progress: Callable[[int], object]) -> Iterator[tuple[int, str, str]]:
         """(number of the sample, stem of its shards, reason to leave it out or "") of all samples, in their order.
@@ -174,13 +177,9 @@ def common_shares(looks: np.ndarray, sha256: np.ndarray, shares: np.ndarray) -> 
     return shares[first][np.unique(group, return_inverse=True)[1]]
 
 
-def known_pictures(specs: tuple[str, ...]) -> Known:
-    """The pictures of some shards. Those that do not decode are counted for the user.
-
-    Raises:
-        UserError: if the shards cannot be read.
-    """
-    shards, known, bad = Shards.open(specs, strict=False), Known(), list[str]()
+def known_pictures(shards: Shards) -> Known:
+    """The pictures of some shards. Those that do not decode are counted for the user."""
+    known, bad = Known(), list[str]()
     for i in range(len(shards)):
         try:
             sample = shards.read(i, ("image",))

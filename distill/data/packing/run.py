@@ -32,16 +32,22 @@ def pack_source(path: Path, out: Path, options: Options, settings: Settings) -> 
     check_folder(out)
     if path.is_dir() and path.resolve() in out.resolve().parents[1:]:
         raise UserError(f"{out} lies in a folder of {path}, which is packed.", "Choose an --out elsewhere.")
-    source = open_source(path, options)
+    against = Shards.open(settings.dedup_against, strict=False) if settings.dedup_against else None
     folder = nearest_folder(out)
     try:
-        with closing(Samples(folder)) as samples, closing(LeftOut(folder)) as left_out:
+        with (
+            closing(open_source(path, options)) as source,
+            closing(Samples(folder)) as samples,
+            closing(LeftOut(folder)) as left_out,
+        ):
             own_splits = read_rows(source, samples, left_out)
             if own_splits and settings.test_percent is not None:
                 say(
                     f"the splits of {path} ({', '.join(sorted(own_splits))}) are not kept: --test-percent makes others"
                 )
-            return write(source, samples, left_out, out, settings)
+            return write(source, samples, left_out, out, settings, against)
+    except UnicodeError as error:
+        raise UserError(f"{path} cannot be read: {error}.", "Save it as UTF-8.") from error
     except OSError as error:
         raise UserError(
             f"{error.filename or out} cannot be read or written: {error.strerror or error}.",
@@ -80,9 +86,15 @@ def read_rows(source: Source, samples: Samples, left_out: LeftOut) -> set[str]:
     return splits - {""}
 
 
-def write(source: Source, samples: Samples, left_out: LeftOut, out: Path, settings: Settings) -> list[Path]:
-    """Write the shards, or those that are still missing, and the list of what was left out."""
-    described = description(source, samples, settings)
+def write(
+    source: Source, samples: Samples, left_out: LeftOut, out: Path, settings: Settings, against: Shards | None
+) -> list[Path]:
+    """Write the shards, or those that are still missing, and the list of what was left out.
+
+    Args:
+        against: with pictures; what looks like one of them is left out.
+    """
+    described = description(source, samples, settings, against)
     check_same(out, described)
 
     def read(row: Row) -> bytes:
@@ -99,7 +111,7 @@ def write(source: Source, samples: Samples, left_out: LeftOut, out: Path, settin
     writer = ShardWriter(out, settings.per_shard, sample)
     progress = progress_bar("packing", len(samples), "pictures")
     written, captions = 0, 0
-    for i, stem, reason in Choice(samples, read, settings).stems(progress.update):
+    for i, stem, reason in Choice(samples, read, settings, against).stems(progress.update):
         if reason:
             for row in samples.rows(i):
                 left_out.add(row, reason)
@@ -128,7 +140,7 @@ def tell(written: int, captions: int, paths: list[Path], left_out: LeftOut, out:
             say(f"no picture is in {stem}-*.tar: --test-percent {settings.test_percent} of so few can be none or all")
 
 
-def description(source: Source, samples: Samples, settings: Settings) -> str:
+def description(source: Source, samples: Samples, settings: Settings, against: Shards | None) -> str:
     """What shards are made of, as ``pack.json`` says it; a packing that was interrupted goes on with the same only.
 
     Nothing in it depends on where the source lies.
@@ -136,10 +148,7 @@ def description(source: Source, samples: Samples, settings: Settings) -> str:
     about: dict[str, Any] = {"source": source.path.name, "rows": samples.sha256.hexdigest()}
     about |= asdict(source.options) | asdict(settings)
     del about["root"]
-    against = settings.dedup_against
-    about["dedup_against"] = (
-        hashlib.sha256(Shards.open(against, strict=False).indexes.sha256.tobytes()).hexdigest() if against else ""
-    )
+    about["dedup_against"] = hashlib.sha256(against.indexes.sha256.tobytes()).hexdigest() if against else ""
     return json.dumps(about, indent=1, sort_keys=True) + "\n"
 
 

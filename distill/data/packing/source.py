@@ -96,6 +96,9 @@ class Source(ABC):
         """
         return Path(row.path).read_bytes()
 
+    def close(self) -> None:  # noqa: B027
+        """Close all files."""
+
     def sample(self, rows: list[Row], data: bytes, extension: str) -> dict[str, Any]:
         """The WebDataset sample of one picture.
 

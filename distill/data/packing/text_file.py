@@ -45,7 +45,7 @@ def open_text(path: Path, newline: str | None = "\n") -> TextIO:
         if start.startswith(magic):
             raise UserError(f"{path} is {what}.", remedy)
     if start.startswith(UTF_16):
-        return path.open(encoding="utf-16", errors="replace", newline=newline)
+        return path.open(encoding="utf-16", errors="surrogatepass", newline=newline)
     if b"\0" in start.partition(b"\n")[0]:
         raise UserError(f"{path} is no text in UTF-8.", "Save it as UTF-8.")
     return path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)

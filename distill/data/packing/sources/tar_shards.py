@@ -134,6 +134,9 @@ class TarShards(Source):
             raise BadSample(row.name, row.key, "it has no image")
         return data
 
+    def close(self) -> None:
+        self.shards.close()
+
     def sample(self, rows: list[Row], data: bytes, extension: str) -> dict[str, Any]:
         (row,) = rows
         texts = self.texts(row)
