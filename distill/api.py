@@ -159,43 +159,48 @@ def pack(
     root: str | Path | None = None,
     image: str = "",
     captions: Sequence[str] = (),
-    template: str = "a photo of a {}",
-    test_percent: int = 0,
-    per_shard: int = 1000,
+    template: str = "",
+    separator: str = "",
+    test_percent: int | None = None,
+    split_by: str = "file",
+    drop_duplicates: bool = False,
     dedup_against: Sequence[str | Path] = (),
+    per_shard: int = 1000,
 ) -> list[Path]:
-    """Make WebDataset shards of a table of files and captions, or of a folder with one folder a class.
+    """Make WebDataset shards of pictures and captions.
+
+    Several rows of one picture become one sample with several captions. Samples are written in an order that a hash of
+    the pictures' names decides, so that the same source gives the same shards, with its classes mixed.
 
     Args:
-        source: a .csv, .tsv or .jsonl table, or a folder.
+        source: a table (CSV, TSV, other separators, JSON Lines, JSON, Parquet), COCO captions, a folder of pictures
+            with a file of captions beside each or with ``metadata.csv``, a folder with one folder a class, or shards.
         out: the folder for the shards; what was left out, and why, is in its ``left-out.jsonl``.
         root: what a table's paths are relative to; default the table's own folder.
         image: a table's column of files; default a usual name.
-        captions: a table's columns of captions; default one with a usual name.
-        template: the caption of a class, with {} for its name.
-        test_percent: how many percent of the images go into ``test-*.tar``.
+        captions: a table's columns of captions, or the keys of captions in the JSON of shards; default usual names.
+        template: the caption of a class, with {} for its name; default "a photo of a {}", with "an" before a vowel.
+        separator: of a table's columns; default the one with which its first line makes sense.
+        test_percent: how many percent of the pictures go into ``test-*.tar``; None keeps the source's own splits.
+        split_by: "file": equal files are all for training or all for testing; "content": so are pictures that look
+            alike, also by way of others.
+        drop_duplicates: leave out what looks like another picture of the source.
+        dedup_against: shards; what looks like a picture of theirs is left out.
         per_shard: samples a shard.
-        dedup_against: shards; what looks like an image of theirs is left out.
 
     Returns:
-        The shards.
+        The shards: ``train-*.tar``, ``val-*.tar``, ``test-*.tar``.
 
     Raises:
-        distill.UserError: for anything the user can put right.
+        distill.UserError: for anything the user can put right; also if nothing is left to be written.
     """
-    from distill.data.pack_source import pack_source
+    from distill.data.packing.choice import Settings
+    from distill.data.packing.run import pack_source
+    from distill.data.packing.source import Options
 
-    return pack_source(
-        Path(source),
-        Path(out),
-        root=None if root is None else Path(root),
-        image=image,
-        captions=tuple(captions),
-        template=template,
-        test_percent=test_percent,
-        per_shard=per_shard,
-        dedup_against=tuple(map(str, dedup_against)),
-    )
+    options = Options(None if root is None else Path(root), image, tuple(captions), template, separator)
+    settings = Settings(test_percent, split_by, drop_duplicates, tuple(map(str, dedup_against)), per_shard)
+    return pack_source(Path(source), Path(out), options, settings)
 
 
 def load_recipe(recipe: str | Path | Recipe, overrides: str | Iterable[str] = ()) -> Recipe:

@@ -1,22 +1,17 @@
-"""``distill data``: check finds the faults that a test put into shards; pack makes shards of tables and folders."""
+"""``distill data``: check finds the faults that a test put into shards; indexes of many shards."""
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-import signal
 import subprocess
 import sys
 import tarfile
-import time
 from pathlib import Path
 
 import numpy as np
-import pytest
 from conftest import distill, encoded, sample, write_shards, write_tar
 from PIL import Image
-from test_shards import by_webdataset
 
 from distill.data.check import Findings, NearDuplicates, difference_hash
 from distill.data.index import index_paths, read_index
@@ -127,126 +122,6 @@ def test_a_million_shards_take_less_than_200_mb(tmp_path: Path) -> None:
     words = [sys.executable, "-c", LARGE_TABLE, str(tmp_path / "shards.safetensors")]
     grown = int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
     assert grown < 200_000, "kilobytes: a table of 64 MB, and a few arrays with a number per shard"
-
-
-def pictures(folder: Path, count: int) -> list[Path]:
-    folder.mkdir(parents=True)
-    for i in range(count):
-        photo(i).save(folder / f"{i:03d}.png")
-    return sorted(folder.iterdir())
-
-
-def table(tmp_path: Path, suffix: str, count: int = 60) -> Path:
-    """A table of pictures and captions, some of them unusable."""
-    files = pictures(tmp_path / "pictures", count)
-    rows = [{"filepath": f"pictures/{file.name}", "title": f"picture {i}, “{i}”"} for i, file in enumerate(files)]
-    (tmp_path / "pictures" / "torn.png").write_bytes(b"\x89PNG nothing")
-    rows += [{"filepath": "pictures/torn.png", "title": "torn"}, {"filepath": "pictures/none.png", "title": "none"}]
-    rows += [{"filepath": "pictures/000.png", "title": ""}]
-    path = tmp_path / f"table{suffix}"
-    if suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    else:
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["filepath", "title"], delimiter="," if suffix == ".csv" else "\t")
-            writer.writeheader()
-            writer.writerows(rows)
-    return path
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
-def test_a_table_is_packed_into_train_and_test_shards(tmp_path: Path, suffix: str) -> None:
-    words = ["data", "pack", table(tmp_path, suffix), "--per-shard", 10, "--test-percent", 20]
-    paths = [Path(line) for line in distill(*words, "--out", tmp_path / "a").stdout.split()]
-    found = {
-        name: [s for p in paths if p.name.startswith(name) for s in by_webdataset(p)] for name in ("train", "test")
-    }
-    assert len(found["train"]) + len(found["test"]) == 60 and 4 <= len(found["test"]) <= 22
-    for one in found["train"] + found["test"]:
-        number = int(one["__key__"])
-        assert one["txt"].decode() == f"picture {number}, “{number}”"
-        assert one["png"] == (tmp_path / "pictures" / f"{number:03d}.png").read_bytes()
-    left_out = [json.loads(line) for line in (tmp_path / "a" / "left-out.jsonl").read_text().splitlines()]
-    reasons = {Path(one["image"]).name: one["reason"] for one in left_out}
-    assert "no format" in reasons["torn.png"] and "cannot be read" in reasons["none.png"]
-    assert reasons["000.png"] == "there is no caption" and len(left_out) == 3
-    again = [Path(line) for line in distill(*words, "--out", tmp_path / "b").stdout.split()]
-    assert [p.read_bytes() for p in paths] == [p.read_bytes() for p in again]
-    error = distill(*words[:-1], 30, "--out", tmp_path / "a", status=2).stderr
-    assert "holds shards of something else" in error
-
-
-def test_pack_continues_after_being_killed(tmp_path: Path) -> None:
-    source = table(tmp_path, ".csv", 150)
-    words = ["data", "pack", source, "--per-shard", "5", "--out"]
-    whole = [Path(line) for line in distill(*words, tmp_path / "whole").stdout.split()]
-    process = subprocess.Popen([str(w) for w in (SCRIPT, *words, tmp_path / "killed")], stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 60
-    while not list((tmp_path / "killed").glob("train-*.tar")):
-        assert time.monotonic() < end and process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    complete = {p: p.stat().st_mtime_ns for p in (tmp_path / "killed").glob("train-*.tar")}
-    assert 0 < len(complete) < len(whole)
-    parts = [Path(line) for line in distill(*words, tmp_path / "killed").stdout.split()]
-    assert [p.read_bytes() for p in parts] == [p.read_bytes() for p in whole]
-    assert {p: p.stat().st_mtime_ns for p in complete} == complete
-
-
-def test_pack_does_not_continue_with_a_source_that_has_changed(tmp_path: Path) -> None:
-    pictures(tmp_path / "source" / "cat", 15)
-    words = ["data", "pack", tmp_path / "source", "--per-shard", 10, "--out", tmp_path / "out"]
-    distill(*words)
-    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
-    photo(99).save(tmp_path / "source" / "cat" / "007b.png")
-    assert "holds shards of something else" in distill(*words, status=2).stderr
-    assert before == {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
-
-
-def test_the_format_of_a_picture_is_detected_from_its_content_not_its_file_name(tmp_path: Path) -> None:
-    files = {"a": "PNG", "b.txt": "JPEG", "c.jpg": "WEBP", "d": "GIF", "e.png": "BMP", "f.png": "ICO"}
-    for number, (name, kind) in enumerate(files.items()):
-        photo(number).save(tmp_path / name, kind)
-    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"image": n, "text": f"x {n}"}) + "\n" for n in files))
-    (path,) = distill("data", "pack", tmp_path / "t.jsonl", "--out", tmp_path / "out").stdout.split()
-    found = by_webdataset(Path(path))
-    kinds = [(set(one) - {"__key__", "__url__", "__local_path__", "txt", "json"}) for one in found]
-    assert kinds == [{"png"}, {"jpg"}, {"webp"}, {"gif"}, {"bmp"}]
-    left_out = [json.loads(line)["image"] for line in (tmp_path / "out" / "left-out.jsonl").read_text().splitlines()]
-    assert [Path(name).name for name in left_out] == ["f.png"]
-
-
-def test_a_folder_of_classes_is_packed_without_near_duplicates_of_the_evaluation_set(tmp_path: Path) -> None:
-    pictures(tmp_path / "source" / "hot_dog", 12)
-    pictures(tmp_path / "source" / "cat", 3)
-    write_tar(tmp_path / "eval.tar", [("x.jpg", encoded(photo(5).resize((50, 50)), "JPEG")), ("x.txt", b"x")])
-    words = ["data", "pack", tmp_path / "source", "--template", "a drawing of a {}", "--out"]
-    (path,) = distill(*words, tmp_path / "a", "--dedup-against", tmp_path / "eval.tar").stdout.split()
-    found = by_webdataset(Path(path))
-    assert len(found) == 14
-    assert {one["txt"].decode() for one in found} == {"a drawing of a cat", "a drawing of a hot dog"}
-    assert {json.loads(one["json"])["label"] for one in found} == {0, 1}
-    (left_out,) = [json.loads(line) for line in (tmp_path / "a" / "left-out.jsonl").read_text().splitlines()]
-    assert left_out["image"].endswith("hot_dog/005.png") and "eval.tar:x" in left_out["reason"]
-
-
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (["nothing.csv"], "does not exist"),
-        (["table.csv", "--caption", "titel"], "Did you mean 'title'?"),
-        (["table.csv", "--image", "url"], "has no column 'url'"),
-        (["pictures"], "has no folders with pictures"),
-        (["source.zip"], "no folder and no .csv"),
-        (["pictures", "--template", "a photo"], "no place for the class"),
-    ],
-)
-def test_invalid_sources_are_refused(tmp_path: Path, words: list[str], message: str) -> None:
-    table(tmp_path, ".csv", 2)
-    (tmp_path / "source.zip").write_bytes(b"PK")
-    result = distill("data", "pack", *words, "--out", "out", cwd=tmp_path, status=2)
-    assert message in result.stderr and "Traceback" not in result.stderr and not (tmp_path / "out").exists()
 
 
 def test_no_member_of_an_archive_is_extracted_to_the_disk(tmp_path: Path) -> None:

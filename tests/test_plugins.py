@@ -7,17 +7,19 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import RECIPE, losses_of, write_shards
+from conftest import RECIPE, encoded, losses_of, picture, write_shards
 from safetensors.torch import load_file
 
 import distill
 from distill.cli import launch_options
+from distill.data.shards import Shards
 from distill.errors import UserError
 from distill.evals import runner
 from distill.lookup import resolve
@@ -74,6 +76,18 @@ def test_two_processes_of_its_launcher_train_the_same_model_as_one(package: Inst
     assert json.loads((package.home / "two" / "run.json").read_text())["processes"] == 2
     lines = (package.home / "two" / "metrics.jsonl").read_text().splitlines()
     assert all(json.loads(line)["correlation"] > 0 for line in lines) and one[-1] < one[0]
+
+
+def test_its_source_is_packed(package: Installed) -> None:
+    with zipfile.ZipFile(package.home / "drawings.zip", "w") as archive:
+        for name in ("a_red_circle", "a_blue_cross"):
+            _, colour, shape = name.split("_")
+            archive.writestr(f"{name}.png", encoded(picture(shape, colour, 0)))
+    printed = package.distill("data", "pack", "drawings.zip", "--out", "packed")
+    assert printed == "packed/train-000000.tar\n"
+    shards = Shards.open([str(package.home / "packed")])
+    assert {shards.read(i).txt for i in range(len(shards))} == {b"a red circle", b"a blue cross"}
+    shards.close()
 
 
 def test_its_optimisers_state_differs_by_parameter_and_is_in_checkpoints(package: Installed) -> None:

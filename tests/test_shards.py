@@ -15,7 +15,7 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from distill.data.index import read_index, scan_shard
 from distill.data.order import Order
-from distill.data.pack import write_shards as pack
+from distill.data.packing.shard_writer import write_shards as pack
 from distill.data.shard_names import shard_paths
 from distill.data.shards import OPEN_FILES, Shards
 from distill.errors import BadSample, UserError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -83,51 +84,52 @@ def check(
 
 
 @data.command()
-@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("source", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder for the shards.")
 @click.option("--root", type=click.Path(path_type=Path), help="The folder to which a table's paths are relative.")
 @click.option("--image", default="", help="A table's column with files; default image, filepath, path or similar.")
 @click.option("--caption", "captions", multiple=True, help="A table's column with captions; repeatable.")
-@click.option("--template", default="a photo of a {}", show_default=True, help="The caption of each class.")
-@click.option("--test-percent", default=0, type=click.IntRange(0, 99), help="Percentage of the images for test-*.tar.")
-@click.option("--per-shard", default=1000, show_default=True, type=click.IntRange(min=1), help="Samples per shard.")
+@click.option("--separator", default="", help="Between a table's columns: one character, or tab; default: recognised.")
+@click.option(
+    "--template", default="", help="The caption of each class; default 'a photo of a {}' ('an' before a vowel)."
+)
+@click.option(
+    "--test-percent", type=click.IntRange(0, 99), help="Percentage for test-*.tar; default: the source's own splits."
+)
+@click.option(
+    "--split-by",
+    default="file",
+    show_default=True,
+    type=click.Choice(["file", "content"]),
+    help="What --test-percent keeps on one side: equal files, or also pictures that look alike.",
+)
+@click.option("--drop-duplicates", is_flag=True, help="Leave out what looks like another picture of SOURCE.")
 @click.option(
     "--dedup-against", multiple=True, help="Leave out near-duplicates of images in these shards; repeatable."
 )
-def pack(
-    source: Path,
-    out: Path,
-    root: Path | None,
-    image: str,
-    captions: tuple[str, ...],
-    template: str,
-    test_percent: int,
-    per_shard: int,
-    dedup_against: tuple[str, ...],
-) -> None:
-    """Make shards of SOURCE: a .csv, .tsv or .jsonl table of files and captions, or a folder of one folder per class.
+@click.option("--per-shard", default=1000, show_default=True, type=click.IntRange(min=1), help="Samples per shard.")
+def pack(source: Path, out: Path, **options: Any) -> None:
+    """Make shards of SOURCE, which is one of:
 
-    The same source gives the same shards. If the command is interrupted, the same command continues it. Images that
-    were left out are listed in left-out.jsonl with the reason.
+    \b
+      a table with a header (comma, tab, semicolon or |), JSON Lines, a JSON list, Parquet (with pyarrow)
+      COCO captions (images and annotations in one JSON file); --root names the pictures' folder
+      a folder of pictures with NAME.txt beside NAME.jpg, or with metadata.csv or metadata.jsonl
+      a folder with one folder a class; also below train, val and test, a split each
+      shards: one, a folder, or a pattern in quotation marks
+
+    Several rows of one picture become one sample with several captions. Samples are written in a hashed order, which
+    mixes classes; the same source gives the same shards. If the command is interrupted, the same command continues it.
+    What was left out is listed in left-out.jsonl with the reason; if nothing is left, the status is 2.
 
     \b
     Examples:
-      distill data pack photos.csv --out shards/ --image path --caption title --test-percent 5
+      distill data pack photos.csv --out shards/ --image path --caption title --test-percent 5 --split-by content
       distill data pack pictures/ --out shards/ --template 'a drawing of a {}'
-      distill data pack web.jsonl --out clean/ --dedup-against 'eval/*.tar'
+      distill data pack captions_train2017.json --root train2017/ --out shards/
+      distill data pack 'old/*.tar' --out clean/ --drop-duplicates --dedup-against 'eval/*.tar'
     """
     import distill
 
-    paths = distill.pack(
-        source,
-        out,
-        root=root,
-        image=image,
-        captions=captions,
-        template=template,
-        test_percent=test_percent,
-        per_shard=per_shard,
-        dedup_against=dedup_against,
-    )
-    for path in paths:
+    for path in distill.pack(source, out, **options):
         click.echo(str(path))

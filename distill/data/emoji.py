@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from distill.data.pack import write_shards
+from distill.data.packing.shard_writer import write_shards
 from distill.errors import UserError
 
 SIDE = 128  # width and height of a rendered image, in pixels

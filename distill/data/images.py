@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path, PurePath
@@ -88,4 +89,25 @@ def is_image_name(name: str | PurePath) -> bool:
 
 def image_files(folder: Path) -> Iterator[Path]:
     """All image files in a folder and its subfolders, sorted by path."""
-    return (path for path in sorted(folder.rglob("*")) if is_image_name(path.relative_to(folder)) and path.is_file())
+    return (path for path in files(folder) if is_image_name(path.relative_to(folder)))
+
+
+def files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """All files in a folder and its subfolders that are not ignored ones, sorted by path.
+
+    Links are followed, also to folders, but for those that lead back to a folder that they lie in.
+
+    Args:
+        folder: where to look.
+        above: the real paths of the folders that it lies in, as far as they were looked at.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for path in sorted(folder.iterdir()):
+        if is_ignored(path.name):
+            continue
+        if path.is_dir():
+            yield from files(path, above | {real})
+        elif path.is_file():
+            yield path
