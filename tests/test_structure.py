@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 LEAVES = ("teachers", "students", "losses", "launch")
 # The modules and subpackages of `distill`, the hub. Each may import those before it, and the leaves.
 IMPORT_ORDER = (
-    *("errors", "files", "progress", "plugins", "tables", "config", "validation", "recipe"),
+    *("errors", "wording", "files", "progress", "plugins", "tables", "config", "validation", "recipe"),
     *("resolved", "lookup", "recipe_reference"),
     *("data", "training", "ship", "evals", "report", "demo", "parts", "api", "cli"),
 )
