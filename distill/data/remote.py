@@ -137,5 +137,5 @@ class Stream:
         self.last_failure = self.position
         if self.failures > self.policy.retries:
             reason = str(getattr(error, "reason", "") or error) or type(error).__name__
-            raise StreamFailed(f"{reason}, {self.failures} times in a row") from error
+            raise StreamFailed(reason + f", {self.failures} times in a row" * (self.failures > 1)) from error
         self.policy.wait(self.failures)
