@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from distill.data.images import EXTENSIONS, is_ignored
+from distill.data.images import EXTENSIONS, IGNORED_FOLDERS, is_ignored
 from distill.wording import counted
 
 KINDS = ("image", "txt", "json")  # the members of a sample that are read
+CLUTTER_MARKS = ("._", *IGNORED_FOLDERS)  # one of these is in every name that is_ignored() takes
 MAX_GROUPS = 50  # of leftover members that are told apart
 MAX_ENDINGS = 10_000  # with further dots, that are told apart while a shard is read
 KEYS_AN_ENDING = 8  # of an ending with further dots, which are looked for among the samples
@@ -45,6 +46,11 @@ class Leftover:
         return f"{self.count} {self.members}, such as {self.example}"
 
 
+def is_clutter(name: str) -> bool:
+    """:func:`~distill.data.images.is_ignored`, faster for the names of most members."""
+    return any(mark in name for mark in CLUTTER_MARKS) and is_ignored(name)
+
+
 def split_name(name: str) -> tuple[str, str]:
     """The key and the ending of a member's name; ("", "") if it has no key or no ending."""
     split = re.fullmatch(r"((?:.*/)?[^./][^./]*)\.([^/]*)", name)
@@ -67,7 +73,7 @@ def place_of(name: str) -> tuple[str, int] | None:
     """The key of the sample that a member of this name belongs to, and its column in ``KINDS``; None if to none."""
     key, ending = split_name(name)
     column = column_of(ending)
-    return None if column is None or is_ignored(name) else (key, column)
+    return None if column is None or is_clutter(name) else (key, column)
 
 
 def last_extension(name: str) -> str:
@@ -87,11 +93,17 @@ def is_stored_whole(member: tarfile.TarInfo) -> bool:
 
 
 @dataclass
-class Dotted:
-    """Members with one ending that has a further dot, such as "mask.png" or "5_0001.jpg"."""
+class Group:
+    """The number of members of a group, and the name of one of them."""
 
     example: str
     count: int = 0
+
+
+@dataclass
+class Dotted(Group):
+    """Members with one ending that has a further dot, such as "mask.png" or "5_0001.jpg"."""
+
     asked: int = 0  # keys that were looked for among the samples
     beside: int = 0  # of these, samples that have another member of the same kind
 
@@ -105,18 +117,20 @@ class Leftovers:
     same kind, and what follows the first dot begins with a letter.
     """
 
-    groups: dict[tuple[str, str], Leftover] = field(default_factory=dict)
+    groups: dict[tuple[str, str], Group] = field(default_factory=dict)  # by what they are and the remedy
     dotted: dict[str, Dotted] = field(default_factory=dict)
     waiting: dict[str, list[tuple[Dotted, int]]] = field(default_factory=dict)  # by key: (ending, column in KINDS)
 
     def add(self, member: tarfile.TarInfo) -> None:
         """Count a member that belongs to no sample and is no link; folders do not count."""
-        if is_stored_whole(member) or is_ignored(member.name):
+        if is_stored_whole(member) or is_clutter(member.name):
             self.add_name(member.name)
         elif not member.isdir():
-            extension = last_extension(member.name)
-            remedy = SPARSE if member.issparse() and column_of(extension) is not None else ""
-            self.count(f"{group_of(extension)} that are no plain files", readable(member.name), remedy)
+            name, extension = readable(member.name), last_extension(member.name)
+            if member.issparse() and column_of(extension) is not None:
+                self.count(f"{group_of(extension)} that are stored as sparse files", name, SPARSE)
+            else:
+                self.count(f"{group_of(extension)} that are no plain files", name)
 
     def add_link(self, name: str) -> None:
         """Count a link that belongs to no sample, or whose target is not known."""
@@ -131,7 +145,7 @@ class Leftovers:
         """Count a member of a name that belongs to no sample."""
         extension, (key, ending) = last_extension(name), split_name(name)
         column, group, name = column_of(extension), group_of(extension), readable(name)
-        if is_ignored(name):
+        if is_clutter(name):
             self.count("files that programs leave beside data", name)
         elif column is None:
             self.count(group, name)
@@ -151,10 +165,11 @@ class Leftovers:
 
     def count(self, members: str, example: str, remedy: str = "", number: int = 1) -> None:
         """Add to the count of a group."""
-        if (members, remedy) not in self.groups and len(self.groups) >= MAX_GROUPS:
-            members = MANY
-        group = self.groups.get((members, remedy), Leftover(members, 0, example, remedy))
-        self.groups[members, remedy] = replace(group, count=group.count + number)
+        group = self.groups.get((members, remedy))
+        if group is None:
+            members = members if len(self.groups) < MAX_GROUPS else MANY
+            group = self.groups.setdefault((members, remedy), Group(example))
+        group.count += number
 
     def sample(self, key: str, columns: Collection[int]) -> None:
         """Take note of a sample of the shard and the columns in ``KINDS`` of its members."""
@@ -163,18 +178,21 @@ class Leftovers:
 
     def found(self) -> tuple[Leftover, ...]:
         """All groups, first those with a remedy, then the larger ones."""
-        every = Leftovers(dict(self.groups))
+        every = Leftovers()
+        for (members, remedy), group in self.groups.items():
+            every.count(members, group.example, remedy, group.count)
         for ending, one in self.dotted.items():
             if ending[:1].isalpha() and 2 * one.beside >= one.asked:
                 every.count(f"*.{readable(ending)}", one.example, number=one.count)
             else:
-                group = group_of(last_extension(ending))
-                every.count(f"{group} whose name has a further dot", one.example, FURTHER_DOT, one.count)
-        return ordered(every.groups.values())
+                called = group_of(last_extension(ending))
+                every.count(f"{called} whose name has a further dot", one.example, FURTHER_DOT, one.count)
+        return every.ordered()
 
-
-def ordered(leftovers: Iterable[Leftover]) -> tuple[Leftover, ...]:
-    return tuple(sorted(leftovers, key=lambda one: (not one.remedy, -one.count, one.members)))
+    def ordered(self) -> tuple[Leftover, ...]:
+        """The groups that are counted already, first those with a remedy, then the larger ones."""
+        groups = [Leftover(what, one.count, one.example, remedy) for (what, remedy), one in self.groups.items()]
+        return tuple(sorted(groups, key=lambda one: (not one.remedy, -one.count, one.members)))
 
 
 def together(leftovers: Iterable[Leftover]) -> tuple[Leftover, ...]:
@@ -182,7 +200,7 @@ def together(leftovers: Iterable[Leftover]) -> tuple[Leftover, ...]:
     every = Leftovers()
     for one in leftovers:
         every.count(one.members, one.example, one.remedy, one.count)
-    return ordered(every.groups.values())
+    return every.ordered()
 
 
 def lost(leftovers: Iterable[Leftover]) -> str:
