@@ -329,6 +329,18 @@ def test_names_of_every_kind_are_grouped_as_by_webdataset(tmp_path: Path) -> Non
         assert read_index(tmp_path / "a.tar").leftovers == ()
 
 
+def test_members_that_a_stream_does_not_give_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second member of a kind, which the index of a local shard names too, and one that is too large."""
+    path = write_tar(tmp_path / "a.tar", [*plain(1), ("0000.jpg", b"second"), ("0000.txt", b"second"), *plain(1, 1)])
+    samples, (said,) = streamed(path)
+    assert contents(samples) == local(path) and len(samples) == 2
+    assert "1 image members of a sample that has one, such as 0000.jpg" in said and "such as 0000.txt" in said
+    assert [key for key, _ in read_index(path).faults] == ["0000", "0000"]
+    monkeypatch.setattr("distill.data.tar_stream.MAX_MEMBER_BYTES", 100)
+    with pytest.raises(BadSample, match=r"there is no image: .*; its 0001.png has \d+ bytes, more than the 100"):
+        decode(streamed(path)[0][1])
+
+
 def one(txt: bytes | None = None, tree: object = None) -> Sample:
     return Sample(
         "key", "a.tar", None, txt, tree if tree is None or isinstance(tree, bytes) else json.dumps(tree).encode()

@@ -24,8 +24,9 @@ RECENT_BYTES = 1 << 24  # of the members read last, to which links may lead
 MAX_KEYS = 100_000  # of samples without an image or caption, that are remembered in case the rest comes later
 REMEDY = "sort its members (tar --sort=name), or train on it as a local file"
 NOT_BESIDE = f"in a stream, the members of a sample have to follow each other: {REMEDY}"
+REPEATED = "The first one counts: give the others another key."
 LINK = (
-    "its {} is a link to a file that comes later or too long before: store the files themselves (tar --dereference "
+    "is a link to a file that comes later or too long before: store the files themselves (tar --dereference "
     "--hard-dereference), or train on it as a local file"
 )
 
@@ -67,6 +68,10 @@ class EndOnce:
             raise tarfile.ReadError("unexpected end of data")
         self.ended = not data
         return data
+
+
+class NotKept(LookupError):
+    """A member of a sample cannot be read; the message continues a sentence that begins with its name."""
 
 
 class Recent:
@@ -122,17 +127,13 @@ class TarReader:
     """
 
     def __init__(self) -> None:
-        self.count, self.format, self.leftovers, self.apart = 0, None, Leftovers(), Apart()
-        self.recent = Recent()
-
-    count: int
-    format: Format | None
+        self.count, self.leftovers, self.apart, self.recent = 0, Leftovers(), Apart(), Recent()
+        self.format: Format | None = None
 
     def samples(self, file: Any) -> Iterator[tuple[str, dict[str, bytes], str]]:
         """(key, {kind: bytes}, why members may be missing) of every sample.
 
-        A member over ``MAX_MEMBER_BYTES`` is b"": a bad sample. An archive that is compressed with gzip, bzip2 or xz
-        is decompressed.
+        An archive that is compressed with gzip, bzip2 or xz is decompressed.
 
         Args:
             file: has a method ``read``.
@@ -153,23 +154,32 @@ class TarReader:
                 if key != current and (members or hint):
                     yield self.sample(current, members, hint)
                     members, hint = {}, ""
-                current, data = key, self.content(tar, member)
-                if data is None:
-                    hint = LINK.format(readable(member.name))
-                elif KINDS[column] not in members:
-                    members[KINDS[column]] = data
+                current, kind = key, KINDS[column]
+                if kind in members:
+                    self.leftovers.count(f"{kind} members of a sample that has one", readable(member.name), REPEATED)
+                    continue
+                try:
+                    members[kind] = self.content(tar, member)
+                except NotKept as error:
+                    hint = f"its {readable(member.name)} {error}"
         if members or hint:
             yield self.sample(current, members, hint)
 
-    def content(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
-        """A member's bytes, b"" if they are too many; of a link, those of a member before, None if it is not kept."""
-        if is_link(member):
-            data = self.recent.members.get(link_target(member))
-        else:
-            file = tar.extractfile(member)
-            data = file.read() if file is not None and member.size <= MAX_MEMBER_BYTES else b""
-        if data is not None:
-            self.recent.add(member.name, data)
+    def content(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+        """A member's bytes; of a link, those of the member before that it leads to.
+
+        Raises:
+            NotKept: if there is none, or they are more than ``MAX_MEMBER_BYTES``.
+        """
+        data = self.recent.members.get(link_target(member)) if is_link(member) else None
+        if data is None:
+            file = None if is_link(member) else tar.extractfile(member)
+            if file is None:
+                raise NotKept(LINK)
+            if member.size > MAX_MEMBER_BYTES:
+                raise NotKept(f"has {member.size:,} bytes, more than the {MAX_MEMBER_BYTES:,} that a stream may have")
+            data = file.read()
+        self.recent.add(member.name, data)
         return data
 
     def sample(self, key: str, members: dict[str, bytes], hint: str) -> tuple[str, dict[str, bytes], str]:
