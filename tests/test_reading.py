@@ -104,7 +104,12 @@ def test_members_that_belong_to_no_sample_are_counted_and_named(
         ("members without an ending", 1, "readme", False),
     ]
     (line,) = capsys.readouterr().err.splitlines()
-    assert "41 members belong to no sample: 20 *.png" in line and "photo_v1.5_0030.png" in line and "rename" in line
+    assert (
+        "41 members belong to no sample: *.png" in line
+        and "(20, such as photo" in line
+        and "photo_v1.5_0030.png" in line
+        and "rename" in line
+    )
     assert read_index(path).leftovers == shards.leftovers  # the stored index holds them
     samples, said = streamed(path)
     assert contents(samples) == local(path) and len(said) == 1 and said[0] in line
@@ -149,9 +154,12 @@ def test_check_names_lost_members_and_ends_with_status_1(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("members", "words"),
     [
-        ([("photo_v1.5_1.jpg", b"1")], f"it holds 1 *.jpg {FURTHER_DOT}, such as photo_v1.5_1.jpg"),
-        ([("a.heic", b"1"), ("b.heic", b"1"), ("a.cls", b"1")], "it holds 2 *.heic, such as a.heic; 1 *.cls"),
-        ([("noending", b"1")], "it holds 1 members without an ending, such as noending"),
+        ([("photo_v1.5_1.jpg", b"1")], f"it holds *.jpg {FURTHER_DOT} (1, such as photo_v1.5_1.jpg)"),
+        (
+            [("a.heic", b"1"), ("b.heic", b"1"), ("a.cls", b"1")],
+            "it holds *.heic (2, such as a.heic); *.cls (1, such as a.cls)",
+        ),
+        ([("noending", b"1")], "it holds members without an ending (1, such as noending)"),
         ([], "it holds no files"),
     ],
 )
@@ -236,6 +244,20 @@ def test_a_folder_is_read_whole_or_refused(tmp_path: Path, capsys: pytest.Captur
         (tmp_path / "in").mkdir()
         (tmp_path / "test").rename(tmp_path / "in" / "test")
         shard_paths([str(tmp_path / "in")])
+
+
+def test_a_link_to_nothing_in_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").symlink_to(tmp_path / "nowhere.tar")
+    with pytest.raises(UserError, match=r"The shard .*/a.tar cannot be read: No such file"):
+        shard_paths([str(tmp_path)])
+
+
+def test_indexing_shards_without_any_sample_fails(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", [("a.cls", b"1")])
+    result = distill("data", "index", path, status=2)
+    assert (
+        "None of the shards holds a sample" in result.stderr and "it holds *.cls (1, such as a.cls)" in result.stdout
+    )
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
@@ -334,7 +356,7 @@ def test_members_that_a_stream_does_not_give_are_named(tmp_path: Path, monkeypat
     path = write_tar(tmp_path / "a.tar", [*plain(1), ("0000.jpg", b"second"), ("0000.txt", b"second"), *plain(1, 1)])
     samples, (said,) = streamed(path)
     assert contents(samples) == local(path) and len(samples) == 2
-    assert "1 image members of a sample that has one, such as 0000.jpg" in said and "such as 0000.txt" in said
+    assert "image members of a sample that has one (1, such as 0000.jpg); txt members" in said
     assert [key for key, _ in read_index(path).faults] == ["0000", "0000"]
     monkeypatch.setattr("distill.data.tar_stream.MAX_MEMBER_BYTES", 100)
     with pytest.raises(BadSample, match=r"there is no image: .*; its 0001.png has \d+ bytes, more than the 100"):
@@ -357,6 +379,11 @@ def one(txt: bytes | None = None, tree: object = None) -> Sample:
         (one(None, [{"caption": "a dog", "id": 5}, {"caption": "a hound", "id": 6}]), ["a dog", "a hound"]),
         (one(None, [{"text": "a dog", "language": "en"}, {"id": 5}]), ["a dog"]),
         (one(b"a dog", {"width": 5}), ["a dog"]),
+        (
+            one(None, {"captions": [{"id": "1", "caption": "a dog"}, {"id": "2", "raw": "a hound"}]}),
+            ["a dog", "a hound"],
+        ),
+        (one(None, {"captions": {"en": {"caption": ["a dog"], "caption/tokenized": ["a", "dog"]}}}), ["a dog"]),
         (one(b"a dog", [5.5] * 0), ["a dog"]),
         (one(None, b'\xef\xbb\xbf{"caption": "a dog"}'), ["a dog"]),
         (one(None, '{"caption": "ein Hündchen"}'.encode("utf-16")), ["ein Hündchen"]),
@@ -400,6 +427,18 @@ def test_a_sample_without_a_caption_of_the_languages_says_which_it_has() -> None
     with pytest.raises(BadSample, match=r"no caption in de, en, only in fr, en-US \(see data.languages\)"):
         Captions(languages=("de", "en")).read(given)
     assert Captions(languages=("fr",)).read(given) == [Caption("un chien", "fr")]
+
+
+def test_a_caption_that_is_the_same_in_two_languages_is_in_both() -> None:
+    given = one(b"Taxi", {"captions": {"en": ["Taxi", "a cab"], "de": ["Taxi", "Taxe"]}})
+    for languages, expected in (
+        ((), [("Taxi", "en"), ("a cab", "en"), ("Taxe", "de")]),
+        (("de",), [("Taxi", "de"), ("Taxe", "de")]),
+        (("en",), [("Taxi", "en"), ("a cab", "en")]),
+        (("de", "en"), [("Taxi", "en"), ("a cab", "en"), ("Taxe", "de")]),
+    ):
+        found = Captions(languages=languages).read(given)
+        assert [(caption.text, caption.language) for caption in found] == expected
 
 
 def opened(tmp_path: Path, train: str, evaluation: str) -> ShardSet:
@@ -458,4 +497,4 @@ def test_numbers_and_their_nouns_agree() -> None:
     assert [counted(n, "shard") for n in (0, 1, 2)] == ["0 shards", "1 shard", "2 shards"]
     assert counted(1, "member belongs", "members belong") == "1 member belongs"
     assert counted(3, "member belongs", "members belong") == "3 members belong"
-    assert str(Leftover("*.cls", 2, "a.cls")) == "2 *.cls, such as a.cls"
+    assert str(Leftover("*.cls", 2, "a.cls")) == "*.cls (2, such as a.cls)"

@@ -32,6 +32,7 @@ def index(shards: tuple[str, ...], as_json: bool) -> None:
     """
     from distill.data.index import index_paths, read_index
     from distill.data.shard_names import shard_paths
+    from distill.errors import UserError
     from distill.progress import progress_bar
 
     paths = shard_paths(shards)
@@ -49,9 +50,11 @@ def index(shards: tuple[str, ...], as_json: bool) -> None:
     progress.close()
     if as_json:
         click.echo(json.dumps(rows, indent=1))
-        return
-    for row, notes in zip(rows, listed, strict=True):
-        click.echo(f"{row['samples']:9}  {row['shard']}{notes}")
+    else:
+        for row, notes in zip(rows, listed, strict=True):
+            click.echo(f"{row['samples']:9}  {row['shard']}{notes}")
+    if not any(row["samples"] for row in rows):
+        raise UserError("None of the shards holds a sample.", "What each of them holds instead is listed above.")
 
 
 @data.command()

@@ -12,6 +12,7 @@ from distill.config import CAPTION_KEYS, Data
 from distill.data.keyed_random import uniform
 from distill.data.shards import Sample
 
+TEXT_KEYS = ("text", "caption", "raw", "sentence")  # of an object that is one caption, beside what else it holds
 MAX_NAMED = 8  # keys of a sample's JSON in a message
 
 
@@ -59,14 +60,26 @@ class Captions:
             found += self._in_tree(tree)
         except (ValueError, RecursionError) as error:
             raise sample.error(f"its captions cannot be read: {error}") from error
-        # A caption that occurs with and without a language gets the language, at the position where it occurs first.
-        languages = {c.text: c.language for c in reversed(found) if c.language}
-        texts = dict.fromkeys(c.text for c in found if c.text)
-        captions = [Caption(text, languages.get(text, "")) for text in texts]
+        captions = self._distinct(found)
         kept = [c for c in captions if not self.languages or c.language in ("", *self.languages)]
         if not kept:
             raise sample.lacks(f"caption{self._what_there_is(sample, tree, captions)}")
         return kept
+
+    def _distinct(self, found: Sequence[Caption]) -> list[Caption]:
+        """Captions without empty ones and repetitions.
+
+        One that occurs with and without a language gets the language, at the position where it occurs first; one that
+        occurs in several languages the first of them, if possible one of ``languages``.
+        """
+        languages: dict[str, list[str]] = {}
+        for caption in found:
+            if caption.text:
+                languages.setdefault(caption.text, []).append(caption.language)
+        return [
+            Caption(text, min((one for one in own if one), key=lambda one: one not in self.languages, default=""))
+            for text, own in languages.items()
+        ]
 
     def _in_tree(self, tree: Any, within: bool = False) -> list[Caption]:
         """The captions in a ``KEY.json``: those under the keys, in a list of such objects, or the text itself.
@@ -77,9 +90,13 @@ class Captions:
         """
         if isinstance(tree, list):
             return [caption for item in tree for caption in self._in_tree(item, within=True)]
-        if isinstance(tree, dict) and not (within and "text" in tree and tree.keys().isdisjoint(self.keys)):
+        if isinstance(tree, dict) and not (within and self._is_caption(tree)):
             return [caption for key in self.keys for caption in captions_in(tree.get(key))]
         return captions_in(tree)
+
+    def _is_caption(self, tree: dict[str, Any]) -> bool:
+        """Whether an object in a list is a caption itself, and not one that has captions under the keys."""
+        return tree.keys().isdisjoint(self.keys) and not tree.keys().isdisjoint(TEXT_KEYS)
 
     def _what_there_is(self, sample: Sample, tree: Any, captions: Sequence[Caption]) -> str:
         """What a sample has in place of a caption that can be used, as the end of a sentence; "" for nothing."""
@@ -134,8 +151,8 @@ def captions_in(value: Any, language: str = "") -> list[Caption]:
     """The captions in a value of JSON or of a table: the one way in, for shards, streams, tables and annotation files.
 
     Args:
-        value: text, a list, ``{language: …}``, or ``{"text": …, "language": …}``, nested as you like. None and NaN,
-            which pandas writes for a missing value, hold no caption.
+        value: text, a list, ``{language: …}``, or ``{"text": …, "language": …}``, where "text" may be another of
+            ``TEXT_KEYS``, nested as you like. None and NaN, which pandas writes for a missing value, hold no caption.
         language: of the captions for which ``value`` itself names none.
 
     Returns:
@@ -154,8 +171,8 @@ def captions_in(value: Any, language: str = "") -> list[Caption]:
         return [Caption(value.encode("utf-8", "replace").decode().strip(), language)]
     if isinstance(value, list):
         return [caption for item in value for caption in captions_in(item, language)]
-    if isinstance(value, dict) and "text" in value:
-        return captions_in(value["text"], str(value.get("language") or language))
+    if isinstance(value, dict) and (name := next((key for key in TEXT_KEYS if key in value), None)):
+        return captions_in(value[name], str(value.get("language") or value.get("lang") or language))
     if isinstance(value, dict):
         return [caption for name, item in value.items() for caption in captions_in(item, str(name))]
     raise ValueError(f"{value!r:.60} is no text")

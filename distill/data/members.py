@@ -43,7 +43,7 @@ class Leftover:
     remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{self.count} {self.members}, such as {self.example}"
+        return f"{self.members} ({self.count}, such as {self.example})"
 
 
 def is_clutter(name: str) -> bool:

@@ -19,6 +19,8 @@ from distill.data.images import is_ignored
 from distill.data.openers import OPENERS
 from distill.errors import UserError, did_you_mean
 
+OTHERWISE = "Name the folder that does, or make shards of your files: distill data pack."
+
 
 def shard_paths(specs: Iterable[str]) -> list[Path]:
     """The paths of local shards, in the order of ``specs``.
@@ -56,7 +58,13 @@ def shards_in(folder: Path) -> list[Path]:
         UserError: if there is none, or there are compressed ones, which would be left out.
     """
     # One listing, because a folder may hold very many shards, on a file system where each question takes long.
-    entries = sorted((entry for entry in os.scandir(folder) if not is_ignored(entry.name)), key=lambda one: one.name)
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted((one for one in found if not is_ignored(one.name)), key=lambda one: one.name)
+    except OSError as error:
+        raise UserError(
+            f"The folder {folder} cannot be read: {error.strerror}.", "Correct its permissions."
+        ) from error
     shards = [folder / one.name for one in entries if one.name.lower().endswith(".tar") and not one.is_dir()]
     compressed = [one.name for one in entries if one.name.lower().endswith(COMPRESSED_SUFFIXES)]
     if compressed:
@@ -69,7 +77,7 @@ def shards_in(folder: Path) -> list[Path]:
     inner = [one.name for one in entries if one.is_dir() and holds_shards(one.path)]
     named = ", ".join(f"{folder / name}" for name in inner[:3]) + ", …" * (len(inner) > 3)
     if not shards:
-        remedy = f"Name the folders that do: {named}." if inner else "Name the folder that does."
+        remedy = f"Name the folders that do: {named}." if inner else OTHERWISE
         raise UserError(f"The folder {folder} holds no .tar shard.", remedy)
     if inner:
         print(f"Note: of {folder}, only its own shards are read, not those in {named}.", file=sys.stderr, flush=True)
@@ -97,8 +105,15 @@ def check_one_name_each(paths: Sequence[Path]) -> None:
 
 
 def file_number(path: Path) -> tuple[int, int]:
-    """What a file has in common with all links to it: the numbers of its device and of the file there."""
-    stat = path.stat()
+    """What a file has in common with all links to it: the numbers of its device and of the file there.
+
+    Raises:
+        UserError: if it cannot be read, such as a link to nothing.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise UserError(f"The shard {path} cannot be read: {error.strerror}.", "Restore it.") from error
     return stat.st_dev, stat.st_ino
 
 
@@ -164,7 +179,7 @@ def matches(name: str) -> list[str]:
     return [
         found
         for found in sorted(glob.glob(name))
-        if not (is_ignored(Path(found).name) or found.endswith(".tar.index"))
+        if not (is_ignored(Path(found).name) or found.lower().endswith(".tar.index"))
     ]
 
 
