@@ -225,6 +225,20 @@ def test_a_member_named_like_the_beginning_of_another_format_is_read(tmp_path: P
     assert contents(streamed(path)[0]) == local(path)
 
 
+def test_archives_that_were_joined_are_spoken_of(tmp_path: Path) -> None:
+    a, b = write_tar(tmp_path / "a.tar", plain(3)), write_tar(tmp_path / "b.tar", plain(3, 9))
+    both = tmp_path / "both.tar"
+    both.write_bytes(a.read_bytes() + b.read_bytes())
+    (found,) = read_index(both).leftovers
+    assert (found.members, found.example) == ("further data after the archive's end", "0009.png")
+    samples, (said,) = streamed(both)
+    assert contents(samples) == local(a) and "after the archive's end (1, such as 0009.png)" in said
+    assert "tar --concatenate" in said
+    bad = list[Bad]()
+    assert len(list(read_samples(f"pipe:cat {a} /dev/zero", POLICY, bad.append))) == 3
+    assert len(list(read_samples(f"pipe:cat {a}; false", POLICY, bad.append))) == 3 and not bad
+
+
 def test_a_folder_is_read_whole_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = write_tar(tmp_path / "a.tar", plain(2)), write_tar(tmp_path / "B.TAR", plain(2, 9))
     (tmp_path / "._a.tar").write_bytes(b"of macOS")

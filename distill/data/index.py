@@ -28,6 +28,7 @@ from distill.wording import counted
 
 TAR_ERRORS = (tarfile.TarError, ValueError, OverflowError, RecursionError)  # what tarfile raises for a damaged archive
 VERSION = "3"  # of the stored file's format
+REST_BYTES = 1 << 16  # after the end of an archive that are looked at
 MAX_LINKS = 8  # from a link over further links to a file
 
 Members = dict[str, list[tuple[int, int]]]  # of each key one (offset, size) for each of KINDS
@@ -98,8 +99,12 @@ def scan_shard(path: Path) -> ShardIndex:
     return ShardIndex(path, tuple(scan.rows), members, sha256, stamp, tuple(scan.faults), leftovers)
 
 
-def headers(path: Path) -> Iterator[tarfile.TarInfo]:
+def headers(path: Path, leftovers: Leftovers | None = None) -> Iterator[tarfile.TarInfo]:
     """The headers of all members of a tar file.
+
+    Args:
+        path: of the file.
+        leftovers: takes note of what follows the archive's end.
 
     Raises:
         OSError: if it cannot be opened.
@@ -113,9 +118,12 @@ def headers(path: Path) -> Iterator[tarfile.TarInfo]:
             end = tar.offset
             tar.members = []  # type: ignore[attr-defined]  # or tarfile keeps every member in memory
             yield member
-        # tarfile takes any damaged header for the end of the archive; the real end is a block of zeros.
-        if not has_end_mark(path, tar.offset):
-            raise tarfile.ReadError("it has no end-of-archive mark where its last member ends")
+        rest = bytes_at(path, tar.offset, REST_BYTES)
+    # tarfile takes any damaged header for the end of the archive; the real end is a block of zeros.
+    if rest[: tarfile.BLOCKSIZE] != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it has no end-of-archive mark where its last member ends")
+    if leftovers is not None:
+        leftovers.add_rest(rest)
 
 
 class Scan:
@@ -141,7 +149,7 @@ class Scan:
 
     def read(self) -> None:
         try:
-            for member in headers(self.path):
+            for member in headers(self.path, self.leftovers):
                 self.add(member)
         except TAR_ERRORS as error:
             damaged = f"the archive is empty, cut off or damaged after {counted(len(self.rows), 'sample')}: {error}"
@@ -205,11 +213,11 @@ def link_target(link: tarfile.TarInfo) -> str:
     return posixpath.normpath(posixpath.join(start, link.linkname))
 
 
-def has_end_mark(path: Path, offset: int) -> bool:
-    """Whether a tar file has an end-of-archive mark, a block of zeros, at this offset."""
+def bytes_at(path: Path, offset: int, size: int) -> bytes:
+    """At most ``size`` bytes of a file from an offset on."""
     with open(path, "rb") as file:
         file.seek(offset)
-        return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+        return file.read(size)
 
 
 def index_paths(path: Path) -> tuple[Path, Path]:

@@ -19,9 +19,10 @@ MAX_GROUPS = 50  # of leftover members that are told apart
 MAX_ENDINGS = 10_000  # with further dots, that are told apart while a shard is read
 KEYS_AN_ENDING = 8  # of an ending with further dots, which are looked for among the samples
 MANY = "members with further endings"
-FURTHER_DOT = "A sample's key ends at the first dot of a name: rename these without further dots, or pack them anew."
+FURTHER_DOT = "A sample's key ends at the first dot of a name: rename these, or pack their files: distill data pack."
 HIDDEN = "A name that begins with a dot has no key: rename them."
 LINK = "Store what the links lead to: tar --dereference."
+JOINED = "Of archives joined with cat only the first is read: name each of them, or join them with tar --concatenate."
 SPARSE = "Make the archive without tar's --sparse."
 
 
@@ -74,6 +75,12 @@ def place_of(name: str) -> tuple[str, int] | None:
     key, ending = split_name(name)
     column = column_of(ending)
     return None if column is None or is_clutter(name) else (key, column)
+
+
+def readable_start(rest: bytes) -> str:
+    """The first name in bytes that may be an archive, or what else they begin with."""
+    start = rest.lstrip(b"\0")[:40].partition(b"\0")[0].decode("utf-8", "backslashreplace")
+    return start if start.isprintable() else ascii(start)
 
 
 def last_extension(name: str) -> str:
@@ -170,6 +177,11 @@ class Leftovers:
             members = members if len(self.groups) < MAX_GROUPS else MANY
             group = self.groups.setdefault((members, remedy), Group(example))
         group.count += number
+
+    def add_rest(self, rest: bytes) -> None:
+        """Take note of what follows the end of the archive; zeros do not count."""
+        if rest.strip(b"\0"):
+            self.count("further data after the archive's end", readable_start(rest), JOINED)
 
     def sample(self, key: str, columns: Collection[int]) -> None:
         """Take note of a sample of the shard and the columns in ``KINDS`` of its members."""

@@ -10,7 +10,7 @@ import http.client
 import random
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distill.data.openers import CHUNK, OPENERS, Source, StreamFailed
 from distill.data.shard_names import address_scheme
@@ -85,6 +85,10 @@ class Stream:
                 self.position += len(data)
                 self.checksum = zlib.crc32(data, self.checksum)
                 return data
+
+    def last_try(self) -> None:
+        """From now on, give up at the first failure."""
+        self.policy = replace(self.policy, retries=0)
 
     def close(self) -> None:
         """Close the connection or end the command, if one is open."""

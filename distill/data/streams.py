@@ -50,7 +50,7 @@ def read_samples(
     """
     stream, name, tar = Stream(address, policy), without_secrets(address), TarReader()
     try:
-        for key, members, hint in tar.samples(stream):
+        for key, members, hint in tar.samples(stream, stream.last_try):
             yield Sample(key, name, members.get("image"), members.get("txt"), members.get("json"), hint)
             stream.last_sample = time.monotonic()
     except StreamFailed as error:

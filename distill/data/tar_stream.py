@@ -5,12 +5,14 @@ from __future__ import annotations
 import posixpath
 import tarfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from distill.data.archives import Format, decompressed
-from distill.data.index import is_link, link_target
+from distill.data.index import REST_BYTES, TAR_ERRORS, is_link, link_target
 from distill.data.members import KINDS, Leftovers, is_stored_whole, place_of, readable
+from distill.data.openers import StreamFailed
 from distill.wording import counted
 
 MAX_MEMBER_BYTES = 1 << 26
@@ -130,13 +132,16 @@ class TarReader:
         self.count, self.leftovers, self.apart, self.recent = 0, Leftovers(), Apart(), Recent()
         self.format: Format | None = None
 
-    def samples(self, file: Any) -> Iterator[tuple[str, dict[str, bytes], str]]:
+    def samples(
+        self, file: Any, on_end: Callable[[], object] = lambda: None
+    ) -> Iterator[tuple[str, dict[str, bytes], str]]:
         """(key, {kind: bytes}, why members may be missing) of every sample.
 
         An archive that is compressed with gzip, bzip2 or xz is decompressed.
 
         Args:
             file: has a method ``read``.
+            on_end: called at the end of the archive, before a little of what follows it is read.
 
         Raises:
             tarfile.TarError, ValueError, OverflowError, RecursionError: if the archive is damaged; ``TAR_ERRORS``.
@@ -162,8 +167,12 @@ class TarReader:
                     members[kind] = self.content(tar, member)
                 except NotKept as error:
                     hint = f"its {readable(member.name)} {error}"
-        if members or hint:
-            yield self.sample(current, members, hint)
+            if members or hint:
+                yield self.sample(current, members, hint)
+            on_end()
+            # What follows may be cut off or come from a command that fails: the archive is whole all the same.
+            with suppress(StreamFailed, *TAR_ERRORS):
+                self.leftovers.add_rest(tar.fileobj.read(REST_BYTES))
 
     def content(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
         """A member's bytes; of a link, those of the member before that it leads to.
