@@ -19,7 +19,9 @@ MAX_GROUPS = 50  # of leftover members that are told apart
 MAX_ENDINGS = 10_000  # with further dots, that are told apart while a shard is read
 KEYS_AN_ENDING = 8  # of an ending with further dots, which are looked for among the samples
 MANY = "members with further endings"
-FURTHER_DOT = "A sample's key ends at the first dot of a name: rename these, or pack their files: distill data pack."
+FURTHER_DOT = (
+    "A sample's key ends at the first dot of a name: rename these, or make new shards of these: distill data pack."
+)
 HIDDEN = "A name that begins with a dot has no key: rename them."
 LINK = "Store what the links lead to: tar --dereference."
 JOINED = "Of archives joined with cat only the first is read: name each of them, or join them with tar --concatenate."
