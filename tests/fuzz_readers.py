@@ -11,10 +11,12 @@ without a result, ends the process, which saves the input; this command then end
 from __future__ import annotations
 
 import argparse
+import gzip
 import io
 import json
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -54,8 +56,9 @@ def shard_targets(scratch: Path, shard: Path) -> Targets:
         read_index,
         scan_shard,
     )
+    from distill.data.members import lost
     from distill.data.shards import Shards
-    from distill.data.streams import group_by_sample
+    from distill.data.tar_stream import TarReader
     from distill.errors import UserError
 
     read_index(shard)
@@ -66,11 +69,13 @@ def shard_targets(scratch: Path, shard: Path) -> Targets:
         file.write_bytes(data)
         index = scan_shard(file)
         assert members_fit(index.members, len(data)) and len(index.keys) == len(index.members)
+        assert lost(index.leftovers).encode() or not any(one.remedy for one in index.leftovers)
 
     def stream(data: bytes) -> None:
         with suppress(*TAR_ERRORS):
-            for key, parts in group_by_sample(io.BytesIO(data)):
-                assert key.encode() and sum(map(len, parts.values())) <= len(data)
+            for key, parts, _ in TarReader().samples(io.BytesIO(data)):
+                # A sample's members may be links to one member, and the archive may be compressed.
+                assert key.encode() and sum(map(len, parts.values())) <= 3 * 2000 * len(data)
 
     def index(data: bytes) -> None:
         file.write_bytes(data)
@@ -86,11 +91,24 @@ def shard_targets(scratch: Path, shard: Path) -> Targets:
             assert 0 <= len(shards) == int(np.sum(shards.counts)) and shards.indexes.path(0)
 
     return {
-        "archive": (archive, [shard.read_bytes()]),
-        "stream": (stream, [shard.read_bytes()]),
+        "archive": (archive, [shard.read_bytes(), linked(shard)]),
+        "stream": (stream, [shard.read_bytes(), gzip.compress(shard.read_bytes()), linked(shard)]),
         "index": (index, [index_paths(shard)[0].read_bytes()]),
         "table": (table, [(scratch / "table").read_bytes()]),
     }
+
+
+def linked(shard: Path) -> bytes:
+    """A shard with links, and with members that belong to no sample, before its own members."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, target, kind in (("a.txt", "", b"0"), ("b.txt", "a.txt", b"1"), ("c/b.txt", "../b.txt", b"2")):
+            info = tarfile.TarInfo(name)
+            info.linkname, info.type = target, kind
+            tar.addfile(info)
+        for name in ("a.1.png", "a.mask.png", ".png", "._a.png", "cls", "d.png"):
+            tar.addfile(tarfile.TarInfo(name))
+    return out.getvalue()[: 9 * tarfile.BLOCKSIZE] + shard.read_bytes()
 
 
 def checkpoint_targets(scratch: Path) -> Targets:

@@ -223,7 +223,7 @@ def test_fewer_samples_than_processes_are_refused(tmp_path: Path, recipe: Path) 
     write_tar(tmp_path / "one.tar", GOOD)
     words = ("train", recipe, "--out", "run", "--nproc", "2", "--set", f"data.train={tmp_path / 'one.tar'}")
     error = refused(*words, "--set", "train.batch_size=2", cwd=tmp_path)
-    assert "train.batch_size = 2 is more than the 1 training samples" in error
+    assert "train.batch_size = 2 is more than the 1 training sample:" in error
     error = refused(*words, "--set", "train.batch_size=1", cwd=tmp_path)
     assert "train.batch_size = 1 does not divide among 2 processes" in error
     assert not (tmp_path / "run").exists()

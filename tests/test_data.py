@@ -44,7 +44,7 @@ def test_check_reports_every_fault_that_was_put_in(tmp_path: Path) -> None:
     options = ("--against", tmp_path / "b.tar", "--json")
     for processes in (0, 2):
         words = ["data", "check", tmp_path / "a.tar", *options, "--processes", processes]
-        found = json.loads(distill(*words).stdout)
+        found = json.loads(distill(*words, status=1).stdout)
         assert (found["shards"], found["samples"], found["bad"]) == (1, 27, 4)
         assert sum(found["reasons"].values()) == 4
         assert {one["key"] for one in found["bad_examples"]} == {"torn", "no-caption", "no-image", "latin"}
@@ -56,7 +56,7 @@ def test_check_reports_every_fault_that_was_put_in(tmp_path: Path) -> None:
         ]
         assert found["alike_in_eval"] == 1
         assert found["alike_in_eval_examples"] == [[f"{tmp_path}/b.tar:other", f"{tmp_path}/a.tar:small"]]
-    output = distill("data", "check", tmp_path / "a.tar", cut).stdout
+    output = distill("data", "check", tmp_path / "a.tar", cut, status=1).stdout
     assert "in 2 shards" in output and "cut off or damaged" in output
 
 
@@ -85,7 +85,7 @@ def test_near_duplicates_are_those_that_a_comparison_of_all_pairs_finds() -> Non
 def test_an_index_is_written_to_the_users_cache_if_the_folder_is_read_only(tmp_path: Path) -> None:
     (path,) = write_shards(tmp_path / "shards", (3,))
     found = json.loads(distill("data", "index", path, "--json", XDG_CACHE_HOME=str(tmp_path / "cache")).stdout)
-    assert found == [{"shard": str(path), "samples": 3, "index": f"{path}.index", "faults": []}]
+    assert found == [{"shard": str(path), "samples": 3, "index": f"{path}.index", "faults": [], "leftovers": []}]
     os.remove(f"{path}.index")
     os.mkdir(f"{path}.index")  # a folder of that name makes writing the file fail, also for root
     found = json.loads(distill("data", "index", path, "--json", XDG_CACHE_HOME=str(tmp_path / "cache")).stdout)
@@ -125,7 +125,7 @@ def test_a_million_shards_take_less_than_200_mb(tmp_path: Path) -> None:
 
 
 def test_no_member_of_an_archive_is_extracted_to_the_disk(tmp_path: Path) -> None:
-    """Absolute names and names with ".." are used as keys only; links and FIFOs are ignored."""
+    """Absolute names and names with ".." are used as keys only; links out of the archive and FIFOs are no samples."""
     outside = tmp_path / "outside"
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name in (str(outside / "a.png"), "../outside/b.png", "x/../../outside/c.png"):
@@ -139,7 +139,7 @@ def test_no_member_of_an_archive_is_extracted_to_the_disk(tmp_path: Path) -> Non
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)
-    found = json.loads(distill("data", "check", tmp_path / "a.tar", "--json").stdout)
+    found = json.loads(distill("data", "check", tmp_path / "a.tar", "--json", status=1).stdout)
     assert found["samples"] == 3 and found["bad"] == 3
     assert {p.name for p in tmp_path.iterdir()} == {"a.tar", "a.tar.index"} and not outside.exists()
 

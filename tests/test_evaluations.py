@@ -17,7 +17,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluations")
     write_shards(folder / "shards")
     (folder / "recipe.toml").write_text(RECIPE.format(shards=folder / "shards"))
-    words = ("--set", "train.steps=1", "--set", "data.eval=shards/train-000001.tar", *SCRATCH)
+    words = ("--set", "train.steps=1", "--set", "data.train=shards/train-000000.tar")
+    words += ("--set", "data.eval=shards/train-000001.tar", *SCRATCH)
     distill("train", "recipe.toml", "--out", "run", *words, cwd=folder)
     distill("export", "run", "--out", "export", cwd=folder)
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -21,8 +22,17 @@ import teachers
 from distill.config import TeacherTable
 from distill.data.cache import Cache
 from distill.data.captions import Captions
-from distill.data.index import file_stamp, index_paths, load_stored_index, members_fit, read_index, scan_shard
+from distill.data.index import (
+    TAR_ERRORS,
+    file_stamp,
+    index_paths,
+    load_stored_index,
+    members_fit,
+    read_index,
+    scan_shard,
+)
 from distill.data.shards import Sample, Shards
+from distill.data.tar_stream import TarReader
 from distill.data.views import PLAIN_VIEWS, decode
 from distill.errors import BadSample, UserError
 from distill.files import read_table
@@ -72,6 +82,55 @@ def test_corrupted_archives_are_indexed_within_their_bounds(
                 Captions().read(shards.read(i))
                 decode(shards.read(i))
         shards.close()
+
+
+NAMES = st.text(st.sampled_from("ab.._/1A~ü"), max_size=4).flatmap(
+    lambda stem: st.sampled_from(["jpg", "PNG", "txt", "json", "cls", "mask.png", "1.txt", "", "tar"]).map(
+        lambda ending: f"{stem}.{ending}"
+    )
+)
+
+
+@EXAMPLES
+@given(members=st.lists(st.tuples(NAMES, st.sampled_from([None, "a.jpg", "b.txt", "../a.txt"])), max_size=12))
+def test_every_member_is_part_of_a_sample_or_counted(tmp_path: Path, members: list[tuple[str, str | None]]) -> None:
+    """Of a local shard: as many members as the samples have, second ones of a name and leftovers. A stream whose
+    samples have their members beside each other gives the same samples."""
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for number, (name, target) in enumerate(members):
+            info, data = tarfile.TarInfo(name), b"%d" % number
+            if target is None:
+                info.size = len(data)
+            else:
+                info.type, info.linkname = tarfile.SYMTYPE, target
+            tar.addfile(info, io.BytesIO(data))
+    index = scan_shard(path)
+    repeated = [reason for key, reason in index.faults if key]
+    left = sum(one.count for one in index.leftovers)
+    assert int((index.members[..., 1] >= 0).sum()) + len(repeated) + left == len(members)
+    assert [*index.keys] or not members or index.faults
+    reader = TarReader()
+    samples = list(reader.samples(io.BytesIO(path.read_bytes())))
+    assert reader.count == len(samples)
+    if not any(target for _, target in members) and not reader.apart.sentence():
+        given = {key: parts for key, parts, _ in samples}
+        if len(given) == len(samples):
+            assert [*given] == [*index.keys]
+            assert sum(map(len, given.values())) == int((index.members[..., 1] >= 0).sum())
+            assert sum(one.count for one in reader.leftovers.found()) == left + len(repeated)
+
+
+@EXAMPLES
+@given(changes=CHANGES, compress=st.booleans())
+def test_corrupted_streams_raise_only_documented_errors(
+    shard: Path, changes: tuple[list[tuple[float, bytes]], float], compress: bool
+) -> None:
+    whole = shard.read_bytes()
+    data = corrupted(gzip.compress(whole) if compress else whole, changes)
+    with suppress(*TAR_ERRORS):
+        for key, parts, _ in TarReader().samples(io.BytesIO(data)):
+            assert key.encode() and sum(map(len, parts.values())) <= len(whole)
 
 
 @EXAMPLES

@@ -1,4 +1,4 @@
-"""Files of earlier versions are still read: a run, teacher caches, shard indexes and an export of version 0.1.0.
+"""Files of earlier versions are still read: a run, teacher caches and an export of version 0.1.0.
 
 ``tests/written_by_0.1.0`` was written by that version in the folder /tmp/distill-0.1.0: a run of 6 steps, with the
 checkpoint of step 3 only, and metrics.jsonl of all 6 steps. These files must never be regenerated.
@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import distill, losses_of
@@ -20,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import distill as package
-from distill.data.index import file_stamp, load_stored_index
+from distill.data.index import file_stamp, load_stored_index, read_index
 from distill.data.shards import Shards
 from distill.lookup import resolve
 from distill.recipe import load, parse
@@ -45,11 +46,18 @@ def old() -> Iterator[Path]:
     shutil.rmtree(HOME)
 
 
-def test_its_indexes_are_read(old: Path) -> None:
+def test_its_indexes_are_made_again_with_the_same_samples(old: Path) -> None:
+    """Those of that version do not say which members belong to no sample."""
     for shard, count in (("train-000000.tar", 10), ("train-000001.tar", 6)):
         path = old / "shards" / shard
-        index = load_stored_index(path.with_name(f"{shard}.index"), path, file_stamp(path))
-        assert index is not None and len(index) == count and not index.faults
+        stored = path.with_name(f"{shard}.index")
+        with safe_open(stored, framework="numpy") as file:
+            keys, members = json.loads(file.get_tensor("keys").tobytes()), file.get_tensor("members")
+        assert load_stored_index(stored, path, file_stamp(path)) is None
+        index = read_index(path)
+        assert len(index) == count and not index.faults and not index.leftovers
+        assert list(index.keys) == keys and np.array_equal(index.members, members)
+        assert load_stored_index(stored, path, file_stamp(path)) is not None
 
 
 def test_its_teacher_caches_are_complete(old: Path) -> None:

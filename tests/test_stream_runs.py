@@ -135,7 +135,7 @@ def test_a_recipe_runs_a_command_only_with_allow_pipe(recipe: Path, tmp_path: Pa
         (['data.train=["http://host/a.tar","http://host/a.tar"]'], "named twice"),
         (
             ["data.train=http://127.0.0.1:9/a.tar", "data.retries=0", "data.bad_samples=5"],
-            "1 streams in a row could not be read.*refused",
+            "1 stream could not be read.*refused",
         ),
         (["data.train=https://host/a.tar", "data.timeout=0"], "'data.timeout' does not check out"),
         (["data.train=https://host/a.tar", "data.timeout=inf"], "'data.timeout' does not check out"),

@@ -63,9 +63,9 @@ def damaged(tmp_path: Path) -> dict[str, tuple[Path, str]]:
         "endless_image": (header_only(tarfile.REGTYPE, 1 << 60), "the archive is cut off or damaged after 0 samples"),
         "sparse": (header_only(tarfile.GNUTYPE_SPARSE, 9), "the archive is cut off or damaged after 0 samples"),
         "cut": (data[: len(data) // 2], "the archive is cut off or damaged after"),
-        "at_a_border": (data[:boundary], "the archive is cut off or damaged after 1 samples: empty header"),
-        "torn": (data[:boundary] + b"?" + data[boundary + 1 :], "the archive is cut off or damaged after 1 samples"),
-        "page": (b"<html>" + b"Sorry!" * 400, "the archive is cut off or damaged after 0 samples"),
+        "at_a_border": (data[:boundary], "the archive is cut off or damaged after 1 sample: empty header"),
+        "torn": (data[:boundary] + b"?" + data[boundary + 1 :], "the archive is cut off or damaged after 1 sample"),
+        "page": (b"<html>" + b"Sorry!" * 400, "it is a web page or XML, no tar archive"),
         "other": (write_tar(tmp_path / "other.tar", [("readme.md", b"hello")]).read_bytes(), "no member is named"),
     }
     for name, (content, _) in made.items():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +32,29 @@ def index(shards: tuple[str, ...], as_json: bool) -> None:
     """
     from distill.data.index import index_paths, read_index
     from distill.data.shard_names import shard_paths
+    from distill.errors import UserError
     from distill.progress import progress_bar
 
     paths = shard_paths(shards)
-    progress, rows = progress_bar("indexing", len(paths), "shards"), []
+    progress, rows = progress_bar("indexing", len(paths), "shards"), list[dict[str, Any]]()
+    listed = list[str]()
     for path in paths:
         shard_index = read_index(path)
         written = next((str(place) for place in index_paths(path) if place.is_file()), "")
         faults = [list(fault) for fault in shard_index.faults]
         rows.append({"shard": str(path), "samples": len(shard_index), "index": written, "faults": faults})
+        rows[-1]["leftovers"] = [asdict(one) for one in shard_index.leftovers]
+        listed.append("".join(f"  {key} {reason}" for key, reason in shard_index.faults))
+        listed[-1] += "".join(f"  {one}" for one in shard_index.leftovers)
         progress.update(1)
     progress.close()
     if as_json:
         click.echo(json.dumps(rows, indent=1))
-        return
-    for row in rows:
-        listed = "".join(f"  {key} {reason}" for key, reason in row["faults"])  # type: ignore[attr-defined]
-        click.echo(f"{row['samples']:9}  {row['shard']}{listed}")
+    else:
+        for row, notes in zip(rows, listed, strict=True):
+            click.echo(f"{row['samples']:9}  {row['shard']}{notes}")
+    if not any(row["samples"] for row in rows):
+        raise UserError("None of the shards holds a sample.", "What each of them holds instead is listed above.")
 
 
 @data.command()
@@ -59,28 +68,37 @@ def check(
 ) -> None:
     """Read every sample of SHARDS once and report their content and their faults.
 
+    Shards that --against names too are left out of SHARDS. The exit status is 1 if samples cannot be used, or images
+    or captions belong to no sample.
+
     \b
     Example:
       distill data check shards/ --against 'shards/test-*.tar' --processes 8
     """
     from distill.data.captions import Captions
     from distill.data.check import Findings, format_report, inspect, report
+    from distill.data.overlap import listed, without
     from distill.data.shards import Shards
     from distill.progress import progress_bar
 
     captions = Captions(keys) if keys else Captions()
 
-    def read(specs: tuple[str, ...], label: str) -> tuple[Shards, Findings]:
-        opened = Shards.open(specs, strict=False)
+    def read(specs: Sequence[str], label: str, quiet: bool) -> tuple[Shards, Findings]:
+        opened = Shards.open(specs, strict=False, quiet=quiet)
         progress = progress_bar(label, len(opened), "samples")
         findings = inspect(opened, captions, processes, progress.update)
         progress.close()
         return opened, findings
 
-    opened, findings = read(shards, "reading")
-    other = read(against, "reading the evaluation shards")[1] if against else None
-    result = report(findings, opened, other)
+    own, both = without(shards, against)
+    if both:
+        click.echo(f"Left out, because --against names them: {listed(both)}.", err=True)
+    opened, findings = read(own, "reading", quiet=True)  # the report lists its leftovers
+    other = read(against, "reading the evaluation shards", quiet=False)[1] if against else None
+    result = report(findings, opened, other) | {"left_out": [str(path) for path in both]}
     click.echo(json.dumps(result, indent=1, ensure_ascii=False) if as_json else format_report(result))
+    if not result["usable"]:
+        sys.exit(1)
 
 
 @data.command()

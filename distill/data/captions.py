@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from typing import Any
 from distill.config import CAPTION_KEYS, Data
 from distill.data.keyed_random import uniform
 from distill.data.shards import Sample
+
+TEXT_KEYS = ("text", "caption", "raw", "sentence")  # of an object that is one caption, beside what else it holds
+MAX_NAMED = 8  # keys of a sample's JSON in a message
 
 
 @dataclass(frozen=True)
@@ -44,26 +48,68 @@ class Captions:
     def read(self, sample: Sample) -> list[Caption]:
         """All captions of a sample, without repetitions: ``KEY.txt`` first, then ``KEY.json`` in its order.
 
+        Of JSON, the values under ``keys`` are read; also a list of objects with such keys, and a plain text or list.
+
         Raises:
-            BadSample: if there is no caption, or the files are not UTF-8 or not JSON.
+            BadSample: if there is no caption, or the files are not UTF-8 or not JSON, or hold something else in its
+                place.
         """
         try:
-            found = [Caption(sample.txt.decode().strip())] if sample.txt is not None else []
-            if sample.json is not None:
-                tree = json.loads(sample.json)
-                for key in self.keys:
-                    found += captions_in(tree.get(key)) if isinstance(tree, dict) else []
+            found = [] if sample.txt is None else captions_in(text_of(sample.txt))
+            tree = None if sample.json is None else json.loads(sample.json)
+            found += self._in_tree(tree)
         except (ValueError, RecursionError) as error:
             raise sample.error(f"its captions cannot be read: {error}") from error
-        # A caption that occurs with and without a language gets the language, at the position where it occurs first.
-        languages = {c.text: c.language for c in reversed(found) if c.language}
-        texts = dict.fromkeys(c.text for c in found if c.text)
-        captions = [Caption(text, languages.get(text, "")) for text in texts]
+        captions = self._distinct(found)
         kept = [c for c in captions if not self.languages or c.language in ("", *self.languages)]
         if not kept:
-            hint = f" in {', '.join(self.languages)} (see data.languages)" if captions else " (see data.caption_keys)"
-            raise sample.error(f"there is no caption{hint}")
+            raise sample.lacks(f"caption{self._what_there_is(sample, tree, captions)}")
         return kept
+
+    def _distinct(self, found: Sequence[Caption]) -> list[Caption]:
+        """Captions without empty ones and repetitions.
+
+        One that occurs with and without a language gets the language, at the position where it occurs first; one that
+        occurs in several languages the first of them, if possible one of ``languages``.
+        """
+        languages: dict[str, list[str]] = {}
+        for caption in found:
+            if caption.text:
+                languages.setdefault(caption.text, []).append(caption.language)
+        return [
+            Caption(text, min((one for one in own if one), key=lambda one: one not in self.languages, default=""))
+            for text, own in languages.items()
+        ]
+
+    def _in_tree(self, tree: Any, within: bool = False) -> list[Caption]:
+        """The captions in a ``KEY.json``: those under the keys, in a list of such objects, or the text itself.
+
+        Args:
+            tree: the JSON.
+            within: whether it is within a list, where ``{"text": …, "language": …}`` is a caption too.
+        """
+        if isinstance(tree, list):
+            return [caption for item in tree for caption in self._in_tree(item, within=True)]
+        if isinstance(tree, dict) and not (within and self._is_caption(tree)):
+            return [caption for key in self.keys for caption in captions_in(tree.get(key))]
+        return captions_in(tree)
+
+    def _is_caption(self, tree: dict[str, Any]) -> bool:
+        """Whether an object in a list is a caption itself, and not one that has captions under the keys."""
+        return tree.keys().isdisjoint(self.keys) and not tree.keys().isdisjoint(TEXT_KEYS)
+
+    def _what_there_is(self, sample: Sample, tree: Any, captions: Sequence[Caption]) -> str:
+        """What a sample has in place of a caption that can be used, as the end of a sentence; "" for nothing."""
+        if captions:
+            own = ", ".join(dict.fromkeys(caption.language for caption in captions))
+            return f" in {', '.join(self.languages)}, only in {own} (see data.languages)"
+        empty = " and its KEY.txt is empty" if sample.txt is not None else ""
+        if not isinstance(tree, dict):
+            return f":{empty.removeprefix(' and')}" if empty else ": no KEY.txt and no KEY.json with one"
+        looked, held = ", ".join(self.keys), ", ".join(map(str, [*tree][:MAX_NAMED])) or "none"
+        more = ", …" if len(tree) > MAX_NAMED else ""
+        under = f" under {looked} in its KEY.json, whose keys are {held}{more}"
+        return f"{under}{empty} (see data.caption_keys)"
 
     def draw(self, captions: Sequence[Caption], key: str, seed: int, epoch: int, count: int = 1) -> list[Caption]:
         """The captions for an epoch: a function of (key, seed, epoch) alone.
@@ -87,30 +133,46 @@ class Captions:
         return captions[1 + int(position * (len(captions) - 1))]
 
 
+def text_of(data: bytes) -> str:
+    """The text of a ``KEY.txt``, one caption whatever its lines; a byte order mark at its beginning is left out.
+
+    Raises:
+        ValueError: if it is not UTF-8.
+    """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("its KEY.txt is in UTF-16: save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"its KEY.txt is not in UTF-8: {error}") from error
+
+
 def captions_in(value: Any, language: str = "") -> list[Caption]:
     """The captions in a value of JSON or of a table: the one way in, for shards, streams, tables and annotation files.
 
     Args:
-        value: text, a list, ``{language: …}``, or ``{"text": …, "language": …}``, nested as you like. None and NaN,
-            which pandas writes for a missing value, hold no caption.
+        value: text, a list, ``{language: …}``, or ``{"text": …, "language": …}``, where "text" may be another of
+            ``TEXT_KEYS``, nested as you like. None and NaN, which pandas writes for a missing value, hold no caption.
         language: of the captions for which ``value`` itself names none.
 
     Returns:
         The captions in their order, stripped of white space at both ends; also empty ones and repetitions.
 
     Raises:
-        ValueError: if it holds something else, such as a number.
+        ValueError: if it holds something else, such as a number, or text with zero bytes.
         RecursionError: if it is nested too deeply.
     """
     if value is None or value != value:
         return []
     if isinstance(value, str):
+        if "\0" in value:
+            raise ValueError("a caption holds zero bytes: it is no text, or in another encoding than UTF-8")
         # JSON can encode an unpaired surrogate, which is not valid Unicode text: SentencePiece rejects it.
         return [Caption(value.encode("utf-8", "replace").decode().strip(), language)]
     if isinstance(value, list):
         return [caption for item in value for caption in captions_in(item, language)]
-    if isinstance(value, dict) and "text" in value:
-        return captions_in(value["text"], str(value.get("language") or language))
+    if isinstance(value, dict) and (name := next((key for key in TEXT_KEYS if key in value), None)):
+        return captions_in(value[name], str(value.get("language") or value.get("lang") or language))
     if isinstance(value, dict):
         return [caption for name, item in value.items() for caption in captions_in(item, str(name))]
     raise ValueError(f"{value!r:.60} is no text")

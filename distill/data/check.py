@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from typing import Any
 
@@ -16,9 +16,11 @@ from PIL import Image
 
 from distill.data.captions import Captions
 from distill.data.index import KINDS
+from distill.data.members import lost
 from distill.data.shards import Shards
 from distill.data.views import decode
 from distill.errors import Bad, BadSample
+from distill.wording import counted
 
 MAX_BITS = 4  # of 64 in which the hashes of two near-duplicates may differ
 CHUNK = 256  # samples that a process reads at a time
@@ -191,6 +193,9 @@ def report(findings: Findings, shards: Shards, against: Findings | None = None) 
     Args:
         findings: of all samples of ``shards``.
         against: of evaluation shards, whose images are looked for among those of ``shards``.
+
+    Returns:
+        Counts and examples; "usable", whether every sample can be used, and no image or caption belongs to none.
     """
     exact = exact_duplicates(findings)
     near_duplicates = NearDuplicates(findings)
@@ -198,11 +203,13 @@ def report(findings: Findings, shards: Shards, against: Findings | None = None) 
     widths = [size[0] for size in findings.sizes.elements()] or [0]
     heights = [size[1] for size in findings.sizes.elements()] or [0]
     result: dict[str, Any] = {
+        "usable": not (findings.bad or lost(shards.leftovers) or (against is not None and against.bad)),
         "shards": len(shards.indexes),
         "samples": findings.samples,
         "bad": len(findings.bad),
         "reasons": dict(Counter(one.reason for one in findings.bad).most_common(EXAMPLES)),
         "bad_examples": [one._asdict() for one in findings.bad[:EXAMPLES]],
+        "leftovers": [asdict(one) for one in shards.leftovers],
         "captions_per_image": dict(sorted(findings.captions.items())),
         "languages": dict(findings.languages.most_common()),
         "width": {"smallest": min(widths), "median": int(np.median(widths)), "largest": max(widths)},
@@ -215,21 +222,40 @@ def report(findings: Findings, shards: Shards, against: Findings | None = None) 
     if against is not None:
         shared = near_duplicates.pairs(against, same_set=False)
         result |= {"alike_in_eval": len(shared), "alike_in_eval_examples": shared[:EXAMPLES]}
+        result |= {"bad_in_eval": len(against.bad)}
+        result |= {"bad_in_eval_examples": [one._asdict() for one in against.bad[:EXAMPLES]]}
     return result
 
 
 def format_report(result: dict[str, Any]) -> str:
     """A report as text for the terminal."""
-    lines = [f"{result['samples']} samples in {result['shards']} shards, {result['bad']} of them cannot be used"]
+    samples, shards = counted(result["samples"], "sample"), counted(result["shards"], "shard")
+    unusable = f"{result['bad']} of them cannot be used" if result["bad"] else "all of which can be used"
+    lines = [f"{samples} in {shards}, {unusable}"]
     lines += [f"  {count:8}  {reason}" for reason, count in result["reasons"].items()]
-    lines += [f"  such as {one['shard']} {one['key']}" for one in result["bad_examples"][:3]]
-    per_image = ", ".join(f"{count} images with {n}" for n, count in result["captions_per_image"].items())
-    lines.append(f"captions: {per_image or 'none'}")
+    lines += examples(result["bad_examples"])
+    if result["leftovers"]:
+        lines.append("members that belong to no sample:")
+    for one in result["leftovers"]:
+        lines.append(f"  {one['count']:8}  {one['members']}, such as {one['example']}")
+    lines += [f"  {remedy}" for remedy in dict.fromkeys(one["remedy"] for one in result["leftovers"]) if remedy]
+    per_image = (f"{counted(count, 'image')} with {n}" for n, count in result["captions_per_image"].items())
+    lines.append(f"captions: {', '.join(per_image) or 'none'}")
     spoken = ", ".join(f"{name or 'not said'} {count}" for name, count in result["languages"].items())
     lines.append(f"languages: {spoken or 'none'}")
     for side in ("width", "height"):
         lines.append(f"{side}: {' … '.join(str(result[side][k]) for k in ('smallest', 'median', 'largest'))} pixels")
-    lines.append(f"duplicates: {result['same_images']} with the same bytes, {result['alike']} look like another one")
+    alike = counted(result["alike"], "looks like another one", "look like another one")
+    lines.append(f"duplicates: {result['same_images']} with the same bytes, {alike}")
     if "alike_in_eval" in result:
-        lines.append(f"{result['alike_in_eval']} evaluation images look like one of these")
+        seen = counted(result["alike_in_eval"], "evaluation image looks", "evaluation images look")
+        lines.append(f"{seen} like one of these")
+        if result["bad_in_eval"]:
+            lines.append(f"{counted(result['bad_in_eval'], 'evaluation sample')} cannot be used")
+            lines += examples(result["bad_in_eval_examples"])
     return "\n".join(lines)
+
+
+def examples(bad: Sequence[dict[str, Any]]) -> list[str]:
+    """Lines that name some samples that cannot be used."""
+    return [f"  such as {one['shard']} {one['key']}: {one['reason']}" for one in bad[:3]]

@@ -10,22 +10,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
+import posixpath
 import tarfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distill.data.images import EXTENSIONS
+from distill.data.archives import what_it_is
+from distill.data.members import KINDS, Leftover, Leftovers, is_stored_whole, no_samples, place_of
 from distill.errors import UserError
 from distill.files import digest, write_whole
+from distill.wording import counted
 
-KINDS = ("image", "txt", "json")  # the columns of an index
-NO_SAMPLES = "no member is named KEY.jpg, KEY.png or the like, KEY.txt or KEY.json"
 TAR_ERRORS = (tarfile.TarError, ValueError, OverflowError, RecursionError)  # what tarfile raises for a damaged archive
-VERSION = "2"  # of the stored file's format
+VERSION = "3"  # of the stored file's format
+REST_BYTES = 1 << 16  # after the end of an archive that are looked at
+MAX_LINKS = 8  # from a link over further links to a file
 
 Members = dict[str, list[tuple[int, int]]]  # of each key one (offset, size) for each of KINDS
 Faults = list[tuple[str, str]]  # (key, reason)
@@ -42,6 +46,7 @@ class ShardIndex:
         sha256: of the whole shard.
         stamp: the shard's size in bytes and its modification time in nanoseconds.
         faults: (key, reason) of everything wrong in the shard; the key is "" where the archive itself is damaged.
+        leftovers: the members that belong to no sample.
     """
 
     path: Path
@@ -50,6 +55,7 @@ class ShardIndex:
     sha256: str
     stamp: tuple[int, int]
     faults: tuple[tuple[str, str], ...] = ()
+    leftovers: tuple[Leftover, ...] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -80,72 +86,138 @@ def scan_shard(path: Path) -> ShardIndex:
         UserError: if the file cannot be opened.
     """
     stamp = file_stamp(path)
-    rows: Members = {}
-    faults: Faults = []
+    scan = Scan(path, stamp[0])
     try:
-        scan_headers(path, stamp[0], rows, faults)
+        scan.read()
         sha256 = digest(path)
     except OSError as error:
         raise UserError(f"The shard {path} cannot be read: {error.strerror}.", "Restore it.") from error
-    if not rows and not faults:
-        faults.append(("", NO_SAMPLES))
-    members = np.array(list(rows.values()), dtype=np.int64).reshape(len(rows), len(KINDS), 2)
-    return ShardIndex(path, tuple(rows), members, sha256, stamp, tuple(faults))
+    leftovers = scan.leftovers.found()
+    if not scan.rows and not scan.faults:
+        scan.faults.append(("", no_samples(leftovers)))
+    members = np.array(list(scan.rows.values()), dtype=np.int64).reshape(len(scan.rows), len(KINDS), 2)
+    return ShardIndex(path, tuple(scan.rows), members, sha256, stamp, tuple(scan.faults), leftovers)
 
 
-def scan_headers(path: Path, size: int, rows: Members, faults: Faults) -> None:
-    """Add the members of a tar file of ``size`` bytes to ``rows``, and everything wrong with it to ``faults``."""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            end = 0
-            while (member := tar.next()) is not None:
-                if tar.offset <= end:  # a header with a negative size would be read again and again
-                    raise tarfile.ReadError("a header leads backwards")
-                end = tar.offset
-                tar.members = []  # type: ignore[attr-defined]  # or tarfile keeps every member in memory
-                add_member(member, size, rows, faults)
-            # tarfile takes any damaged header for the end of the archive; the real end is a block of zeros.
-            if not has_end_mark(path, tar.offset):
-                raise tarfile.ReadError("it has no end-of-archive mark where its last member ends")
-    except TAR_ERRORS as error:
-        faults.append(("", f"the archive is empty, cut off or damaged after {len(rows)} samples: {error}"))
+def headers(path: Path, leftovers: Leftovers | None = None) -> Iterator[tarfile.TarInfo]:
+    """The headers of all members of a tar file.
+
+    Args:
+        path: of the file.
+        leftovers: takes note of what follows the archive's end.
+
+    Raises:
+        OSError: if it cannot be opened.
+        tarfile.TarError, ValueError, OverflowError, RecursionError: at the first damaged header; ``TAR_ERRORS``.
+    """
+    with tarfile.open(path, "r:") as tar:
+        end = 0
+        while (member := tar.next()) is not None:
+            if tar.offset <= end:  # a header with a negative size would be read again and again
+                raise tarfile.ReadError("a header leads backwards")
+            end = tar.offset
+            tar.members = []  # type: ignore[attr-defined]  # or tarfile keeps every member in memory
+            yield member
+        rest = bytes_at(path, tar.offset, REST_BYTES)
+    # tarfile takes any damaged header for the end of the archive; the real end is a block of zeros.
+    if rest[: tarfile.BLOCKSIZE] != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it has no end-of-archive mark where its last member ends")
+    if leftovers is not None:
+        leftovers.add_rest(rest)
 
 
-def add_member(member: tarfile.TarInfo, size: int, rows: Members, faults: Faults) -> None:
-    """Add one member to the row of its sample, unless its data would end beyond the archive's ``size`` bytes."""
-    key_and_column = sample_member(member)
-    if key_and_column is None:
-        return
-    key, column = key_and_column
-    row = rows.setdefault(key, [(0, -1)] * len(KINDS))
-    if row[column][1] >= 0:
-        faults.append((key, f"the shard holds two {KINDS[column]} members of this name; the first one counts"))
-    elif member.size >= 0 and member.offset_data + member.size <= size:
-        row[column] = (member.offset_data, member.size)
+class Scan:
+    """One reading of a shard's headers.
+
+    Args:
+        path: the shard.
+        size: its size in bytes.
+
+    Attributes:
+        rows: the samples found.
+        faults: everything wrong.
+        leftovers: counts the members that belong to no sample.
+        links: (name, name of the target) of the members that are links.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path, self.size = path, size
+        self.rows: Members = {}
+        self.faults: Faults = []
+        self.leftovers = Leftovers()
+        self.links: list[tuple[str, str]] = []
+
+    def read(self) -> None:
+        try:
+            for member in headers(self.path, self.leftovers):
+                self.add(member)
+        except TAR_ERRORS as error:
+            damaged = f"the archive is empty, cut off or damaged after {counted(len(self.rows), 'sample')}: {error}"
+            self.faults.append(("", (not self.rows and what_it_is(self.path)) or damaged))
+        if self.links:
+            self.follow_links()
+        for key in [key for key in self.leftovers.waiting if key in self.rows]:
+            self.leftovers.sample(key, [k for k, (_, size) in enumerate(self.rows[key]) if size >= 0])
+
+    def add(self, member: tarfile.TarInfo) -> None:
+        """Add one member to the row of its sample, unless its data would end beyond the archive."""
+        place = place_of(member.name)
+        if is_link(member):
+            self.links.append((member.name, link_target(member)))
+            if place is not None:  # the sample's place in the order is where its first member stands
+                self.rows.setdefault(place[0], [(0, -1)] * len(KINDS))
+        elif place is None or not is_stored_whole(member):
+            self.leftovers.add(member)
+        else:
+            self.fill(*place, (member.offset_data, member.size))
+
+    def fill(self, key: str, column: int, span: tuple[int, int]) -> None:
+        row = self.rows.setdefault(key, [(0, -1)] * len(KINDS))
+        if row[column][1] >= 0:
+            reason = f"the shard holds two {KINDS[column]} members of this name; the first one counts"
+            self.faults.append((key, reason))
+        elif span[1] >= 0 and span[0] + span[1] <= self.size:
+            row[column] = span
+
+    def follow_links(self) -> None:
+        """Give the members that are links the bytes of the files that they lead to.
+
+        A file may have any name, so the headers are read a second time, for those that are wanted.
+        """
+        targets = {posixpath.normpath(name): target for name, target in self.links}
+        wanted, files = set(targets.values()), dict[str, tuple[int, int]]()
+        with suppress(*TAR_ERRORS):
+            for member in headers(self.path):
+                if is_stored_whole(member) and (name := posixpath.normpath(member.name)) in wanted:
+                    files.setdefault(name, (member.offset_data, member.size))
+        for name, target in self.links:
+            place = place_of(name)
+            for _ in range(MAX_LINKS):
+                target = target if target in files else targets.get(target, target)
+            if place is not None and target in files:
+                self.fill(*place, files[target])
+                continue
+            self.leftovers.add_link(name)
+            if place is not None and all(size < 0 for _, size in self.rows.get(place[0], ())):
+                self.rows.pop(place[0], None)
 
 
-def sample_member(member: tarfile.TarInfo) -> tuple[str, int] | None:
-    """The key of the sample that a member belongs to, and its column in ``KINDS``; None if it is part of no sample."""
-    split = re.fullmatch(r"((?:.*/)?[^./][^./]*)\.([^/]*)", member.name)
-    column = extension_column(split[2].lower()) if split else None
-    if not member.isfile() or split is None or column is None:
-        return None
-    # The bytes of a name need not be UTF-8. A key must be text: views are drawn from its characters.
-    return split[1].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"), column
+def is_link(member: tarfile.TarInfo) -> bool:
+    """Whether a member is a hard or a symbolic link."""
+    return member.issym() or member.islnk()
 
 
-def has_end_mark(path: Path, offset: int) -> bool:
-    """Whether a tar file has an end-of-archive mark, a block of zeros, at this offset."""
+def link_target(link: tarfile.TarInfo) -> str:
+    """The name of the member that a link leads to. A hard link names it, a symbolic one starts at its own folder."""
+    start = posixpath.dirname(link.name) if link.issym() else ""
+    return posixpath.normpath(posixpath.join(start, link.linkname))
+
+
+def bytes_at(path: Path, offset: int, size: int) -> bytes:
+    """At most ``size`` bytes of a file from an offset on."""
     with open(path, "rb") as file:
         file.seek(offset)
-        return file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
-
-
-def extension_column(extension: str) -> int | None:
-    """The column in ``KINDS`` of members with this extension; None for extensions that are not read."""
-    if extension in EXTENSIONS:
-        return 0
-    return KINDS.index(extension) if extension in KINDS[1:] else None
+        return file.read(size)
 
 
 def index_paths(path: Path) -> tuple[Path, Path]:
@@ -186,12 +258,14 @@ def load_stored_index(index_path: Path, path: Path, stamp: tuple[int, int]) -> S
             keys = tuple(json.loads(file.get_tensor("keys").tobytes()))
             members = file.get_tensor("members")
             faults = tuple((str(key), str(reason)) for key, reason in json.loads(metadata["faults"]))
+            listed = json.loads(metadata["leftovers"])
+            leftovers = tuple(Leftover(str(what), int(n), str(name), str(remedy)) for what, n, name, remedy in listed)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         return None
     well_formed = members.dtype == np.int64 and members.shape == (len(keys), len(KINDS), 2)
     if not well_formed or not all(isinstance(key, str) for key in keys) or not members_fit(members, stamp[0]):
         return None
-    return ShardIndex(path, keys, members, str(metadata.get("sha256")), stamp, faults)
+    return ShardIndex(path, keys, members, str(metadata.get("sha256")), stamp, faults, leftovers)
 
 
 def members_fit(members: np.ndarray, size: int) -> bool:
@@ -207,7 +281,7 @@ def save_index(index: ShardIndex) -> None:
     keys = np.frombuffer(json.dumps(index.keys).encode(), dtype=np.uint8)
     tensors: dict[str, Any] = {"members": index.members, "keys": keys}
     metadata = {"version": VERSION, "stamp": json.dumps(index.stamp), "sha256": index.sha256}
-    metadata |= {"faults": json.dumps(index.faults)}
+    metadata |= {"faults": json.dumps(index.faults), "leftovers": json.dumps([astuple(x) for x in index.leftovers])}
     for index_path in index_paths(index.path):
         try:
             write_whole(index_path, lambda to: save_file(tensors, to, metadata=metadata))

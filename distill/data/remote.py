@@ -10,7 +10,7 @@ import http.client
 import random
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distill.data.openers import CHUNK, OPENERS, Source, StreamFailed
 from distill.data.shard_names import address_scheme
@@ -86,6 +86,10 @@ class Stream:
                 self.checksum = zlib.crc32(data, self.checksum)
                 return data
 
+    def last_try(self) -> None:
+        """From now on, give up at the first failure."""
+        self.policy = replace(self.policy, retries=0)
+
     def close(self) -> None:
         """Close the connection or end the command, if one is open."""
         if self.source is not None:
@@ -137,5 +141,5 @@ class Stream:
         self.last_failure = self.position
         if self.failures > self.policy.retries:
             reason = str(getattr(error, "reason", "") or error) or type(error).__name__
-            raise StreamFailed(f"{reason}, {self.failures} times in a row") from error
+            raise StreamFailed(reason + f", {self.failures} times in a row" * (self.failures > 1)) from error
         self.policy.wait(self.failures)

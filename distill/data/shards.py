@@ -17,7 +17,9 @@ from typing import Any, overload
 import numpy as np
 
 from distill.data.index import KINDS, ShardIndex, read_index
+from distill.data.members import Leftover
 from distill.data.shard_names import shard_paths
+from distill.data.survey import Survey
 from distill.errors import Bad, BadSample, UserError
 from distill.files import write_whole
 
@@ -28,13 +30,18 @@ REPLACED = "the shard has been replaced since it was indexed"
 
 @dataclass(frozen=True)
 class Sample:
-    """The raw bytes of one sample's members; None for a member that is absent or was not asked for."""
+    """The raw bytes of one sample's members; None for a member that is absent or was not asked for.
+
+    Attributes:
+        hint: why members may be absent, as part of a sentence; "" if nothing is known of that.
+    """
 
     key: str
     shard: str
     image: bytes | None
     txt: bytes | None
     json: bytes | None
+    hint: str = ""
 
     @property
     def size(self) -> int:
@@ -44,6 +51,10 @@ class Sample:
     def error(self, reason: str) -> BadSample:
         """The exception that says this sample cannot be used."""
         return BadSample(self.shard, self.key, reason)
+
+    def lacks(self, what: str) -> BadSample:
+        """The exception that says this sample cannot be used because there is no image, or no caption."""
+        return self.error(f"there is no {what}{self.hint and f'; {self.hint}'}")
 
 
 class Indexes(Sequence[ShardIndex]):
@@ -112,6 +123,7 @@ class Shards:
         indexes: one :class:`~distill.data.index.ShardIndex` a shard.
         counts: [shards] int64, samples in each.
         faults: everything wrong with the archives; empty unless they were opened by :meth:`open`.
+        leftovers: the members that belong to no sample; likewise.
     """
 
     def __init__(
@@ -119,6 +131,7 @@ class Shards:
         indexes: Sequence[ShardIndex],
         counts: np.ndarray | None = None,
         faults: Sequence[Bad] = (),
+        leftovers: Sequence[Leftover] = (),
     ) -> None:
         if not isinstance(indexes, Indexes):
             hashes = b"".join(bytes.fromhex(index.sha256) for index in indexes)
@@ -126,39 +139,31 @@ class Shards:
         else:
             self.indexes = indexes
         self.counts = np.array([len(i) for i in indexes], dtype=np.int64) if counts is None else counts
-        self.faults = tuple(faults)
+        self.faults, self.leftovers = tuple(faults), tuple(leftovers)
         self.starts = np.concatenate([[0], np.cumsum(self.counts)])
         self._files: OrderedDict[int, int] = OrderedDict()
 
     @classmethod
-    def open(cls, specs: Iterable[str], strict: bool = True) -> Shards:
+    def open(cls, specs: Iterable[str], strict: bool = True, quiet: bool = False) -> Shards:
         """Open shards, indexing those that have no index yet.
 
         Args:
             specs: names of shards; see :func:`~distill.data.shard_names.shard_paths`.
             strict: raise at the first fault of an archive; otherwise collect them in ``faults``.
+            quiet: print no line about images and captions that belong to no sample.
 
         Raises:
             UserError: if a shard cannot be read, or none of them holds a sample.
             BadSample: if ``strict`` and an archive has a fault.
         """
-        paths = shard_paths(specs)
-        counts, hashes, faulty = np.zeros(len(paths), dtype=np.int64), bytearray(), list[tuple[int, ShardIndex]]()
-        for k, path in enumerate(paths):
-            index = read_index(path)
-            if strict and index.faults:
-                raise BadSample(str(path), *index.faults[0])
-            counts[k] = len(index)
-            hashes += bytes.fromhex(index.sha256)
-            if index.faults:
-                faulty.append((k, index))
-        if not counts.sum():
-            why = f": {faulty[0][1].faults[0][1]}" if faulty else ""
-            raise UserError(
-                f"The shard {paths[0]} holds no sample{', nor do the others' * (len(paths) > 1)}{why}.",
-                "See the README on what a shard looks like.",
-            )
-        return cls(Indexes.from_paths(paths, hashes), counts, archive_faults(faulty, counts))
+        survey = Survey(shard_paths(specs))
+        for path in survey.paths:
+            survey.add(read_index(path), strict)
+        survey.check()
+        if not quiet:
+            survey.warn()
+        indexes = Indexes.from_paths(survey.paths, survey.sha256)
+        return cls(indexes, survey.counts, survey.faults(), survey.leftovers)
 
     @classmethod
     def load(cls, path: Path) -> Shards:
@@ -279,22 +284,3 @@ def valid_table(names: np.ndarray, ends: np.ndarray, sha256: np.ndarray, counts:
         return False
     ascending = (ends[0] > 0) & (np.diff(ends) > 0).all() & (ends[-1] == len(names))
     return bool(ascending & (counts >= 0).all() & (counts < 2**40).all())
-
-
-def archive_faults(faulty: Sequence[tuple[int, ShardIndex]], counts: np.ndarray) -> list[Bad]:
-    """The faults of archives, for ``Shards.faults``.
-
-    How many samples a damaged archive has lost is estimated from the complete ones' average.
-
-    Args:
-        faulty: (shard number, index) of the shards with faults.
-        counts: [shards] samples found in each.
-    """
-    complete = np.ones(len(counts), dtype=bool)
-    complete[[k for k, index in faulty if index.incomplete]] = False
-    usual = float(counts[complete].mean()) if complete.any() else 0.0
-    return [
-        Bad(str(index.path), key, reason, 0 if key else max(0, round(usual - len(index)) - 1))
-        for _, index in faulty
-        for key, reason in index.faults
-    ]

@@ -7,126 +7,64 @@ resumed draws anew.
 
 from __future__ import annotations
 
-import tarfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import count, islice
-from typing import Any
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from distill.data.batch import Batch
-from distill.data.index import KINDS, NO_SAMPLES, TAR_ERRORS, sample_member
+from distill.data.index import TAR_ERRORS
+from distill.data.members import lost, no_samples
 from distill.data.openers import StreamFailed
 from distill.data.remote import RetryPolicy, Stream
 from distill.data.shard_names import without_secrets
 from distill.data.shards import Sample
+from distill.data.tar_stream import TarReader
 from distill.data.transform import TrainingPair, Transform
 from distill.errors import Bad, BadSample, UserError
+from distill.wording import counted
 
 SHUFFLE_BUFFER = 1000  # samples, from which the next one is drawn
 SHUFFLE_BUFFER_BYTES = 1 << 28  # the most that these samples may take together
-MAX_MEMBER_BYTES = 1 << 26
-MAX_HEADER_BYTES = 1 << 20  # of a long name and the like; a damaged header may claim any size
-# Types of members that extend the header of the next member. tarfile reads their data whole.
-HEADER_TYPES = (
-    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
-    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
-)
 MAX_FAILED_SHARDS = 10  # in a row, after which a run stops
 MAX_WAIT_FAILURES = 4  # after more failed shards in a row, the wait before the next one does not grow further
 SPARE_SAMPLES = 1000  # tried for a batch, beyond twice its size, before too few of them can be used
 
 
-class StrictTarInfo(tarfile.TarInfo):
-    """A member's header. Raises for one that is damaged or missing, which ``tarfile`` takes for the archive's end."""
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> StrictTarInfo:
-        try:
-            return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise  # the real end, a block of zeros
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(str(error)) from None
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> StrictTarInfo:
-        header = super().frombuf(buf, encoding, errors)
-        if header.type in HEADER_TYPES and header.size > MAX_HEADER_BYTES:
-            raise tarfile.InvalidHeaderError("a header claims to be of many megabytes")  # type: ignore[attr-defined]
-        if header.type == tarfile.GNUTYPE_SPARSE:
-            raise tarfile.InvalidHeaderError("a member is sparse")  # type: ignore[attr-defined]
-        return header
-
-
-class EndOnce:
-    """A file that returns b"" once at its end and then raises.
-
-    tarfile itself would go on calling ``read`` until it has the size that a member's header claims.
-    """
-
-    def __init__(self, file: Any) -> None:
-        self.file, self.ended = file, False
-
-    def read(self, size: int) -> bytes:
-        data: bytes = self.file.read(size)
-        if not data and self.ended:
-            raise tarfile.ReadError("unexpected end of data")
-        self.ended = not data
-        return data
-
-
-def read_samples(address: str, policy: RetryPolicy) -> Generator[Sample]:
+def read_samples(
+    address: str, policy: RetryPolicy, on_bad: Callable[[Bad], object] = lambda bad: None
+) -> Generator[Sample]:
     """The samples of one shard, each as soon as it has arrived.
 
     The members of a sample have to follow each other, as WebDataset prescribes.
 
+    Args:
+        address: of the shard.
+        policy: when to try again and when to give up.
+        on_bad: called at the end of a shard of which some members could not be used, with the reason.
+
     Raises:
         BadSample: for the shard as a whole, if it cannot be read to its end; the samples before have been given.
     """
-    stream, name, samples = Stream(address, policy), without_secrets(address), 0
+    stream, name, tar = Stream(address, policy), without_secrets(address), TarReader()
     try:
-        for key, members in group_by_sample(stream):
-            samples += 1
-            yield Sample(key, name, members.get("image"), members.get("txt"), members.get("json"))
+        for key, members, hint in tar.samples(stream, stream.last_try):
+            yield Sample(key, name, members.get("image"), members.get("txt"), members.get("json"), hint)
             stream.last_sample = time.monotonic()
     except StreamFailed as error:
         raise BadSample(name, "", f"it cannot be read: {error}") from error
     except TAR_ERRORS as error:
-        raise BadSample(name, "", f"the archive is cut off or damaged after {samples} samples: {error}") from error
+        damaged = f"the archive is cut off or damaged after {counted(tar.count, 'sample')}: {error}"
+        raise BadSample(name, "", tar.other_format() or damaged) from error
     finally:
         stream.close()
-    if not samples:
-        raise BadSample(name, "", NO_SAMPLES)
-
-
-def group_by_sample(file: Any) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, {kind: bytes}) of every sample of a tar file. A member over ``MAX_MEMBER_BYTES`` is b"": a bad sample.
-
-    Args:
-        file: has a method ``read``.
-
-    Raises:
-        tarfile.TarError, ValueError, OverflowError, RecursionError: if the archive is damaged; ``TAR_ERRORS``.
-    """
-    current, members = "", dict[str, bytes]()
-    with tarfile.open(fileobj=EndOnce(file), mode="r|", tarinfo=StrictTarInfo) as tar:  # type: ignore[call-overload]
-        while (member := tar.next()) is not None:
-            tar.members = []  # or tarfile keeps every member in memory
-            key_and_column = sample_member(member)
-            if key_and_column is None:
-                continue
-            key, column = key_and_column
-            if key != current and members:
-                yield current, members
-                members = {}
-            current, data = key, tar.extractfile(member)
-            if KINDS[column] not in members and data is not None:
-                members[KINDS[column]] = data.read() if member.size <= MAX_MEMBER_BYTES else b""
-    if members:
-        yield current, members
+    leftovers = tar.leftovers.found()
+    if not tar.count:
+        raise BadSample(name, "", no_samples(leftovers))
+    for reason in filter(None, (tar.apart.sentence(), lost(leftovers).removesuffix("."))):
+        on_bad(Bad(name, "", reason))
 
 
 def read_shards(
@@ -137,7 +75,7 @@ def read_shards(
     Args:
         addresses: of the shards.
         policy: when to try again and when to give up.
-        on_bad: called with the record of each shard that cannot be read.
+        on_bad: called with the record of each shard that cannot be read, or not in all its parts.
         repeated: the number of different shards, where ``addresses`` is an endless sequence that repeats them; there
             is then a wait while several of them fail. 0 where each address comes once.
 
@@ -147,7 +85,7 @@ def read_shards(
     failures, failed, any_sample, last_sample = 0, set[str](), False, time.monotonic()
     for address in addresses:
         try:
-            for sample in read_samples(address, policy):
+            for sample in read_samples(address, policy, on_bad):
                 yield sample
                 failures, any_sample, last_sample = 0, True, time.monotonic()
                 failed.clear()
@@ -174,7 +112,7 @@ def streams_failed(failures: int, last: Bad) -> UserError:
         last: the record of the last of them.
     """
     return UserError(
-        f"{failures} streams in a row could not be read, the last: {last.shard}: {last.reason}.",
+        f"{counted(failures, 'stream', 'streams in a row')} could not be read, the last: {last.shard}: {last.reason}.",
         "See to the network and the server; a run that has begun goes on with --resume.",
     )
 
@@ -243,9 +181,12 @@ class StreamDataset(IterableDataset[list[Batch | UserError]]):
             chosen.add((sample.shard, sample.key))
             if len(pairs) == self.size:
                 return pairs
+        # What is wrong with a shard as a whole says more than what is wrong with one of its samples.
+        last = next((one for one in reversed(bad) if not one.key), bad[-1] if bad else None)
+        name = f"{last.shard} {last.key}".strip() if last else ""
         raise UserError(
             f"The streams bring too few samples that differ and can be used for a batch of {self.size} a process"
-            f"{f'; the last of the others: {bad[-1].shard} {bad[-1].key}: {bad[-1].reason}' if bad else ''}.",
+            f"{f'; the last of the others: {name}: {last.reason}' if last else ''}.",
             "Name more shards, repair them, or choose a smaller train.batch_size.",
         )
 

@@ -156,7 +156,7 @@ def decode(sample: Sample) -> Image.Image:
         BadSample: if the sample has no image, or it does not decode.
     """
     if sample.image is None:
-        raise sample.error("there is no image: no KEY.jpg, KEY.png or the like")
+        raise sample.lacks("image: no KEY.jpg, KEY.png or the like")
     try:
         return images.decode(sample.image)
     except ValueError as error:

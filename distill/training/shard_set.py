@@ -13,6 +13,7 @@ from distill.data.batch import Batch
 from distill.data.captions import Caption, Captions
 from distill.data.loading import load_batches
 from distill.data.order import Order
+from distill.data.overlap import check_apart
 from distill.data.pairs import Part, Schedule
 from distill.data.shards import Shards
 from distill.data.transform import MEMBERS
@@ -21,6 +22,7 @@ from distill.resolved import ResolvedRecipe
 from distill.training import fill_caches
 from distill.training.health import check_bad_samples, max_bad_samples
 from distill.training.setup import Networks, caches_of, pairs_of
+from distill.wording import counted
 from launch.launcher import Job
 from students import Tokenizer
 
@@ -36,8 +38,11 @@ class ShardSet:
 
     @classmethod
     def open(cls, resolved: ResolvedRecipe) -> ShardSet:
-        """The shards that a recipe names."""
-        return cls(resolved, Shards.open(resolved.recipe.data.train, strict=False))
+        """The shards that a recipe names; see :func:`~distill.data.overlap.check_apart`."""
+        data = resolved.recipe.data
+        shards = Shards.open(data.train, strict=False)
+        check_apart(shards, data.train, data.eval)
+        return cls(resolved, shards)
 
     @classmethod
     def open_again(cls, resolved: ResolvedRecipe, run: Path) -> ShardSet:
@@ -54,14 +59,13 @@ class ShardSet:
         if bad:
             count = len({(sample.shard, sample.key) for sample in bad}) + sum(sample.missing for sample in bad)
             check_bad_samples(count, self._max_bad_samples(), bad[-1], "before training")
-            print(
-                f"{count} bad samples are passed over; the first: {bad[0].shard} {bad[0].key}: {bad[0].reason}",
-                file=sys.stderr,
-            )
+            first = f"{bad[0].shard} {bad[0].key}: {bad[0].reason}"
+            passed = counted(count, "bad sample is", "bad samples are")
+            print(f"{passed} passed over; the first: {first}", file=sys.stderr)
         if self.recipe.train.batch_size > self.samples:
             raise UserError(
-                f"train.batch_size = {self.recipe.train.batch_size} is more than the {self.samples} training samples: "
-                "a batch would hold an image twice, as its own negative.",
+                f"train.batch_size = {self.recipe.train.batch_size} is more than the "
+                f"{counted(self.samples, 'training sample')}: a batch would hold an image twice, as its own negative.",
                 "Choose a smaller train.batch_size.",
             )
         return bad

@@ -20,6 +20,7 @@ from distill.errors import Bad, BadSample, UserError
 from distill.resolved import ResolvedRecipe
 from distill.training.health import check_bad_samples, max_bad_samples
 from distill.training.setup import Networks, transform_of
+from distill.wording import counted
 from launch.launcher import Job
 from students import Tokenizer
 
@@ -52,8 +53,8 @@ class StreamSet:
         with closing(read_shards(self.addresses, self.policy, self._record_bad_shard(bad))) as first:
             next(first)
         print(
-            f"Training on {self.shards} streams: shards are drawn at random with replacement. A run continued with "
-            "--resume is exact in everything but which samples come next.",
+            f"Training on {counted(self.shards, 'stream')}: shards are drawn at random with replacement. A run "
+            "continued with --resume is exact in everything but which samples come next.",
             file=sys.stderr,
         )
         return bad
@@ -106,6 +107,6 @@ class StreamSet:
         def record(shard: Bad) -> None:
             bad.append(shard)
             check_bad_samples(len(bad), max_bad_samples(self.recipe, self.samples), shard, "before training")
-            print(f"{shard.shard} is passed over: {shard.reason}", file=sys.stderr)
+            print(f"{shard.shard} is passed over, at least in part: {shard.reason}", file=sys.stderr)
 
         return record
