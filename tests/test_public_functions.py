@@ -280,3 +280,23 @@ def test_a_buffer_is_as_good_as_a_file(model: Any) -> None:
     buffer = io.BytesIO()
     picture("circle", "red", 1).save(buffer, "PNG")
     assert torch.equal(model.encode_image(Image.open(buffer)), model.encode_image(buffer.getvalue()))
+
+
+def test_search_ranks_pictures_by_their_similarity(home: Path, model: Any) -> None:
+    distill("embed", "export", "--images", "shards", "--out", "search.npy", cwd=home)
+    rows, names = embedded(home / "search.npy")
+    similarities = rows @ model.encode_text("a red circle")[0].numpy()
+    expected = [names[i] for i in np.argsort(-similarities)[:4]]
+    for pictures in ("search.npy", "shards"):
+        found = json.loads(
+            distill("search", "export", pictures, "a red circle", "--top", "4", "--json", cwd=home).stdout
+        )
+        assert [one["name"] for one in found] == expected
+        assert [one["similarity"] for one in found] == pytest.approx(
+            np.sort(similarities)[::-1][:4].tolist(), abs=1e-5
+        )
+    assert expected[0] in distill("search", "export", "search.npy", "a red circle", cwd=home).stdout.splitlines()[0]
+    np.save(home / "wide.npy", np.zeros((2, 5), np.float32))
+    (home / "wide.names.json").write_text('["a", "b"]')
+    refused = distill("search", "export", "wide.npy", "a", cwd=home, status=2).stderr
+    assert "embeddings of width 5; those of the model have 32" in refused

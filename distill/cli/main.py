@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "Evaluate a run or an export.",
     "export": "Export the students of a run.",
     "embed": "Embed images or texts with an export.",
+    "search": "Search pictures by a text.",
     "teachers": "List teachers and embed shards with them.",
 }
 
