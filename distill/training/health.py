@@ -148,8 +148,7 @@ def check_bad_samples(count: int, allowed: int, last: Bad, note: Path | str) -> 
     if count > allowed:
         name = f"sample '{last.key}' of {last.shard}" if last.key else last.shard
         raise UserError(
-            f"{counted(count, 'bad sample is', 'bad samples are')} more than the {allowed} that data.bad_samples allows; "
-            f"the last: {name}: "
-            f"{last.reason} ({note}).",
+            f"{counted(count, 'bad sample is', 'bad samples are')} more than the {allowed} that data.bad_samples "
+            f"allows; the last: {name}: {last.reason} ({note}).",
             "Raise data.bad_samples (a share below 1, a number from 1 on), or repair the samples and start again.",
         )
