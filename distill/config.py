@@ -26,7 +26,8 @@ class Data(Table):
 
     Attributes:
         train: training shards in the WebDataset layout: a path with brace notation, a folder, or a list of either;
-            also streams: http://…, https://…, s3://…, pipe:COMMAND.
+            also streams: http://…, https://…, s3://…, pipe:COMMAND, where a shard may also be compressed with gzip,
+            bzip2 or xz. Of a folder, its own .tar files are read, not those in its subfolders.
         eval: shards to evaluate on: a path with brace notation, a folder, or a list of either.
         image_size: side of the student's square input, in pixels, 1 to 8192.
         captions: "sample" draws one of an image's captions anew each epoch, "first" always takes the first, "joint"

@@ -52,14 +52,14 @@ def test_a_run_trains_on_faulty_streams_and_resumes(recipe: Path, tmp_path: Path
     distill("export", tmp_path / "run", "--out", tmp_path / "export")
     assert "| 96 images, drawn from streams, to step-00000006 |" in (tmp_path / "export/README.md").read_text()
     strict = distill("train", recipe, "--out", tmp_path / "strict", *words, "--set", "data.bad_samples=0", status=2)
-    assert "1 bad samples are more than the 0 that data.bad_samples allows" in strict.stderr
+    assert "1 bad sample is more than the 0 that data.bad_samples allows" in strict.stderr
 
 
 def test_missing_shards_count_as_bad_samples_before_training_too(recipe: Path, tmp_path: Path, server: Server) -> None:
     train = json.dumps([f"{server.url}/plain/{name}" for name in ("nowhere.tar", FILES[0])])
     words = settings(f"data.train={train}", "data.bad_samples=0")
     error = distill("train", recipe, "--out", tmp_path / "run", *words, status=2).stderr
-    assert "1 bad samples are more than the 0" in error and "(before training)" in error
+    assert "1 bad sample is more than the 0" in error and "(before training)" in error
     assert not (tmp_path / "run").exists()
 
 

@@ -21,6 +21,7 @@ from distill.errors import Bad, UserError
 from distill.training.log import Journal
 from distill.training.run import BAD_SAMPLES, EVENTS
 from distill.training.step import Outcome
+from distill.wording import counted
 from launch import group as processes
 
 SPIKE_WINDOW = 50  # a loss is compared with the median of so many losses before it
@@ -147,7 +148,7 @@ def check_bad_samples(count: int, allowed: int, last: Bad, note: Path | str) -> 
     if count > allowed:
         name = f"sample '{last.key}' of {last.shard}" if last.key else last.shard
         raise UserError(
-            f"{count} bad samples are more than the {allowed} that data.bad_samples allows; the last: {name}: "
-            f"{last.reason} ({note}).",
+            f"{counted(count, 'bad sample is', 'bad samples are')} more than the {allowed} that data.bad_samples "
+            f"allows; the last: {name}: {last.reason} ({note}).",
             "Raise data.bad_samples (a share below 1, a number from 1 on), or repair the samples and start again.",
         )
