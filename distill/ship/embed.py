@@ -13,8 +13,8 @@ from PIL import Image
 
 from distill.config import is_remote
 from distill.data.cache_fill import PixelFormat, ViewPixels
-from distill.data.images import image_files, is_ignored
-from distill.data.shard_names import matching_paths
+from distill.data.images import image_files
+from distill.data.shard_names import COMPRESSED_SUFFIXES, holds_shards, matching_paths
 from distill.data.shards import Shards
 from distill.data.views import PLAIN_VIEWS
 from distill.errors import BadSample, UserError
@@ -72,21 +72,20 @@ def embed_pictures(model: ImageText, specs: Sequence[str], strict: bool = False)
 def embed_path(model: ImageText, path: Path, strict: bool) -> Embedded:
     """Embed the pictures of one folder, file, list or shard; see :func:`embed_pictures`."""
     if path.is_dir():
-        shards = [file for file in sorted(path.glob("*.tar")) if not is_ignored(file.name)]
-        pictures = list(image_files(path))
-        if shards and pictures:
+        pictures = [(str(file.relative_to(path)), file) for file in image_files(path)]
+        if not holds_shards(str(path)):
+            return embed_files(model, pictures, strict)
+        if pictures:
             raise UserError(
-                f"{path} holds both shards ({shards[0].name}) and pictures ({pictures[0].relative_to(path)}).",
+                f"{path} holds shards and pictures ({pictures[0][0]}).",
                 "Name the shards, or a folder with the pictures alone.",
             )
-        if not shards:
-            return embed_files(model, [(str(file.relative_to(path)), file) for file in pictures], strict)
         return embed_shards(model, Shards.open([str(path)], strict), strict)
     if not path.is_file():
         raise UserError(f"{path} does not exist.", ANYTHING)
     if path.suffix.lower() == ".txt":
         return embed_files(model, [(line, path.parent / line) for line in lines_of(path) if line.strip()], strict)
-    if path.suffix.lower() == ".tar":
+    if path.name.lower().endswith((".tar", *COMPRESSED_SUFFIXES)):
         return embed_shards(model, Shards.open([str(path)], strict), strict)
     return embed_files(model, [(str(path), path)], strict)
 

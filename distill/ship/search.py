@@ -17,7 +17,7 @@ def collection(model: ImageText, pictures: str) -> Embedded:
 
     Args:
         model: the students.
-        pictures: see :func:`~distill.ship.embed.embed_pictures`; or a file that ``distill embed`` wrote with this model.
+        pictures: see :func:`~distill.ship.embed.embed_pictures`; or a file that ``distill embed`` wrote.
 
     Raises:
         UserError: if there are none, or the file's embeddings have another width than the model's.
