@@ -223,7 +223,8 @@ def test_evaluate_can_leave_out_bad_samples_and_names_them(home: Path) -> None:
 
 def test_an_export_holds_nothing_of_the_machine_that_made_it(home: Path, tmp_path: Path) -> None:
     """With a recipe that names every kind of path."""
-    words = ["--set", f"data.eval={home / 'shards'}", "--set", f"teacher.0.cache={tmp_path / 'secret-cache'}"]
+    write_shards(home / "eval", (4,), first=90)
+    words = ["--set", f"data.eval={home / 'eval'}", "--set", f"teacher.0.cache={tmp_path / 'secret-cache'}"]
     words += ["--set", f"student.tokenizer.file={home / 'run' / 'tokenizer.model'}"]
     words += ["--set", f"student.text.init={home / 'export'}", "--set", "train.steps=1"]
     distill("train", home / "recipe.toml", *words, "--out", tmp_path / "run")
