@@ -17,6 +17,10 @@ from types import FrameType
 from launch.launcher import Job
 from launch.process import end_with_parent
 
+# From a terminal, a scheduler, a closed connection; and SIGUSR1, for Slurm's --signal=USR1@SECONDS.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+SECONDS_TO_END = 10  # for the processes of a job before they are killed
+
 
 def check(job: Job) -> None:
     """Raise if a job cannot be started; see :meth:`launch.launcher.Launcher.check`."""
@@ -24,7 +28,7 @@ def check(job: Job) -> None:
 
 
 def run(job: Job) -> int:
-    """Start a job, wait for it, and return its exit status; a KeyboardInterrupt is passed on to every process."""
+    """Start a job, wait for it, and return its exit status; a KeyboardInterrupt ends all its processes."""
     environment = job.launcher.prepare(job, os.environ | {"PYTHONSAFEPATH": "1"})
     # In a process group of its own: signals that a terminal or a scheduler sends to this process's group do not reach
     # the launcher directly; this process passes them on.
@@ -34,35 +38,55 @@ def run(job: Job) -> int:
     try:
         return process.wait()
     except KeyboardInterrupt:
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait()
+        os.killpg(process.pid, signal.SIGINT)  # launchers of several machines pass it on
+        try:
+            process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         raise
 
 
 @contextmanager
 def on_termination(request_stop: Callable[[], object]) -> Iterator[None]:
-    """Inside, the first SIGTERM calls ``request_stop``, and the work ends when it has heeded that request.
+    """Inside, the first signal of ``STOP_SIGNALS`` calls ``request_stop``, and the work ends when it has heeded that.
 
-    A second SIGTERM raises KeyboardInterrupt. So does the first one if ``request_stop`` raises OSError. Outside the
-    main thread, where Python allows no signal handlers, this does nothing.
+    A second SIGINT or SIGTERM raises KeyboardInterrupt. So does the first signal if ``request_stop`` raises OSError.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     requested = False
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal requested
-        if requested:
+        if requested and number in (signal.SIGINT, signal.SIGTERM):
             raise KeyboardInterrupt
+        if requested:
+            return
         requested = True
         try:
             request_stop()
         except OSError as error:
             raise KeyboardInterrupt from error
 
-    before = signal.signal(signal.SIGTERM, handle)
+    with stop_signals(handle):
+        yield
+
+
+@contextmanager
+def stop_signals(handle: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Inside, ``handle`` is called for each of ``STOP_SIGNALS``, but for those that this process ignores.
+
+    Outside the main thread, where Python allows no signal handlers, this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    # nohup makes a process ignore SIGHUP, and a shell SIGINT in what it starts in the background.
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

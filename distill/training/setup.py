@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 import students
 import teachers
@@ -22,6 +20,7 @@ from distill.data.views import Views
 from distill.errors import UserError, as_user_errors
 from distill.resolved import ResolvedRecipe, ResolvedTeacher
 from distill.tables import TEACHER, TowerTable
+from distill.training.initial_weights import read_tower
 from distill.training.model import Model
 
 
@@ -235,21 +234,6 @@ def on_teacher(resolved: ResolvedRecipe) -> students.OnTeacher:
         beside_width = beside.features(recipe.data.image_size)
     assert resolved.first is not None
     return students.OnTeacher(resolved.first.width, recipe.student.width, table.layers, beside, beside_width)
-
-
-def read_tower(table: TowerTable, modality: str) -> dict[str, torch.Tensor]:
-    """Load the state dict of one tower from the export that ``table.init`` names.
-
-    Raises:
-        ValueError: if the export's file is missing or damaged.
-    """
-    path = Path(table.init) / f"{modality}.safetensors"
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"{path} cannot be read: {error}. Set student.{modality}.init to a folder that 'distill export' wrote."
-        ) from error
 
 
 def load_tokenizer(resolved: ResolvedRecipe, folder: Path) -> students.Tokenizer | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from distill.data.batch import Batch
 from distill.data.captions import Caption, Captions
@@ -70,18 +69,27 @@ class ShardSet:
             )
         return bad
 
-    def check_unchanged(self, run: Path) -> None:
+    def continue_with(self, run: Path) -> None:
+        """Take the shards in the order of the run, wherever they lie now."""
         before, now = Shards.load(run / SHARDS).indexes, self.data.indexes
-        if np.array_equal(before.names, now.names) and np.array_equal(before.sha256, now.sha256):
-            return
-        old, new = (
-            {indexes.path(k): indexes.sha256[k].tobytes() for k in range(len(indexes))} for indexes in (before, now)
-        )
-        changed = sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
-        raise UserError(
-            f"The training data has changed since the run was started: {changed[0] if changed else 'its order'}.",
-            "Restore it, or train into another folder.",
-        )
+        places = defaultdict[bytes, list[int]](list)
+        for k in range(len(now)):
+            places[now.sha256[k].tobytes()].append(k)
+        order, missing = list[int](), list[Path]()
+        for k in range(len(before)):
+            found = places[before.sha256[k].tobytes()]
+            if found:
+                order.append(found.pop(0))
+            else:
+                missing.append(before.path(k))
+        others = [now.path(k) for left in places.values() for k in left]
+        if missing or others:
+            raise UserError(
+                f"The training data has changed since the run was started: {min(missing or others)}.",
+                "Restore it, or train into another folder.",
+            )
+        if order != list(range(len(now))):
+            self.data = self.data.subset(order)
 
     def captions(self, samples: int) -> Iterator[Caption]:
         captions, bad = Captions.from_table(self.recipe.data), 0
