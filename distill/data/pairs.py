@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from torch.utils.data import Dataset, Sampler
@@ -13,6 +13,8 @@ from distill.data.shards import Shards
 from distill.data.transform import TrainingPair, Transform
 from distill.errors import Bad, BadSample, UserError
 
+# Variables in which torchrun, DeepSpeed, Open MPI and MPICH say how many of the processes are on this machine.
+PROCESSES_HERE = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
 ATTEMPTS = 1000  # samples tried for one position: the one in the order, then replacements for bad ones
 
 
@@ -40,6 +42,13 @@ class Slot(NamedTuple):
     position: int
 
 
+def on_one_machine(world: int) -> bool:
+    """Whether all processes of a job share this machine's memory, as far as the variables of its launcher say."""
+    here = [os.environ[name] for name in PROCESSES_HERE if os.environ.get(name, "").isdigit()]
+    nodes = os.environ.get("SLURM_STEP_NUM_NODES", "")
+    return all(int(count) >= world for count in here) and nodes in ("", "1")
+
+
 class Pairs(Dataset[Batch]):
     """A data set whose item for a list of :class:`Slot` is a collated batch.
 
@@ -48,10 +57,14 @@ class Pairs(Dataset[Batch]):
         transform: turns samples into batches.
         order: the sample order of all epochs, from which replacements for bad samples are taken.
         batch_size: of the global batch.
+        one_machine: whether all processes of the job are on this machine, so that one reads ahead for the others.
     """
 
-    def __init__(self, shards: Shards, transform: Transform, order: Order, batch_size: int) -> None:
+    def __init__(
+        self, shards: Shards, transform: Transform, order: Order, batch_size: int, one_machine: bool = True
+    ) -> None:
         self.shards, self.transform, self.order, self.batch_size = shards, transform, order, batch_size
+        self.one_machine = one_machine
 
     def __getitems__(self, slots: list[Slot]) -> Batch | UserError:
         """The batch of some slots, see :meth:`Transform.collate`; or an error for the main process to raise.
@@ -59,11 +72,23 @@ class Pairs(Dataset[Batch]):
         A loader process would wrap an exception in its own traceback.
         """
         bad: list[Bad] = []
+        for samples in self._ahead(slots):
+            self.shards.read_ahead(samples)
         try:
             pairs = [self._pair(slot, bad) for slot in slots]
         except UserError as error:
             return error
         return self.transform.collate(pairs, bad)
+
+    def _ahead(self, slots: list[Slot]) -> Iterable[range]:
+        """The samples whose images should be read from disk together, before those of the slots are read."""
+        if "image" not in self.transform.kinds:
+            return ()
+        if not self.one_machine:
+            return (range(slot.sample, slot.sample + 1) for slot in slots)
+        first = slots[0].position
+        # The last slot, a neighbour for mixup, may be elsewhere in the batch.
+        return self.order.ahead(first, first + sum(slot.position == first + k for k, slot in enumerate(slots)))
 
     def _pair(self, slot: Slot, bad: list[Bad]) -> TrainingPair:
         """The pair of a slot: of its sample, or of the first usable replacement; bad samples go to ``bad``.
@@ -108,10 +133,12 @@ class Schedule(Sampler[list[Slot]]):
             first = step * self.batch_size
             for piece in range(self.pieces):
                 begin = self.offset + piece * self.size
-                positions = list(range(first + begin, first + begin + self.size))
+                found = self.order.between(first + begin, first + begin + self.size)
+                slots = [Slot(*one, position) for position, one in enumerate(found, first + begin)]
                 if self.neighbours:
-                    positions.append(first + (begin + self.size) % self.batch_size)
-                yield [Slot(*self.order.at(position), position) for position in positions]
+                    position = first + (begin + self.size) % self.batch_size
+                    slots.append(Slot(*self.order.at(position), position))
+                yield slots
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.pieces

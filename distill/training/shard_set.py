@@ -12,8 +12,7 @@ import numpy as np
 from distill.data.batch import Batch
 from distill.data.captions import Captions
 from distill.data.loading import load_batches
-from distill.data.order import Order
-from distill.data.pairs import Part, Schedule
+from distill.data.pairs import Part, Schedule, on_one_machine
 from distill.data.shards import Shards
 from distill.data.transform import MEMBERS
 from distill.errors import Bad, BadSample, UserError
@@ -97,9 +96,10 @@ class ShardSet:
 
     def save(self, run: Path) -> None:
         self.data.save(run / SHARDS)
+        self.data.save_samples(run)
 
     def batches(self, tokenizer: Tokenizer | None, part: Part, pin: bool) -> Generator[list[Batch]]:
-        pairs = pairs_of(self.resolved, self.data, tokenizer)
+        pairs = pairs_of(self.resolved, self.data, tokenizer, on_one_machine(part.world))
         schedule = Schedule(
             pairs.order,
             pairs.batch_size,
@@ -113,7 +113,7 @@ class ShardSet:
         return load_batches(pairs, self.recipe.data.workers, pin, schedule, part.pieces)
 
     def keys(self, step: int) -> list[str]:
-        size, order = self.recipe.train.batch_size, Order(self.data.counts, self.recipe.train.seed)
+        size, order = self.recipe.train.batch_size, self.data.order_of(self.recipe.train.seed)
         return [self.data.key(i) for _, i in order.between(step * size, (step + 1) * size)]
 
     def close(self) -> None:
