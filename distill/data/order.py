@@ -91,6 +91,8 @@ class Order:
             begun = np.flatnonzero(counts)
             for first, count in zip(firsts[begun].tolist(), counts[begun].tolist(), strict=True):
                 yield range(first, min(first + count, self.samples))
+                if first + count > self.samples:  # one run goes on with the first samples after the last one
+                    yield range(first + count - self.samples)
 
     def replacement(self, position: int, attempt: int, stride: int) -> int:
         """The number of the sample that is used where the one at ``position`` is bad.
