@@ -74,25 +74,24 @@ class Order:
         piece, offset = self._find(position)
         return piece.epoch, int(piece.samples[offset])
 
-    def ahead(self, start: int, stop: int) -> Iterator[range]:
-        """The sample numbers that should be read from disk together, before those at some positions are read.
+    def ahead(self, start: int, stop: int) -> np.ndarray:
+        """[n] int64: the samples that should be read from disk before those at some positions, run after run.
 
-        They are all of a run at its beginning, and none later, since they have been read by then. Of a run that the
-        end of the epoch divides, the first part is read together, and the second, at the beginning, one by one.
+        They are all of a run where it begins, and none later, since they have been read by then. Of a run that the end
+        of the epoch divides, the first part is read together, and the second, at the beginning, one by one.
 
         Args:
             start, stop: the first position, and the one after the last.
         """
+        found = [np.empty(0, dtype=np.int64)]
         while start < stop:
             piece, offset = self._find(start)
             here = slice(offset, offset + stop - start)
-            firsts, counts = piece.samples[here], piece.ahead[here]
-            start += len(firsts)
-            begun = np.flatnonzero(counts)
-            for first, count in zip(firsts[begun].tolist(), counts[begun].tolist(), strict=True):
-                yield range(first, min(first + count, self.samples))
-                if first + count > self.samples:  # one run goes on with the first samples after the last one
-                    yield range(first + count - self.samples)
+            counts = piece.ahead[here]
+            start += len(counts)
+            ages = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+            found.append((np.repeat(piece.samples[here], counts) + ages) % self.samples)
+        return np.concatenate(found)
 
     def replacement(self, position: int, attempt: int, stride: int) -> int:
         """The number of the sample that is used where the one at ``position`` is bad.
@@ -177,4 +176,5 @@ class WindowOrder(Order):
         return Piece(epoch, window * self.window, samples, np.ones_like(samples))
 
 
+NEWEST = "2"
 ORDERS: dict[str, type[Order]] = {"1": WindowOrder, "2": Order}  # by the version that a run's table of shards names

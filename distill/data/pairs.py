@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from distill.data.batch import Batch
@@ -65,7 +66,7 @@ class Pairs(Dataset[Batch]):
         self, shards: Shards, transform: Transform, order: Order, batch_size: int, one_machine: bool = True
     ) -> None:
         self.shards, self.transform, self.order, self.batch_size = shards, transform, order, batch_size
-        self.one_machine = one_machine
+        self.one_machine, self._begun = one_machine, False
 
     def __getitems__(self, slots: list[Slot]) -> Batch | UserError:
         """The batch of some slots, see :meth:`Transform.collate`; or an error for the main process to raise.
@@ -73,23 +74,27 @@ class Pairs(Dataset[Batch]):
         A loader process would wrap an exception in its own traceback.
         """
         bad: list[Bad] = []
-        for samples in self._ahead(slots):
-            self.shards.read_ahead(samples)
+        self._read_ahead(slots)
         try:
             pairs = [self._pair(slot, bad) for slot in slots]
         except UserError as error:
             return error
         return self.transform.collate(pairs, bad)
 
-    def _ahead(self, slots: list[Slot]) -> Iterable[range]:
-        """The samples whose images should be read from disk together, before those of the slots are read."""
-        if "image" not in self.transform.kinds:
-            return ()
-        if not self.one_machine:
-            return (range(slot.sample, slot.sample + 1) for slot in slots)
+    def _read_ahead(self, slots: list[Slot]) -> None:
+        """Have the operating system read the images of the same slots of the next batch, while these are decoded."""
+        if "image" not in self.transform.kinds or not slots:
+            return
         first = slots[0].position
         # The last slot, a neighbour for mixup, may be elsewhere in the batch.
-        return self.order.ahead(first, first + sum(slot.position == first + k for k, slot in enumerate(slots)))
+        stop = first + sum(slot.position == first + k for k, slot in enumerate(slots))
+        for lead in (self.batch_size,) if self._begun else (0, self.batch_size):
+            if self.one_machine:
+                samples = self.order.ahead(first + lead, stop + lead)
+            else:
+                samples = np.array([i for _, i in self.order.between(first + lead, stop + lead)])
+            self.shards.read_ahead(samples)
+        self._begun = True
 
     def _pair(self, slot: Slot, bad: list[Bad]) -> TrainingPair:
         """The pair of a slot: of its sample, or of the first usable replacement; bad samples go to ``bad``.

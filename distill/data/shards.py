@@ -19,14 +19,13 @@ import numpy as np
 from distill.data.index import KINDS, ShardIndex, read_index
 from distill.data.indexes import REPLACED, Indexes, valid_table
 from distill.data.open_files import OpenFiles
-from distill.data.order import ORDERS, Order
+from distill.data.order import NEWEST, ORDERS, Order
 from distill.data.sample_table import Place, SampleTable, TableBuilder, chunk_of, save_table
 from distill.data.shard_names import shard_paths
 from distill.errors import Bad, BadSample, UserError
 from distill.files import write_whole
 
 SAMPLES = "samples"  # the folder of the table of samples, beside the table of shards
-ORDER = "2"  # of a new run
 SPREAD = 1 << 16  # bytes between the images of neighbouring samples, on average, that are read ahead too
 
 
@@ -67,7 +66,7 @@ class Shards:
         counts: np.ndarray | None = None,
         faults: Sequence[Bad] = (),
         table: SampleTable | None = None,
-        order: str = ORDER,
+        order: str = NEWEST,
     ) -> None:
         if not isinstance(indexes, Indexes):
             hashes = b"".join(bytes.fromhex(index.sha256) for index in indexes)
@@ -194,24 +193,37 @@ class Shards:
         )
         return Sample(place.key, place.path, image, txt, json)
 
-    def read_ahead(self, samples: range) -> None:
-        """Ask the operating system to read the images of consecutive samples, and what is between, into its cache.
+    def read_ahead(self, samples: np.ndarray) -> None:
+        """Ask the operating system to read the images of some samples into its cache, and do not wait for it.
 
-        It does not wait for it, and does nothing where that is not possible, or where the images are far apart. What
-        is wrong with a sample is found when it is read.
+        Those of consecutive samples are read together with what is between, unless they are far apart. It does nothing
+        where that is not possible; what is wrong with a sample is found when it is read.
+
+        Args:
+            samples: [n] int64, their numbers.
         """
-        start = samples.start
-        while start < samples.stop:
-            shard, row = self.locate(start)
-            stop = min(samples.stop, int(self.starts[shard + 1]))
-            with suppress(OSError, BadSample, UserError, AttributeError):  # some systems have no posix_fadvise
-                members = self.indexes[shard].members[row:] if self.table is None else self.table.members[start:]
-                # As lists, because there are so few that NumPy's functions would take longer.
-                offsets, sizes = members[: stop - start, 0].T.tolist()
-                first, end = min(offsets), offsets[-1] + sizes[-1]
-                if 0 < end - first <= sum(sizes) + SPREAD * (stop - start):
-                    os.posix_fadvise(self._files[shard], first, end - first, os.POSIX_FADV_WILLNEED)
-            start = stop
+        shards = self.starts.searchsorted(samples, side="right") - 1
+        offsets, sizes = self._images(samples, shards)
+        first = np.flatnonzero((np.diff(samples, prepend=-2) != 1) | (np.diff(shards, prepend=-1) != 0))
+        if not len(first):
+            return
+        starts = np.minimum.reduceat(np.where(sizes < 0, 2**62, offsets), first)
+        lengths = np.maximum.reduceat(offsets + sizes, first) - starts
+        most = np.add.reduceat(sizes + SPREAD, first)
+        for k in np.flatnonzero((lengths > 0) & (lengths <= most)).tolist():
+            with suppress(OSError, AttributeError):  # some systems have no posix_fadvise
+                file = self._files[int(shards[first[k]])]
+                os.posix_fadvise(file, int(starts[k]), int(lengths[k]), os.POSIX_FADV_WILLNEED)
+
+    def _images(self, samples: np.ndarray, shards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Offsets and sizes of the images of some samples of some shards, [n] int64 each; size −1 where absent."""
+        if self.table is not None:
+            return self.table.members[samples, 0, 0], self.table.members[samples, 0, 1]
+        found = np.full((len(samples), 2), (0, -1), dtype=np.int64)
+        for k, (i, shard) in enumerate(zip(samples.tolist(), shards.tolist(), strict=True)):
+            with suppress(BadSample, UserError, IndexError):
+                found[k] = self.indexes[shard].members[i - int(self.starts[shard]), 0]
+        return found[:, 0], found[:, 1]
 
     def missing(self, *kinds: str) -> Iterator[tuple[Path, str]]:
         """(shard, key) of every sample without any member of these kinds."""
