@@ -92,7 +92,8 @@ def write_continued(recipe: Recipe, run: Path, data: TrainingSet) -> None:
         about["extended"] = [*about.get("extended", ()), {"at": done, "from": about["steps"], "to": steps}]
         about["steps"] = steps
         write_text(run / ABOUT, json.dumps(about, indent=1) + "\n")
-    data.save(run)
+    if recipe.data.train != read_recipe(run).data.train:
+        data.save(run)
     write_text(run / RECIPE, dump(recipe))
     (run / STOP).unlink(missing_ok=True)
 

@@ -11,7 +11,6 @@ import students
 import teachers
 from distill.data.cache import Cache
 from distill.data.captions import Captions
-from distill.data.order import Order
 from distill.data.pairs import Pairs
 from distill.data.shards import Shards
 from distill.data.teacher_inputs import CachedOutputs, PixelInput, TeacherInput, TokenInput
@@ -67,10 +66,14 @@ def transform_of(
     return Transform(tokenizer, [input_of(resolved, teacher, shards) for teacher in resolved.teachers], options)
 
 
-def pairs_of(resolved: ResolvedRecipe, shards: Shards, tokenizer: students.Tokenizer | None) -> Pairs:
-    """The training pairs of a run on shards."""
-    order = Order(shards.counts, resolved.recipe.train.seed)
-    return Pairs(shards, transform_of(resolved, tokenizer, shards), order, resolved.recipe.train.batch_size)
+def pairs_of(
+    resolved: ResolvedRecipe, shards: Shards, tokenizer: students.Tokenizer | None, one_machine: bool = True
+) -> Pairs:
+    """The training pairs of a run on shards; for ``one_machine`` see :class:`~distill.data.pairs.Pairs`."""
+    order = shards.order_of(resolved.recipe.train.seed)
+    return Pairs(
+        shards, transform_of(resolved, tokenizer, shards), order, resolved.recipe.train.batch_size, one_machine
+    )
 
 
 def input_of(resolved: ResolvedRecipe, teacher: ResolvedTeacher, shards: Shards | None) -> TeacherInput:
