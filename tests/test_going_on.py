@@ -79,8 +79,8 @@ def test_a_second_ctrl_c_stops_at_once_and_quietly(home: Path, processes: int) -
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert "Traceback" not in err, err
-    # It may have completed its step before the second request came.
-    assert process.returncode in (130, 75), (out, err)
+    # It may have saved before the second request came, which then ends the interpreter where it is.
+    assert process.returncode in (130, 75, -signal.SIGINT), (out, err)
     assert not any(worker.is_running() and worker.status() != "zombie" for worker in workers)
 
 
