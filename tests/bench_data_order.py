@@ -1,6 +1,6 @@
 """The cost of reading samples in the order of training, compared with reading them one after another.
 
-    python tests/bench_data_order.py [--samples 32768] [--kilobytes 50] [--rounds 3] [--folder /tmp]
+    python tests/bench_data_order.py [--samples 32768] [--kilobytes 50] [--rounds 5] [--folder /tmp]
 
 writes the same number of samples as shards of 20, 100, 1,000 and 10,000 each, and prints a line for each kind, in
 microseconds per sample of one process that reads whole epochs. Three ways alternate:
@@ -10,9 +10,9 @@ microseconds per sample of one process that reads whole epochs. Three ways alter
 - ``alone``: in the order of training without reading ahead.
 
 ``cold`` is after the operating system has been asked to drop the files from its cache (a virtual disk may have another
-one), ``warm`` with all of them in it. An epoch of the benchmark has as many stripes as one run has samples, so that
-every run is as long as in a large data set. ``rows`` are the teacher's rows of the same samples in a warm cache, in
-the order of training. The last lines compare the smallest shards with those of 1,000.
+one), the median of the rounds; ``warm`` with all of them in it, of every batch the fastest of the rounds. An epoch of the
+benchmark has as many stripes as one run has samples, so that every run is as long as in a large data set. ``rows`` are
+the teacher's rows of the same samples in a warm cache, in the order of training. The last lines compare the smallest shards with those of 1,000.
 """
 
 from __future__ import annotations
@@ -102,23 +102,14 @@ def cache_of(shards: Shards, folder: Path) -> Cache:
     return cache
 
 
-class Times:
-    """Microseconds per sample: of every batch the fastest of all rounds, so that other processes disturb little."""
-
-    def __init__(self) -> None:
-        self.fastest: dict[tuple[str, int], float] = {}
-
-    def run(self, name: str, start: int, work: Callable[[], object]) -> None:
+def timed(work: Callable[[int], object], starts: range) -> list[float]:
+    """Seconds for each batch."""
+    times = []
+    for start in starts:
         begun = time.perf_counter()
-        work()
-        seconds = time.perf_counter() - begun
-        self.fastest[name, start] = min(seconds, self.fastest.get((name, start), seconds))
-
-    def means(self) -> dict[str, float]:
-        found: dict[str, list[float]] = {}
-        for (name, _), seconds in self.fastest.items():
-            found.setdefault(name, []).append(seconds / BATCH * 1e6)
-        return {name: statistics.mean(values) for name, values in found.items()}
+        work(start)
+        times.append(time.perf_counter() - begun)
+    return times
 
 
 def measure(folder: Path, samples: int, per_shard: int, size: int, rounds: int) -> dict[str, float]:
@@ -128,33 +119,36 @@ def measure(folder: Path, samples: int, per_shard: int, size: int, rounds: int) 
     opened.save(folder / "shards.safetensors")
     opened.save_samples(folder)
     shards = Shards.load(folder / "shards.safetensors")  # as the processes of a run
-    order, times = Order(shards.counts, 0, stripe=samples // RUN), Times()
-    starts = range(0, samples, BATCH)
+    order, starts = Order(shards.counts, 0, stripe=samples // RUN), range(0, samples, BATCH)
+    works: dict[str, Callable[[int], object]] = {name: partial(way, shards, order) for name, way in WAYS.items()}
+    cold: dict[str, list[float]] = {}
     for _ in range(rounds):
-        for name, way in WAYS.items():
+        for name, work in works.items():
             drop(folder)
-            for start in starts:
-                times.run(f"{name} cold", start, partial(way, shards, order, start))
+            cold.setdefault(f"{name} cold", []).append(sum(timed(work, starts)))
     cache = cache_of(opened, folder / "cache")
 
     def rows(start: int) -> None:
         for _, i in order.between(start, start + BATCH):
             cache.row(shards, i, 0)
 
+    warm: dict[str, list[list[float]]] = {}
     for _ in range(1 + rounds):
         for start in starts:
-            for name, way in WAYS.items():
-                times.run(f"{name} warm", start, partial(way, shards, order, start))
-            times.run("rows warm", start, partial(rows, start))
+            for name, work in (works | {"rows": rows}).items():
+                warm.setdefault(f"{name} warm {start}", []).append(timed(work, range(start, start + 1)))
     shards.close()
-    return times.means()
+    found = {name: statistics.median(seconds) for name, seconds in cold.items()}
+    for name in (*works, "rows"):
+        found[f"{name} warm"] = sum(min(warm[f"{name} warm {start}"])[0] for start in starts)
+    return {name: seconds / samples * 1e6 for name, seconds in found.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=32_768, help=f"a multiple of {BATCH}")
     parser.add_argument("--kilobytes", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", default=None, help="on the disk to be measured")
     arguments = parser.parse_args()
     names, found = list(WAYS), {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import tracemalloc
 from collections import Counter
 from itertools import pairwise
@@ -15,6 +16,7 @@ from conftest import sample, write_shards, write_tar
 from safetensors.numpy import load_file, save_file
 
 from distill.data.keyed_random import Permutation, shuffled
+from distill.data.open_files import is_cached
 from distill.data.order import RUN, STRIPE, Order, WindowOrder
 from distill.data.pairs import Schedule, on_one_machine
 from distill.data.sample_table import SampleTable, TableBuilder
@@ -264,3 +266,34 @@ def test_consecutive_runs_are_from_different_shards() -> None:
     order = Order(np.full(100, 1000), seed=0, stripe=1000)
     shards = [i // 1000 for _, i in order.between(5000, 6000)]
     assert len(set(shards)) > 95 and sum(a == b for a, b in pairwise(shards)) < 40, "10 are expected"
+
+
+def test_what_is_read_ahead_is_in_the_cache_before_it_is_read(tmp_path: Path) -> None:
+    """Whole runs with the bytes between, each of several shards; nothing of the samples that were not asked for."""
+    noise = np.random.default_rng(0).bytes(1 << 17)
+    for n in range(3):
+        members = [(f"{n}{k:02d}.{end}", noise if end == "jpg" else b"x") for k in range(40) for end in ("jpg", "txt")]
+        write_tar(tmp_path / f"{n}.tar", members)
+    shards = Shards.open([str(tmp_path)])
+    files = [os.open(path, os.O_RDONLY) for path in sorted(tmp_path.glob("*.tar"))]
+    for file in files:
+        os.fsync(file)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    assert shards.table is not None
+    spans = shards.table.members[:, 0]
+
+    def cached(i: int) -> bool:
+        start, size = spans[i].tolist()
+        return all(is_cached(files[i // 40], start + k) for k in range(0, size, 4096))
+
+    if any(map(cached, range(120))):
+        pytest.skip("this file system keeps files in its cache")
+    asked = np.array([*range(36, 44), 90, 20, 21])
+    shards.read_ahead(asked)
+    end = time.monotonic() + 30
+    while not all(map(cached, asked.tolist())):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert not any(map(cached, (0, 10, 30, 60, 80, 100, 119)))
+    for file in files:
+        os.close(file)

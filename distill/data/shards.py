@@ -19,7 +19,7 @@ import numpy as np
 from distill.data.index import KINDS, ShardIndex, read_index
 from distill.data.indexes import REPLACED, Indexes, valid_table
 from distill.data.members import Leftover
-from distill.data.open_files import OpenFiles
+from distill.data.open_files import OpenFiles, read_ahead
 from distill.data.order import NEWEST, ORDERS, Order
 from distill.data.sample_table import Place, SampleTable, TableBuilder, chunk_of, save_table
 from distill.data.shard_names import shard_paths
@@ -216,9 +216,8 @@ class Shards:
         lengths = np.maximum.reduceat(offsets + sizes, first) - starts
         most = np.add.reduceat(sizes + SPREAD, first)
         for k in np.flatnonzero((lengths > 0) & (lengths <= most)).tolist():
-            with suppress(OSError, AttributeError):  # some systems have no posix_fadvise
-                file = self._files[int(shards[first[k]])]
-                os.posix_fadvise(file, int(starts[k]), int(lengths[k]), os.POSIX_FADV_WILLNEED)
+            with suppress(OSError):
+                read_ahead(self._files[int(shards[first[k]])], int(starts[k]), int(lengths[k]))
 
     def _images(self, samples: np.ndarray, shards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Offsets and sizes of the images of some samples of some shards, [n] int64 each; size −1 where absent."""
