@@ -9,10 +9,11 @@ microseconds per sample of one process that reads whole epochs. Three ways alter
 - ``order``: in the order of training, with reading ahead, as a loader process does with batches of 512.
 - ``alone``: in the order of training without reading ahead.
 
-``cold`` is after the operating system has been asked to drop the files from its cache (a virtual disk may have another
-one), the median of the rounds; ``warm`` with all of them in it, of every batch the fastest of the rounds. An epoch of the
-benchmark has as many stripes as one run has samples, so that every run is as long as in a large data set. ``rows`` are
-the teacher's rows of the same samples in a warm cache, in the order of training. The last lines compare the smallest shards with those of 1,000.
+``cold`` is after the operating system has been asked to drop the files from its cache (a virtual disk may have
+another one), the median of the rounds; ``warm`` with all of them in it, of every batch the fastest of the rounds. An
+epoch of the benchmark has as many stripes as one run has samples, so that every run is as long as in a large data
+set. ``rows`` are the teacher's rows of the same samples in a warm cache, in the order of training. The last lines
+compare the smallest shards with those of 1,000.
 """
 
 from __future__ import annotations
