@@ -46,18 +46,23 @@ def train(
         overrides: ``section.key=value``, as ``--set`` on the command line; not for a recipe that is loaded already.
         resume: continue the run in ``out`` from its newest checkpoint.
         launcher: starts the processes that train, such as ``launch.launchers.local.Local(nproc=8)``; None trains in
-            this process.
+            this process, or, if torchrun, srun or mpirun started several processes of this program, in all of them.
         allow_pipe: whether the recipe may run the shell commands of its ``pipe:`` streams.
 
     Raises:
         distill.UserError: for anything the user can put right.
     """
     from distill.training.start import start
+    from distill.training.together import together
 
     name = "recipe" if not isinstance(recipe, str | Path) else Path(recipe).stem
     run = Path(out) if out is not None else Path("runs") / name
-    loaded = load_recipe(recipe, overrides)
-    return Training(run, start(loaded, run, resume=resume, launcher=launcher, allow_pipe=allow_pipe))
+
+    def work() -> Training:
+        loaded = load_recipe(recipe, overrides)
+        return Training(run, start(loaded, run, resume=resume, launcher=launcher, allow_pipe=allow_pipe))
+
+    return together(work)
 
 
 def embed_teachers(
@@ -80,8 +85,9 @@ def embed_teachers(
         distill.UserError: for anything the user can put right.
     """
     from distill.training.fill_caches import embed_teachers as embed
+    from distill.training.together import together
 
-    return embed(load_recipe(recipe, overrides), None if out is None else Path(out), launcher)
+    return together(lambda: embed(load_recipe(recipe, overrides), None if out is None else Path(out), launcher))
 
 
 def evaluate(

@@ -6,16 +6,13 @@ user's current directory must not be imported instead of ours.
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from launch.launcher import Job
-from launch.process import end_with_parent
 
 
 def check(job: Job) -> None:
@@ -24,19 +21,8 @@ def check(job: Job) -> None:
 
 
 def run(job: Job) -> int:
-    """Start a job, wait for it, and return its exit status; a KeyboardInterrupt is passed on to every process."""
-    environment = job.launcher.prepare(job, os.environ | {"PYTHONSAFEPATH": "1"})
-    # In a process group of its own: signals that a terminal or a scheduler sends to this process's group do not reach
-    # the launcher directly; this process passes them on.
-    process = subprocess.Popen(
-        job.launcher.command(job), cwd=job.folder, env=environment, process_group=0, preexec_fn=end_with_parent
-    )
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait()
-        raise
+    """Start a job, wait for it, and return its exit status; see :meth:`launch.launcher.Launcher.run`."""
+    return job.launcher.run(job)
 
 
 @contextmanager

@@ -5,11 +5,16 @@ A launcher is one file of ``launch/launchers/``, or an entry point ``distill.lau
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
+
+from launch.process import end_with_parent
 
 
 class Launcher(BaseModel, ABC):
@@ -60,6 +65,21 @@ class Launcher(BaseModel, ABC):
             The environment of the command; by default the one given.
         """
         return environment
+
+    def run(self, job: Job) -> int:
+        """Start a job, wait for it, and return its exit status; a KeyboardInterrupt is passed on to every process."""
+        environment = self.prepare(job, os.environ | {"PYTHONSAFEPATH": "1"})
+        # In a process group of its own: signals that a terminal or a scheduler sends to this process's group do not
+        # reach the launcher directly; this process passes them on.
+        process = subprocess.Popen(
+            self.command(job), cwd=job.folder, env=environment, process_group=0, preexec_fn=end_with_parent
+        )
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait()
+            raise
 
 
 @dataclass(frozen=True)
