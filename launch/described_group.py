@@ -11,7 +11,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 PORTS = range(15000, 25000)  # below those that Linux gives to outgoing connections
@@ -40,13 +40,11 @@ class Description:
     source: str
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.world or (self.local_rank or 0) < 0:
+        if not 0 <= self.rank < self.world:
             raise ValueError(
                 f"{self.source} says that this is process {self.rank} of {self.world}, which cannot be. "
                 "Correct the environment variables, or start distill without them."
             )
-        if self.world > 1 and not 0 < self.port < 2**16:
-            raise ValueError(f"MASTER_PORT={self.port} is no port. Set it to a number from 1024 to 65535.")
 
 
 @dataclass(frozen=True)
@@ -105,8 +103,6 @@ CONVENTIONS = (
         job=("PMI_JOBID",),
         starts_through_others=True,
     ),
-    Convention("flux run", "FLUX_TASK_RANK", "FLUX_JOB_SIZE", ("FLUX_TASK_LOCAL_ID",)),
-    Convention("jsrun", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE", ("JSM_NAMESPACE_LOCAL_RANK",)),
     SLURM,
 )
 
@@ -175,10 +171,12 @@ def described(
             "Start the shell with srun -n 1 --pty, or distill without --pty."
         )
     local_rank = _first_number(inner.convention.local_rank, environment)
+    description = Description(rank, world, local_rank, "", 0, inner.source)
     if world == 1:
-        return Description(rank, world, local_rank, "", 0, inner.source)
+        return description
     same = [place.convention for place in found if place.agrees(inner)]
-    return Description(rank, world, local_rank, *_meeting_point(same, world, environment, parents), inner.source)
+    address, port = _meeting_point(same, world, environment, parents)
+    return replace(description, address=address, port=port)
 
 
 def forget(environment: MutableMapping[str, str]) -> None:
@@ -276,7 +274,9 @@ def _meeting_point(
     address, port = environment.get("MASTER_ADDR", ""), _first_number(("MASTER_PORT",), environment)
     for convention in conventions:
         address = address or _address(convention, world, environment)
-        port = port or _port(convention, environment, parents)
+        port = _port(convention, environment, parents) if port is None else port
+    if port is not None and not 0 < port < 2**16:
+        raise ValueError(f"MASTER_PORT={port} is no port. Set it to a number from 1024 to 65535.")
     if not address or not port:
         missing = " and ".join(n for n, v in (("MASTER_ADDR", address), ("MASTER_PORT", port)) if not v)
         raise ValueError(
@@ -297,10 +297,8 @@ def _port(
     convention: Convention, environment: Mapping[str, str], parents: Callable[[], Iterable[tuple[int, str]]]
 ) -> int | None:
     """A port that follows from the name of the job; None if the job has none."""
-    names = [environment.get(name, "") for name in convention.job]
-    if convention.starts_through_others and not all(names):
-        names = []
+    names = [environment[name] for name in convention.job if environment.get(name)]
     if not names and convention.starts_through_others:
         # Nothing in the environment is common to its processes: only the program that has started them all is.
         names = [str(pid) for pid, name in parents() if name.startswith(STARTERS)][:1]
-    return PORTS[zlib.crc32(".".join(names).encode()) % len(PORTS)] if names and all(names) else None
+    return PORTS[zlib.crc32(".".join(names).encode()) % len(PORTS)] if names else None

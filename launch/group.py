@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from launch.process import temporary_environment
+from launch.visible_devices import let_deepspeed_ask_torch
 
 # torch 2.14 renamed these, and warns of the old names.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -107,6 +108,8 @@ def _import_deepspeed(device: torch.device) -> None:
     cpu = {"DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "cpu")} if device.type == "cpu" else {}
     with temporary_environment(**cpu):
         import deepspeed
+    if device.type == "cuda":
+        let_deepspeed_ask_torch(os.environ)
     if device.type == "cpu":
         # DeepSpeed would compile collectives of its own; gloo's need no compiler on the user's machine.
         deepspeed.ops.__compatible_ops__ = defaultdict(bool)

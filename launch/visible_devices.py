@@ -38,3 +38,16 @@ def devices_for(count: int, environment: Mapping[str, str]) -> list[str]:
             break
         visible.append(device)
     return [*visible[:count], *[NONE] * (count - len(visible))]
+
+
+def let_deepspeed_ask_torch(environment: Mapping[str, str]) -> None:
+    """Where devices are not visible by their numbers, have DeepSpeed ask torch for a GPU's free memory.
+
+    Otherwise ``CUDA_Accelerator.available_memory``, which ZeRO 1 and 2 call, asks the driver, and fails to read
+    ``CUDA_VISIBLE_DEVICES``.
+    """
+    value = environment.get("CUDA_VISIBLE_DEVICES")
+    if value is not None and not all(device.strip().isdecimal() for device in value.split(",")):
+        from deepspeed.accelerator import cuda_accelerator
+
+        cuda_accelerator.pynvml = None

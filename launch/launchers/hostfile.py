@@ -100,8 +100,8 @@ def check_devices(counts: Mapping[str, int], environment: Mapping[str, str]) -> 
     used = [str(number) for number in range(max(counts.values()))]
     if value.replace(" ", "").split(",")[: len(used)] != used:
         raise ValueError(
-            f"CUDA_VISIBLE_DEVICES={value} has no effect on the hosts of a host file, where DeepSpeed uses the devices "
-            f"{','.join(used)}. Unset it, or start distill with srun, mpirun or torchrun, which leave it as it is."
+            f"CUDA_VISIBLE_DEVICES={value} has no effect on the hosts of a host file, where DeepSpeed uses "
+            f"the devices {','.join(used)}. Unset it, or start distill with srun or torchrun, which leave it as it is."
         )
 
 
