@@ -51,7 +51,7 @@ def train(
             of the new length has at that step.
         init: a run or export whose students are the initial weights, with its tokenizer; the run starts at step 0.
         launcher: starts the processes that train, such as ``launch.launchers.local.Local(nproc=8)``; None trains in
-            this process.
+            this process, or, if torchrun, srun or mpirun started several processes of this program, in all of them.
         allow_pipe: whether the recipe may run the shell commands of its ``pipe:`` streams.
 
     Raises:
@@ -60,18 +60,23 @@ def train(
     from distill.errors import UserError
     from distill.recipe import start_from
     from distill.training.start import start
+    from distill.training.together import together
 
     name = "recipe" if not isinstance(recipe, str | Path) else Path(recipe).stem
     run = Path(out) if out is not None else Path("runs") / name
-    loaded = load_recipe(recipe, overrides)
     if extend and not resume:
         raise UserError("Only a run that is continued can be extended.", "Add resume, or leave out extend.")
     if init is not None and resume:
         raise UserError("A run that is continued has its own weights.", "Leave out init, or resume.")
-    if init is not None:
-        loaded = start_from(loaded, Path(init))
-    complete = start(loaded, run, resume=resume, launcher=launcher, allow_pipe=allow_pipe, extend=extend)
-    return Training(run, complete)
+
+    def work() -> Training:
+        loaded = load_recipe(recipe, overrides)
+        if init is not None:
+            loaded = start_from(loaded, Path(init))
+        complete = start(loaded, run, resume=resume, launcher=launcher, allow_pipe=allow_pipe, extend=extend)
+        return Training(run, complete)
+
+    return together(work)
 
 
 def embed_teachers(
@@ -94,8 +99,9 @@ def embed_teachers(
         distill.UserError: for anything the user can put right.
     """
     from distill.training.fill_caches import embed_teachers as embed
+    from distill.training.together import together
 
-    return embed(load_recipe(recipe, overrides), None if out is None else Path(out), launcher)
+    return together(lambda: embed(load_recipe(recipe, overrides), None if out is None else Path(out), launcher))
 
 
 def evaluate(

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from launch.process import temporary_environment
+from launch.visible_devices import let_deepspeed_ask_torch
 
 # torch 2.14 renamed these, and warns of the old names.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -44,26 +45,54 @@ class Group:
 def join() -> Group:
     """Join the process group that the launcher's environment variables describe, or form a group of one.
 
-    A launcher has set ``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT``; without ``RANK``
-    the group is of this process alone. Then ``LOCAL_RANK`` is set until :func:`leave`, and nothing else: DeepSpeed
-    reads it from the environment in ``deepspeed.initialize``, and at ZeRO stage 3 also in the first training steps.
-    A process that is in a group already stays in it.
+    A launcher has set ``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT``; without ``RANK``,
+    or with a ``WORLD_SIZE`` of 1, the group is of this process alone. ``LOCAL_RANK`` is made the number of this
+    process's device until :func:`leave`, and nothing else is changed: DeepSpeed reads it from the environment in
+    ``deepspeed.initialize``, and at ZeRO stage 3 also in the first training steps. A process that is in a group
+    already stays in it.
+
+    Raises:
+        ValueError: if this process has no device, see :func:`check_device`.
     """
     return _join(_until_left)
 
 
+def check_device(local_rank: int) -> int:
+    """The number of the device of a process; 0 on the CPU.
+
+    Args:
+        local_rank: the number of the process among those of its machine.
+
+    Raises:
+        ValueError: if it sees accelerators, but fewer than there are processes.
+    """
+    if default_device().type == "cpu":
+        return 0
+    count = torch.accelerator.device_count()
+    if count == 1:
+        return 0  # some launchers, such as srun --gpus-per-task=1, show every process its own device only
+    if local_rank >= count:
+        raise ValueError(
+            f"Process {local_rank} of this machine has no device: only {count} are visible, each for one process. "
+            "Start fewer processes, or make more devices visible."
+        )
+    return local_rank
+
+
 def _join(until_left: ExitStack) -> Group:
-    device, alone = default_device(), "RANK" not in os.environ
+    device, alone = default_device(), "RANK" not in os.environ or os.environ.get("WORLD_SIZE") == "1"
     _import_deepspeed(device)
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
-    if alone and os.environ.get("LOCAL_RANK") != "0":
-        until_left.enter_context(temporary_environment(LOCAL_RANK="0"))
-    local_rank = 0 if alone else int(os.environ["LOCAL_RANK"])
+    # On the CPU, where the number does not matter, it stays that of the process.
+    number = 0 if alone else int(os.environ["LOCAL_RANK"])
     if device.type != "cpu":
-        get_accelerator().set_device(local_rank)
-        device = torch.device(device.type, local_rank)
+        number = check_device(number)
+        get_accelerator().set_device(number)
+        device = torch.device(device.type, number)
+    if os.environ.get("LOCAL_RANK") != str(number):
+        until_left.enter_context(temporary_environment(LOCAL_RANK=str(number)))
     if not dist.is_initialized():
         address = {"init_method": f"tcp://127.0.0.1:{free_port()}", "rank": 0, "world_size": 1} if alone else {}
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, **address)
@@ -79,6 +108,8 @@ def _import_deepspeed(device: torch.device) -> None:
     cpu = {"DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "cpu")} if device.type == "cpu" else {}
     with temporary_environment(**cpu):
         import deepspeed
+    if device.type == "cuda":
+        let_deepspeed_ask_torch(os.environ)
     if device.type == "cpu":
         # DeepSpeed would compile collectives of its own; gloo's need no compiler on the user's machine.
         deepspeed.ops.__compatible_ops__ = defaultdict(bool)

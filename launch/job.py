@@ -6,20 +6,16 @@ user's current directory must not be imported instead of ours.
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from launch.launcher import Job
-from launch.process import end_with_parent
 
 # From a terminal, a scheduler, a closed connection; and SIGUSR1, for Slurm's --signal=USR1@SECONDS.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-SECONDS_TO_END = 10  # for the processes of a job before they are killed
 
 
 def check(job: Job) -> None:
@@ -28,23 +24,8 @@ def check(job: Job) -> None:
 
 
 def run(job: Job) -> int:
-    """Start a job, wait for it, and return its exit status; a KeyboardInterrupt ends all its processes."""
-    environment = job.launcher.prepare(job, os.environ | {"PYTHONSAFEPATH": "1"})
-    # In a process group of its own: signals that a terminal or a scheduler sends to this process's group do not reach
-    # the launcher directly; this process passes them on.
-    process = subprocess.Popen(
-        job.launcher.command(job), cwd=job.folder, env=environment, process_group=0, preexec_fn=end_with_parent
-    )
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        os.killpg(process.pid, signal.SIGINT)  # launchers of several machines pass it on
-        try:
-            process.wait(SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        raise
+    """Start a job, wait for it, and return its exit status; see :meth:`launch.launcher.Launcher.run`."""
+    return job.launcher.run(job)
 
 
 @contextmanager

@@ -5,11 +5,18 @@ A launcher is one file of ``launch/launchers/``, or an entry point ``distill.lau
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
+
+from launch.process import end_with_parent
+
+SECONDS_TO_END = 10  # for the processes of a job, after a KeyboardInterrupt, before they are killed
 
 
 class Launcher(BaseModel, ABC):
@@ -60,6 +67,25 @@ class Launcher(BaseModel, ABC):
             The environment of the command; by default the one given.
         """
         return environment
+
+    def run(self, job: Job) -> int:
+        """Start a job, wait for it, and return its exit status; a KeyboardInterrupt ends all its processes."""
+        environment = self.prepare(job, os.environ | {"PYTHONSAFEPATH": "1"})
+        # In a process group of its own: signals that a terminal or a scheduler sends to this process's group do not
+        # reach the launcher directly; this process passes them on.
+        process = subprocess.Popen(
+            self.command(job), cwd=job.folder, env=environment, process_group=0, preexec_fn=end_with_parent
+        )
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            os.killpg(process.pid, signal.SIGINT)  # launchers of several machines pass it on
+            try:
+                process.wait(SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            raise
 
 
 @dataclass(frozen=True)

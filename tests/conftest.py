@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -226,6 +227,15 @@ def _distill(words: list[str], pipes: tuple[Any, Any], cwd: str, environment: di
     from distill.cli.main import main
 
     main()
+
+
+def program(name: str, packages: str) -> str:
+    """The path of a program; if it is not installed, the test is skipped, but fails in CI."""
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    if found is None:
+        reason = f"{name} is not installed: apt-get install {packages}"
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    return found
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:

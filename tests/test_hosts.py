@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -14,8 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import distill, losses_of
+from conftest import distill, losses_of, program
 
+PACKAGES = "openssh-server pdsh"
 SERVER = """
 Port {port}
 ListenAddress 127.0.0.1
@@ -66,19 +66,10 @@ class Hosts:
         return "--hostfile", path, "--master-addr", "127.0.0.1"
 
 
-def program(name: str) -> str:
-    """The path of a program; if it is not installed, the test is skipped, but fails in CI."""
-    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
-    if found is None:
-        reason = f"{name} is not installed: apt-get install openssh-server pdsh"
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
-    return found
-
-
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     """An sshd with its own keys and configuration; no ~/.ssh is read or written."""
-    sshd, ssh, keygen, _ = map(program, ("sshd", "ssh", "ssh-keygen", "pdsh"))
+    sshd, ssh, keygen, _ = (program(name, PACKAGES) for name in ("sshd", "ssh", "ssh-keygen", "pdsh"))
     folder = tmp_path_factory.mktemp("ssh")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

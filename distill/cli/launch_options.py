@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,9 +38,22 @@ def launch_options(command: Callable[..., None]) -> Callable[..., None]:
         settings: tuple[str, ...],
         **others: Any,
     ) -> None:
-        command(launcher=launcher_from(nproc, hostfile, master_addr, name, settings), **others)
+        def work() -> None:
+            command(launcher=launcher_from(nproc, hostfile, master_addr, name, settings), **others)
+
+        together_or_silent(work)
 
     return with_launcher
+
+
+def together_or_silent(work: Callable[[], None]) -> None:
+    """Do a command's work; what it prints and how it ends is said by one process, if several were started."""
+    from distill.training.together import EndedElsewhere, together
+
+    try:
+        together(work)
+    except EndedElsewhere as error:
+        sys.exit(error.status)
 
 
 def launcher_from(

@@ -24,6 +24,9 @@ COMMANDS = {
     "teachers": "List teachers and embed shards with them.",
 }
 
+# Several processes would all write the same files.
+FOR_ONE_PROCESS = ("demo", "data", "evaluate", "export", "embed", "search")
+
 
 class LazyGroup(click.Group):
     """A group whose commands are in ``distill/cli/NAME.py`` and are imported when they are called."""
@@ -55,7 +58,10 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="distill")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def cli(debug: bool) -> None:
+# DeepSpeed's launcher writes it in front of the words of the command, and sets LOCAL_RANK as well.
+@click.option("--local_rank", "--local-rank", hidden=True, expose_value=False)
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
     """Distil a strong pretrained image encoder into a small image-text model you can ship.
 
     \b
@@ -68,6 +74,27 @@ def cli(debug: bool) -> None:
     from launch.process import set_up_process
 
     set_up_process()
+    if context.invoked_subcommand in FOR_ONE_PROCESS:
+        leave_to_first(context.invoked_subcommand)
+
+
+def leave_to_first(command: str) -> None:
+    """Let the first of several processes that were started with a command do it, and end the others."""
+    from launch.described_group import described, forget
+
+    try:
+        description = described(os.environ)
+    except ValueError:
+        description = None  # a command for one process needs no group
+    if description is not None and description.rank > 0:
+        if description.rank == 1:
+            click.echo(
+                f"distill {command} works in one process: of the {description.world} that {description.source} "
+                "started, the first does it. Start it without that to have it done here.",
+                err=True,
+            )
+        sys.exit(0)
+    forget(os.environ)
 
 
 def main() -> None:

@@ -27,10 +27,10 @@ from distill.recipe import dump
 from distill.resolved import ResolvedRecipe
 from distill.training import fill_worker
 from distill.training.setup import Networks, caches_of
+from distill.training.together import launcher_for
 from launch import job as jobs
 from launch.group import default_device
 from launch.launcher import Job, Launcher
-from launch.launchers.local import Local
 from launch.process import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def embed_teachers(recipe: Recipe, out: Path | None, launcher: Launcher | None) 
     shards = Shards.open(recipe.data.train, strict=False)
     if shards.faults:
         print(f"{shards.faults[0].shard} is damaged, and embedded as far as it can be read.", file=sys.stderr)
-    job = Job(Path(fill_worker.__file__).resolve(), (), Path.cwd(), launcher or Local())
+    job = Job(Path(fill_worker.__file__).resolve(), (), Path.cwd(), launcher_for(launcher))
     with as_user_errors():
         jobs.check(job)
     audits = fill_and_audit(resolved, Networks(resolved), shards, job)

@@ -12,10 +12,10 @@ from distill.training import checkpoint, prepare, train_worker
 from distill.training.run import is_run, read_about, rules_of
 from distill.training.setup import Networks
 from distill.training.stop_requests import STOP, say_stopping
+from distill.training.together import launcher_for
 from launch import job as jobs
 from launch.group import joined
 from launch.launcher import Job, Launcher
-from launch.launchers.local import Local
 from launch.process import keep_freed_memory, temporary_environment
 
 
@@ -35,7 +35,8 @@ def start(
         recipe: what to train.
         run: the run folder; on a file system all hosts share when there are several.
         resume: continue the run that is there.
-        launcher: starts the processes that train; None trains in this process.
+        launcher: starts the processes that train; None trains in this process, or in the group it is in, see
+            :func:`distill.training.together.together`.
         allow_pipe: whether the recipe may run the shell commands of its ``pipe:`` streams.
         extend: whether a run that is continued may get another length.
 
@@ -48,7 +49,7 @@ def start(
     """
     keep_freed_memory()
     run, networks = run.absolute(), Networks(resolve(recipe, rules_of(run) if resume and is_run(run) else NEW_RUNS))
-    job = Job(Path(train_worker.__file__).resolve(), (str(run),), run, launcher or Local())
+    job = Job(Path(train_worker.__file__).resolve(), (str(run),), run, launcher_for(launcher))
     with as_user_errors():
         jobs.check(job)
     try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from launch.group import free_port
@@ -39,10 +41,11 @@ class HostFile(Launcher):
         for it.
 
         Raises:
-            ValueError: see :func:`slots`.
+            ValueError: see :func:`slots` and :func:`check_devices`.
             ImportError: if pdsh is not installed.
             ConnectionError: naming the first host that is not ready.
         """
+        check_devices(slots(self.hostfile), os.environ)
         if shutil.which("pdsh") is None:
             raise ImportError("DeepSpeed starts several hosts through pdsh, which is not installed. Install pdsh.")
         shared = next(folder for folder in job.folder.parents if folder.exists())
@@ -84,6 +87,22 @@ class HostFile(Launcher):
         copied = {k: v for k, v in environment.items() if k.startswith(COPIED) and k != "HF_TOKEN"}
         (job.folder / ".deepspeed_env").write_text("".join(f"{k}={v}\n" for k, v in sorted(copied.items())))
         return environment
+
+
+def check_devices(counts: Mapping[str, int], environment: Mapping[str, str]) -> None:
+    """Raise ValueError if the environment chooses devices: DeepSpeed's runner would use others.
+
+    It numbers the devices of every host from 0 to its slots, whatever is set here or there.
+    """
+    value = environment.get("CUDA_VISIBLE_DEVICES")
+    if value is None or environment.get("DS_ACCELERATOR") == "cpu":
+        return
+    used = [str(number) for number in range(max(counts.values()))]
+    if value.replace(" ", "").split(",")[: len(used)] != used:
+        raise ValueError(
+            f"CUDA_VISIBLE_DEVICES={value} has no effect on the hosts of a host file, where DeepSpeed uses "
+            f"the devices {','.join(used)}. Unset it, or start distill with srun or torchrun, which leave it as it is."
+        )
 
 
 def slots(hostfile: Path) -> dict[str, int]:

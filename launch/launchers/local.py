@@ -12,6 +12,7 @@ from pydantic import Field
 
 from launch.group import default_device, free_port
 from launch.launcher import Job, Launcher
+from launch.visible_devices import devices_for, setting
 
 
 class Local(Launcher):
@@ -34,11 +35,13 @@ class Local(Launcher):
     def check(self, job: Job) -> None:
         """Raise ValueError if this machine has fewer accelerators than there are to be processes."""
         if default_device().type != "cpu" and self.nproc > torch.accelerator.device_count():
-            found = torch.accelerator.device_count()
-            raise ValueError(f"--nproc {self.nproc} asks for more devices than this machine has ({found}). Lower it.")
+            found, value = torch.accelerator.device_count(), setting(os.environ)
+            where = "this machine has" if value is None else f"'{value}' makes visible"
+            raise ValueError(f"--nproc {self.nproc} asks for more devices than {where} ({found}). Lower it.")
 
     def command(self, job: Job) -> list[str]:
-        world = base64.urlsafe_b64encode(json.dumps({"localhost": device_numbers(self.nproc)}).encode()).decode()
+        devices = devices_for(self.nproc, os.environ)
+        world = base64.urlsafe_b64encode(json.dumps({"localhost": devices}).encode()).decode()
         return [
             *(sys.executable, "-u", "-m", "deepspeed.launcher.launch"),
             f"--world_info={world}",
@@ -57,13 +60,6 @@ class Local(Launcher):
             # Otherwise every process starts as many threads as this machine has cores.
             defaults["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.nproc))
         return defaults | environment
-
-
-def device_numbers(count: int) -> list[int]:
-    """The numbers of the devices to use: DeepSpeed's launcher overwrites ``CUDA_VISIBLE_DEVICES`` with them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    numbers = [int(number) for number in visible if number.strip().isdigit()]
-    return numbers[:count] if len(numbers) >= count else list(range(count))
 
 
 LAUNCHER = Local
