@@ -10,9 +10,10 @@ microseconds per sample of one process that reads whole epochs. Three ways alter
 - ``alone``: in the order of training without reading ahead.
 
 ``cold`` is after the operating system has been asked to drop the files from its cache (a virtual disk may have another
-one), the median of the rounds; ``warm`` with all of them in it, of every batch the fastest of the rounds. An epoch of the
-benchmark has as many stripes as one run has samples, so that every run is as long as in a large data set. ``rows`` are
-the teacher's rows of the same samples in a warm cache, in the order of training. The last lines compare the smallest shards with those of 1,000.
+one), the median of the rounds; ``warm`` with all of them in it, of every batch the fastest of the rounds. An epoch of
+the benchmark has as many stripes as one run has samples, so that every run is as long as in a large data set. ``rows``
+are the teacher's rows of the same samples in a warm cache, in the order of training. The last lines compare the other
+shards with those of 1,000.
 """
 
 from __future__ import annotations
