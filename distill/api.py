@@ -32,6 +32,8 @@ def train(
     *,
     overrides: str | Iterable[str] = (),
     resume: bool = False,
+    extend: bool = False,
+    init: str | Path | None = None,
     launcher: Launcher | None = None,
     allow_pipe: bool = False,
 ) -> Training:
@@ -45,6 +47,9 @@ def train(
         out: the run folder; default ``runs/RECIPE``.
         overrides: ``section.key=value``, as ``--set`` on the command line; not for a recipe that is loaded already.
         resume: continue the run in ``out`` from its newest checkpoint.
+        extend: with ``resume``, let the run get another length: from there on the learning rate is the one that a run
+            of the new length has at that step.
+        init: a run or export whose students are the initial weights, with its tokenizer; the run starts at step 0.
         launcher: starts the processes that train, such as ``launch.launchers.local.Local(nproc=8)``; None trains in
             this process, or, if torchrun, srun or mpirun started several processes of this program, in all of them.
         allow_pipe: whether the recipe may run the shell commands of its ``pipe:`` streams.
@@ -52,15 +57,24 @@ def train(
     Raises:
         distill.UserError: for anything the user can put right.
     """
+    from distill.errors import UserError
+    from distill.recipe import start_from
     from distill.training.start import start
     from distill.training.together import together
 
     name = "recipe" if not isinstance(recipe, str | Path) else Path(recipe).stem
     run = Path(out) if out is not None else Path("runs") / name
+    if extend and not resume:
+        raise UserError("Only a run that is continued can be extended.", "Add resume, or leave out extend.")
+    if init is not None and resume:
+        raise UserError("A run that is continued has its own weights.", "Leave out init, or resume.")
 
     def work() -> Training:
         loaded = load_recipe(recipe, overrides)
-        return Training(run, start(loaded, run, resume=resume, launcher=launcher, allow_pipe=allow_pipe))
+        if init is not None:
+            loaded = start_from(loaded, Path(init))
+        complete = start(loaded, run, resume=resume, launcher=launcher, allow_pipe=allow_pipe, extend=extend)
+        return Training(run, complete)
 
     return together(work)
 

@@ -104,7 +104,8 @@ class Demo:
             )
         for name, recipe in recipes.items():
             with self.stage(f"training {name}"):
-                start(recipe, self.out / "runs" / name)
+                if not start(recipe, self.out / "runs" / name):
+                    raise KeyboardInterrupt("The demo has been stopped.")
         with self.stage("measuring retrieval on the unseen emoji"):
             models = {name: load_students(self.out / "runs" / name) for name in recipes}
             scores = {name: retrieval.measure(model, unseen, ENGLISH) for name, model in models.items()}

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from distill.config import Recipe, is_remote
 from distill.errors import UserError, did_you_mean
 from distill.files import read_table
+from distill.tables import NO_TOWER, TEACHER
 from distill.validation import explain
 
 LENGTHS = ("train.steps", "train.epochs", "train.examples")
@@ -172,6 +173,27 @@ def anchor(tree: dict[str, Any], base: Path) -> None:
     for table, key, words in tables:
         if isinstance(table, dict) and key in table:
             table[key] = absolute(table[key], *words)
+
+
+def start_from(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the students of a run or an export as initial weights.
+
+    Raises:
+        UserError: if it names initial weights itself, or trains no student from weights.
+    """
+    student = recipe.student
+    towers = [name for name in ("image", "text") if getattr(student, name).arch not in (NO_TOWER, TEACHER)]
+    for name in towers:
+        if getattr(student, name).init:
+            raise UserError(
+                f"The recipe names initial weights itself: student.{name}.init.", "Leave out either that or --init."
+            )
+    if not towers:
+        raise UserError("The recipe trains no tower that could start from weights.", "Leave out --init.")
+    tree = recipe.model_dump(exclude_none=True)
+    for name in towers:
+        tree["student"][name]["init"] = str(folder.absolute())
+    return parse(tree)
 
 
 def dump(recipe: Recipe) -> str:

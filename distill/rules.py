@@ -1,4 +1,7 @@
-"""The versions of the rules for the order of samples and for views: a run keeps those that it was started with."""
+"""The versions of rules that a run keeps from its start to its end, whatever version of distill continues it.
+
+The version of the sample order is in the run's table of shards, see :mod:`distill.data.order`.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,9 @@ class Rules:
     """Versions of rules; the defaults are those of new runs.
 
     Attributes:
-        order: of :class:`distill.data.order.Order`.
         views: of :class:`distill.data.views.Views`.
     """
 
-    order: int = 1
     views: int = 2
 
     @classmethod
@@ -27,7 +28,7 @@ class Rules:
             about: the content of its ``run.json``; in that of runs of version 0.1.0, with the first rules, there is no
                 entry "rules".
         """
-        return cls(**about.get("rules", {"order": 1, "views": 1}))
+        return cls(**about.get("rules", {"views": 1}))
 
 
 NEW_RUNS = Rules()

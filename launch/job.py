@@ -14,6 +14,9 @@ from types import FrameType
 
 from launch.launcher import Job
 
+# From a terminal, a scheduler, a closed connection; and SIGUSR1, for Slurm's --signal=USR1@SECONDS.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
 
 def check(job: Job) -> None:
     """Raise if a job cannot be started; see :meth:`launch.launcher.Launcher.check`."""
@@ -27,28 +30,44 @@ def run(job: Job) -> int:
 
 @contextmanager
 def on_termination(request_stop: Callable[[], object]) -> Iterator[None]:
-    """Inside, the first SIGTERM calls ``request_stop``, and the work ends when it has heeded that request.
+    """Inside, the first signal of ``STOP_SIGNALS`` calls ``request_stop``, and the work ends when it has heeded that.
 
-    A second SIGTERM raises KeyboardInterrupt. So does the first one if ``request_stop`` raises OSError. Outside the
-    main thread, where Python allows no signal handlers, this does nothing.
+    A second SIGINT or SIGTERM raises KeyboardInterrupt. So does the first signal if ``request_stop`` raises OSError.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     requested = False
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal requested
-        if requested:
+        if requested and number in (signal.SIGINT, signal.SIGTERM):
             raise KeyboardInterrupt
+        if requested:
+            return
         requested = True
         try:
             request_stop()
         except OSError as error:
             raise KeyboardInterrupt from error
 
-    before = signal.signal(signal.SIGTERM, handle)
+    with stop_signals(handle):
+        yield
+
+
+@contextmanager
+def stop_signals(handle: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Inside, ``handle`` is called for each of ``STOP_SIGNALS``, but for those that this process ignores.
+
+    Outside the main thread, where Python allows no signal handlers, this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    # nohup makes a process ignore SIGHUP, and a shell SIGINT in what it starts in the background.
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict
 
 from launch.process import end_with_parent
 
+SECONDS_TO_END = 10  # for the processes of a job, after a KeyboardInterrupt, before they are killed
+
 
 class Launcher(BaseModel, ABC):
     """One way to start the processes of a job; the fields of a subclass are its options."""
@@ -67,7 +69,7 @@ class Launcher(BaseModel, ABC):
         return environment
 
     def run(self, job: Job) -> int:
-        """Start a job, wait for it, and return its exit status; a KeyboardInterrupt is passed on to every process."""
+        """Start a job, wait for it, and return its exit status; a KeyboardInterrupt ends all its processes."""
         environment = self.prepare(job, os.environ | {"PYTHONSAFEPATH": "1"})
         # In a process group of its own: signals that a terminal or a scheduler sends to this process's group do not
         # reach the launcher directly; this process passes them on.
@@ -77,8 +79,12 @@ class Launcher(BaseModel, ABC):
         try:
             return process.wait()
         except KeyboardInterrupt:
-            os.killpg(process.pid, signal.SIGINT)
-            process.wait()
+            os.killpg(process.pid, signal.SIGINT)  # launchers of several machines pass it on
+            try:
+                process.wait(SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
             raise
 
 

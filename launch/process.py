@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4  # glibc's <malloc.h>
 
@@ -46,6 +47,18 @@ def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
     """In a new process: have the kernel send it a signal when its parent process ends (Linux only)."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(1, int(by))  # PR_SET_PDEATHSIG
+
+
+def exit_with(main: Callable[[], int]) -> NoReturn:
+    """Run a worker's main function and exit with its status; quietly with 130 if it is interrupted.
+
+    The process that started the workers has been interrupted, too, and tells the user.
+    """
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        os._exit(130)  # at once: an orderly exit would wait for the other processes
+    sys.exit(status)
 
 
 @contextmanager

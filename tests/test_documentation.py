@@ -77,7 +77,7 @@ def reduced(words: list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files that the pages name: pictures, a table of captions, first.toml, and what the README makes."""
+    """A folder with the files that the pages name: pictures, captions.csv, first.toml, and what the README makes."""
     home = tmp_path_factory.mktemp("home")
     (home / "photos").mkdir()
     rows = ["image,caption"]

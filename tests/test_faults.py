@@ -167,7 +167,7 @@ def test_sigterm_at_random_moments_changes_no_loss(home: Path, whole: list[float
             os.kill(process.pid, signal.SIGTERM)
             terms += 1
         process.join(60)
-        assert process.exitcode == 0, log.read_text()[-2000:]
+        assert process.exitcode in (0, 75), log.read_text()[-2000:]
         if len(metrics(run)) == STEPS:
             break
     if len(metrics(run)) < STEPS:

@@ -95,11 +95,11 @@ def test_teachers_list_and_show_work_offline() -> None:
 
 
 def test_a_listing_says_what_was_tried_with_each_card() -> None:
-    """And the README what the words mean, so that nobody mistakes a checked layout for a tried teacher."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    """And the page on teachers what the words mean, so that nobody mistakes a checked layout for a tried teacher."""
+    page = (Path(__file__).parent.parent / ".github" / "docs" / "teachers.md").read_text()
     listed = json.loads(distill("teachers", "list", "--json").stdout)
     assert {card["checked"] for card in listed} == {"loaded", "layout", "configuration"}
-    assert all(f"| `{checked}` |" in readme for checked in ("loaded", "layout", "configuration"))
+    assert all(f"| `{checked}` |" in page for checked in ("loaded", "layout", "configuration"))
     for checked in ("loaded", "layout", "configuration"):
         some = json.loads(distill("teachers", "list", "--checked", checked, "--json").stdout)
         assert [card["name"] for card in some] == [c.name for c in teachers.cards() if c.checked == checked]

@@ -65,6 +65,7 @@ def test_a_run_has_the_documented_files_metrics_and_checkpoints(home: Path, shar
         "metrics.jsonl",
         "tensorboard",
         "checkpoints",
+        "samples",
         "shards.safetensors",
         ".lock",
     }

@@ -86,7 +86,7 @@ NAME = "packaged/efficientnet_lite0"
 
 def test_runs_keep_the_rules_they_were_started_with() -> None:
     assert Rules.of_run({}).views == 1
-    assert Rules.of_run({"rules": {"order": 1, "views": 2}}) == Rules(order=1, views=2)
+    assert Rules.of_run({"rules": {"views": 2}}) == Rules(views=2)
 
 
 def test_crop_with_one_cached_view_is_spoken_of(tmp_path, recipe) -> None:  # type: ignore[no-untyped-def]

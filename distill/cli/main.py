@@ -110,8 +110,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted.", err=True)
+    except (KeyboardInterrupt, click.Abort) as interrupt:
+        reason = interrupt.__cause__ if isinstance(interrupt, click.Abort) else interrupt
+        click.echo(str(reason or "") or "Interrupted.", err=True)
         sys.exit(130)
     except BrokenPipeError:
         # The process that reads the output has ended (``distill teachers list | head``), which is not an error.

@@ -15,8 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +26,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from distill.config import TeacherTable
+from distill.data.cache_rows import CacheRows
 from distill.data.checksums import ABSENT, checksum, checksums
 from distill.data.identity import identity, output_shape
 from distill.data.index import ShardIndex
-from distill.data.shards import OPEN_FILES, Shards
+from distill.data.shards import Shards
 from distill.data.views import Views
 from distill.errors import BadSample, UserError
 from distill.files import read_table, write_whole
@@ -37,7 +38,6 @@ from distill.files import read_table, write_whole
 if TYPE_CHECKING:
     from teachers import Card
 
-ShardRows = dict[str, tuple[torch.Tensor, np.ndarray]]  # of one shard: by output, the rows and their checksums
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SAFETENSORS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -58,7 +58,7 @@ class Cache:
         self.shapes = {name: output_shape(card, table.image_size, name) for name in outputs}
         self.identity = identity(table, card, views, self.shapes)
         self.width = sum(math.prod(shape) for shape in self.shapes.values())
-        self._open: OrderedDict[int, ShardRows] = OrderedDict()
+        self._rows: tuple[Shards, CacheRows] | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -80,8 +80,12 @@ class Cache:
         """The cache folder for a shard: the one in the recipe, or for "auto" one beside the shard."""
         if self.table.cache != "auto":
             return Path(self.table.cache)
-        suffix = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:12]
-        return shard.parent / "teacher-cache" / f"{self.card.name.replace('/', '-')}-{suffix}"
+        return shard.parent / "teacher-cache" / f"{self.card.name.replace('/', '-')}-{self._suffix}"
+
+    @cached_property
+    def _suffix(self) -> str:
+        """What tells the folders of caches of the same teacher with different settings apart."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:12]
 
     def file(self, shard: Path) -> Path:
         """The cache file for a shard; :meth:`missing` refuses two shards with the same file."""
@@ -259,42 +263,38 @@ class Cache:
 
         Raises:
             BadSample: if it has none, because its image did not decode.
-            UserError: if the bytes do not match their checksum.
+            UserError: if the bytes do not match their checksum, or the file cannot be read.
         """
         shard, row = shards.locate(i)
-        path = shards.indexes.path(shard)
         outputs: dict[str, torch.Tensor] = {}
-        for output, (rows, sums) in self._opened(shard, self.file(path)).items():
-            value = rows[view, row]
-            difference = checksum(value) ^ int(sums[view, row])
+        try:
+            found = self._reader(shards).read(shard, (self.table.views, int(shards.counts[shard])), view, row)
+        except (OSError, ValueError) as error:
+            raise self._damaged(shards, shard, error) from error
+        for output, (name, sums) in self.tensors.items():
+            difference = checksum(found[name]) ^ (int(found[sums]) & 0xFFFFFFFF)
             if difference == ABSENT:
-                raise BadSample(str(path), shards.key(i), "the teacher's cache has no embedding of it")
+                reason = "the teacher's cache has no embedding of it"
+                raise BadSample(shards.indexes.name(shard), shards.key(i), reason)
             if difference:
-                what = f"row {row} of view {view} is not what was written"
-                raise UserError(
-                    f"The cached embeddings {self.file(path)} are damaged: {what}.",
-                    "Remove that file, and check the disk.",
-                )
-            outputs[output] = value.float()
+                raise self._damaged(shards, shard, f"row {row} of view {view} is not what was written")
+            outputs[output] = found[name].float()
         return outputs
 
-    def _opened(self, shard: int, path: Path) -> ShardRows:
-        """A file's rows, memory-mapped, and their checksums; the files used last stay open."""
-        if shard not in self._open:
-            try:
-                file = safe_open(path, framework="pt")
-                opened = {
-                    output: (file.get_tensor(name), file.get_tensor(sums).numpy().view(np.uint32))
-                    for output, (name, sums) in self.tensors.items()
-                }
-            except (OSError, SafetensorError) as error:
-                raise UserError(f"The cached embeddings {path} are damaged: {error}.", "Remove that file.") from error
-            if len(self._open) >= OPEN_FILES:
-                self._open.popitem(last=False)
-            self._open[shard] = opened
-        self._open.move_to_end(shard)
-        return self._open[shard]
+    def _damaged(self, shards: Shards, shard: int, what: object) -> UserError:
+        file = self.file(shards.indexes.path(shard))
+        return UserError(f"The cached embeddings {file} are damaged: {what}.", "Remove that file, and check the disk.")
+
+    def _reader(self, shards: Shards) -> CacheRows:
+        """Reads the cache files of some shards; kept for the shards that were asked for last."""
+        if self._rows is None or self._rows[0] is not shards:
+            tensors: dict[str, tuple[str, torch.dtype, tuple[int, ...]]] = {}
+            for output, (name, sums) in self.tensors.items():
+                tensors |= {name: (SAFETENSORS[self.dtype], self.dtype, self.shapes[output])}
+                tensors |= {sums: ("I32", torch.int32, ())}
+            self._rows = (shards, CacheRows(lambda k: str(self.file(shards.indexes.path(k))), tensors))
+        return self._rows[1]
 
     def __getstate__(self) -> dict[str, Any]:
         # Open files are not pickled: each loader process opens its own.
-        return self.__dict__ | {"_open": OrderedDict()}
+        return self.__dict__ | {"_rows": None}

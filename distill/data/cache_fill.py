@@ -18,6 +18,7 @@ from distill.data.shards import Shards
 from distill.data.views import Views, decode
 from distill.errors import BadSample, UserError
 from distill.files import abandoned
+from distill.wording import counted, in_bytes
 
 if TYPE_CHECKING:
     from teachers import Teacher
@@ -148,7 +149,7 @@ def check_space(caches: Sequence[Cache], missing: MissingShards) -> None:
         free = shutil.disk_usage(folder).free
         if need > free:
             raise UserError(
-                f"The teacher cache takes {size(need)}, and {folder} has {size(free)} left.",
+                f"The teacher cache takes {in_bytes(need)}, and {folder} has {in_bytes(free)} left.",
                 'Name another folder as teacher.N.cache, lower teacher.N.views, or set teacher.N.cache = "none".',
             )
 
@@ -156,20 +157,12 @@ def check_space(caches: Sequence[Cache], missing: MissingShards) -> None:
 def describe_space(caches: Sequence[Cache], missing: MissingShards) -> str:
     """The size of the missing outputs of each cache, as text."""
     return ", ".join(
-        f"{cache.card.name} {size(cache.bytes_of(missing.images(k)))} "
-        f"({missing.images(k)} images, {cache.table.views} views, {cache.width} × {cache.table.dtype})"
+        f"{cache.card.name} {in_bytes(cache.bytes_of(missing.images(k)))} "
+        f"({counted(missing.images(k), 'image')}, {counted(cache.table.views, 'view')}, "
+        f"{cache.width} × {cache.table.dtype})"
         for k, cache in enumerate(caches)
         if missing.images(k)
     )
-
-
-def size(count: float) -> str:
-    """A number of bytes as text, with a unit."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def embed(

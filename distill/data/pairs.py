@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from distill.data.batch import Batch
@@ -13,6 +15,8 @@ from distill.data.shards import Shards
 from distill.data.transform import TrainingPair, Transform
 from distill.errors import Bad, BadSample, UserError
 
+# Variables in which torchrun, DeepSpeed, Open MPI and MPICH say how many of the processes are on this machine.
+PROCESSES_HERE = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
 ATTEMPTS = 1000  # samples tried for one position: the one in the order, then replacements for bad ones
 
 
@@ -40,6 +44,13 @@ class Slot(NamedTuple):
     position: int
 
 
+def on_one_machine(world: int) -> bool:
+    """Whether all processes of a job share this machine's memory, as far as the variables of its launcher say."""
+    here = [os.environ[name] for name in PROCESSES_HERE if os.environ.get(name, "").isdigit()]
+    nodes = os.environ.get("SLURM_STEP_NUM_NODES", "")
+    return all(int(count) >= world for count in here) and nodes in ("", "1")
+
+
 class Pairs(Dataset[Batch]):
     """A data set whose item for a list of :class:`Slot` is a collated batch.
 
@@ -48,10 +59,14 @@ class Pairs(Dataset[Batch]):
         transform: turns samples into batches.
         order: the sample order of all epochs, from which replacements for bad samples are taken.
         batch_size: of the global batch.
+        one_machine: whether all processes of the job are on this machine, so that one reads ahead for the others.
     """
 
-    def __init__(self, shards: Shards, transform: Transform, order: Order, batch_size: int) -> None:
+    def __init__(
+        self, shards: Shards, transform: Transform, order: Order, batch_size: int, one_machine: bool = True
+    ) -> None:
         self.shards, self.transform, self.order, self.batch_size = shards, transform, order, batch_size
+        self.one_machine, self._begun = one_machine, False
 
     def __getitems__(self, slots: list[Slot]) -> Batch | UserError:
         """The batch of some slots, see :meth:`Transform.collate`; or an error for the main process to raise.
@@ -59,11 +74,27 @@ class Pairs(Dataset[Batch]):
         A loader process would wrap an exception in its own traceback.
         """
         bad: list[Bad] = []
+        self._read_ahead(slots)
         try:
             pairs = [self._pair(slot, bad) for slot in slots]
         except UserError as error:
             return error
         return self.transform.collate(pairs, bad)
+
+    def _read_ahead(self, slots: list[Slot]) -> None:
+        """Have the operating system read the images of the same slots of the next batch, while these are decoded."""
+        if "image" not in self.transform.kinds or not slots:
+            return
+        first = slots[0].position
+        # The last slot, a neighbour for mixup, may be elsewhere in the batch.
+        stop = first + sum(slot.position == first + k for k, slot in enumerate(slots))
+        for lead in (self.batch_size,) if self._begun else (0, self.batch_size):
+            if self.one_machine:
+                samples = self.order.ahead(first + lead, stop + lead)
+            else:
+                samples = np.array([i for _, i in self.order.between(first + lead, stop + lead)])
+            self.shards.read_ahead(samples)
+        self._begun = True
 
     def _pair(self, slot: Slot, bad: list[Bad]) -> TrainingPair:
         """The pair of a slot: of its sample, or of the first usable replacement; bad samples go to ``bad``.
@@ -108,10 +139,12 @@ class Schedule(Sampler[list[Slot]]):
             first = step * self.batch_size
             for piece in range(self.pieces):
                 begin = self.offset + piece * self.size
-                positions = list(range(first + begin, first + begin + self.size))
+                found = self.order.between(first + begin, first + begin + self.size)
+                slots = [Slot(*one, position) for position, one in enumerate(found, first + begin)]
                 if self.neighbours:
-                    positions.append(first + (begin + self.size) % self.batch_size)
-                yield [Slot(*self.order.at(position), position) for position in positions]
+                    position = first + (begin + self.size) % self.batch_size
+                    slots.append(Slot(*self.order.at(position), position))
+                yield slots
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.pieces

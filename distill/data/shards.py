@@ -8,24 +8,27 @@ numbers those of many.
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
 
 import numpy as np
 
 from distill.data.index import KINDS, ShardIndex, read_index
+from distill.data.indexes import REPLACED, Indexes, valid_table
 from distill.data.members import Leftover
+from distill.data.open_files import OpenFiles, read_ahead
+from distill.data.order import NEWEST, ORDERS, Order
+from distill.data.sample_table import Place, SampleTable, TableBuilder, chunk_of, save_table
 from distill.data.shard_names import shard_paths
 from distill.data.survey import Survey
 from distill.errors import Bad, BadSample, UserError
 from distill.files import write_whole
 
-OPEN_FILES = 64  # far below the usual limit of 1,024 descriptors, whatever the number of shards
-OPEN_INDEXES = 64
-REPLACED = "the shard has been replaced since it was indexed"
+SAMPLES = "samples"  # the folder of the table of samples, beside the table of shards
+SPREAD = 1 << 16  # bytes between the images of neighbouring samples, on average, that are read ahead too
 
 
 @dataclass(frozen=True)
@@ -57,65 +60,6 @@ class Sample:
         return self.error(f"there is no {what}{self.hint and f'; {self.hint}'}")
 
 
-class Indexes(Sequence[ShardIndex]):
-    """The indexes of many shards, read on demand; the most recently used ``OPEN_INDEXES`` stay in memory.
-
-    Paths are kept in one array, because a million Python objects would take much memory in every process.
-
-    Attributes:
-        names: uint8, the bytes of all paths, joined.
-        ends: [shards] int64, where in ``names`` each path ends.
-        sha256: [shards, 32] uint8, the hash that each shard had when it was first indexed.
-    """
-
-    def __init__(self, names: np.ndarray, ends: np.ndarray, sha256: np.ndarray) -> None:
-        self.names, self.ends, self.sha256 = names, ends, sha256
-        self._loaded: OrderedDict[int, ShardIndex] = OrderedDict()
-
-    @classmethod
-    def from_paths(cls, paths: Iterable[Path], sha256: bytes | bytearray) -> Indexes:
-        """The indexes of the shards with these paths.
-
-        Args:
-            sha256: the shards' hashes, 32 bytes each, joined.
-        """
-        names = [os.fsencode(path) for path in paths]
-        return cls(
-            np.frombuffer(b"".join(names), dtype=np.uint8),
-            np.cumsum([len(name) for name in names], dtype=np.int64),
-            np.frombuffer(bytes(sha256), dtype=np.uint8).reshape(len(names), 32),
-        )
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def path(self, k: int) -> Path:
-        start = int(self.ends[k - 1]) if k else 0
-        return Path(os.fsdecode(self.names[start : int(self.ends[k])].tobytes()))
-
-    @overload
-    def __getitem__(self, k: int) -> ShardIndex: ...
-    @overload
-    def __getitem__(self, k: slice) -> list[ShardIndex]: ...
-    def __getitem__(self, k: int | slice) -> ShardIndex | list[ShardIndex]:
-        if isinstance(k, slice):
-            return [self[i] for i in range(*k.indices(len(self)))]
-        if not 0 <= k < len(self):
-            raise IndexError(k)
-        if k not in self._loaded:
-            index = read_index(self.path(k))
-            if index.sha256 != self.sha256[k].tobytes().hex():
-                raise BadSample(str(index.path), "", REPLACED)
-            if len(self._loaded) >= OPEN_INDEXES:
-                self._loaded.popitem(last=False)
-            self._loaded[k] = index
-        self._loaded.move_to_end(k)
-        return self._loaded[k]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_loaded": OrderedDict()}
-
-
 class Shards:
     """The samples of any number of shards, numbered through.
 
@@ -124,6 +68,8 @@ class Shards:
         counts: [shards] int64, samples in each.
         faults: everything wrong with the archives; empty unless they were opened by :meth:`open`.
         leftovers: the members that belong to no sample; likewise.
+        table: where all samples are; None if they are too many and there is no run folder with a table.
+        order: the version of the order in which a run reads them, see ``distill.data.order.ORDERS``.
     """
 
     def __init__(
@@ -132,6 +78,8 @@ class Shards:
         counts: np.ndarray | None = None,
         faults: Sequence[Bad] = (),
         leftovers: Sequence[Leftover] = (),
+        table: SampleTable | None = None,
+        order: str = NEWEST,
     ) -> None:
         if not isinstance(indexes, Indexes):
             hashes = b"".join(bytes.fromhex(index.sha256) for index in indexes)
@@ -139,9 +87,9 @@ class Shards:
         else:
             self.indexes = indexes
         self.counts = np.array([len(i) for i in indexes], dtype=np.int64) if counts is None else counts
-        self.faults, self.leftovers = tuple(faults), tuple(leftovers)
+        self.faults, self.leftovers, self.table, self.order = tuple(faults), tuple(leftovers), table, order
         self.starts = np.concatenate([[0], np.cumsum(self.counts)])
-        self._files: OrderedDict[int, int] = OrderedDict()
+        self._files = OpenFiles(self.indexes.name)
 
     @classmethod
     def open(cls, specs: Iterable[str], strict: bool = True, quiet: bool = False) -> Shards:
@@ -156,18 +104,20 @@ class Shards:
             UserError: if a shard cannot be read, or none of them holds a sample.
             BadSample: if ``strict`` and an archive has a fault.
         """
-        survey = Survey(shard_paths(specs))
+        survey, builder = Survey(shard_paths(specs)), TableBuilder()
         for path in survey.paths:
-            survey.add(read_index(path), strict)
+            index = read_index(path)
+            survey.add(index, strict)
+            builder.add(index)
         survey.check()
         if not quiet:
             survey.warn()
         indexes = Indexes.from_paths(survey.paths, survey.sha256)
-        return cls(indexes, survey.counts, survey.faults(), survey.leftovers)
+        return cls(indexes, survey.counts, survey.faults(), survey.leftovers, builder.table())
 
     @classmethod
     def load(cls, path: Path) -> Shards:
-        """Read the table of shards that :meth:`save` wrote; no shard is opened before one of its samples is read.
+        """Read the tables that :meth:`save` and :meth:`save_samples` wrote; no shard is opened before it is read.
 
         Raises:
             UserError: if the table cannot be read or is damaged.
@@ -177,11 +127,15 @@ class Shards:
         try:
             with safe_open(path, framework="numpy") as file:
                 names, ends, sha256, counts = (file.get_tensor(n) for n in ("names", "ends", "sha256", "counts"))
+                order = (file.metadata() or {}).get("order", "1")
             if not valid_table(names, ends, sha256, counts):
                 raise ValueError("it is no table of shards")
+            if order not in ORDERS:
+                raise ValueError(f"a later version of distill wrote it, whose sample order {order} is not known here")
         except (OSError, SafetensorError, ValueError) as error:
             raise UserError(f"{path} cannot be read: {error}.", "Train into another folder.") from error
-        return cls(Indexes(names, ends, sha256), counts)
+        table = SampleTable.load(path.with_name(SAMPLES), int(counts.sum()), len(counts))
+        return cls(Indexes(names, ends, sha256), counts, table=table, order=order)
 
     def save(self, path: Path) -> None:
         """Write the table of shards: paths, hashes and numbers of samples, about 50 bytes a shard and its path."""
@@ -189,25 +143,44 @@ class Shards:
 
         indexes = self.indexes
         tensors = {"names": indexes.names, "ends": indexes.ends, "sha256": indexes.sha256, "counts": self.counts}
-        write_whole(path, lambda to: save_file(tensors, to))
+        write_whole(path, lambda to: save_file(tensors, to, metadata={"order": self.order}))
+
+    def save_samples(self, folder: Path) -> None:
+        """Write ``samples`` into a folder, where :meth:`load` finds it: about 70 bytes a sample.
+
+        Without it, samples are found through the indexes of their shards. So it is left out if a shard has changed in
+        the meantime or the disk is full.
+        """
+        to, chunks = folder / SAMPLES, (chunk_of(index) for index in self.indexes)
+        try:
+            known = chunks if self.table is None else iter([self.table.chunk()])
+            save_table(to, known, len(self), len(self.indexes))
+        except (OSError, ValueError, BadSample, UserError):
+            shutil.rmtree(to, ignore_errors=True)
 
     def subset(self, numbers: Sequence[int]) -> Shards:
         """The shards with these numbers, in this order; their samples are numbered anew from 0."""
         chosen, sha256 = list(numbers), self.indexes.sha256
         indexes = Indexes.from_paths(map(self.indexes.path, chosen), sha256[chosen].tobytes())
-        return Shards(indexes, self.counts[chosen])
+        return Shards(indexes, self.counts[chosen], order=self.order)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     def locate(self, i: int) -> tuple[int, int]:
         """Sample number → (shard number, row in that shard)."""
-        shard = int(np.searchsorted(self.starts, i, side="right")) - 1
+        shard = int(self.starts.searchsorted(i, side="right")) - 1
         return shard, i - int(self.starts[shard])
 
     def key(self, i: int) -> str:
+        if self.table is not None:
+            return self.table.key(i)
         shard, row = self.locate(i)
         return self.indexes[shard].keys[row]
+
+    def order_of(self, seed: int) -> Order:
+        """The order in which a run with this seed reads the samples."""
+        return ORDERS[self.order](self.counts, seed)
 
     def read(self, i: int, kinds: Sequence[str] = KINDS) -> Sample:
         """Read sample i from disk.
@@ -218,19 +191,43 @@ class Shards:
         Raises:
             BadSample: if its shard cannot be read, or has changed since it was indexed.
         """
-        shard, row = self.locate(i)
-        try:
-            index = self.indexes[shard]
-        except BadSample as error:
-            raise BadSample(error.bad.shard, f"#{row}", error.bad.reason) from error
-        except UserError as error:
-            raise BadSample(str(self.indexes.path(shard)), f"#{row}", "the shard is gone") from error
-        if row >= len(index):
-            raise BadSample(str(index.path), f"#{row}", REPLACED)
-        key = index.keys[row]
-        wanted = [k for k, kind in enumerate(KINDS) if kind in kinds]
-        parts = {KINDS[k]: self._member(shard, index, key, index.members[row, k]) for k in wanted}
-        return Sample(key, str(index.path), parts.get("image"), parts.get("txt"), parts.get("json"))
+        place = self._place(i)
+        image, txt, json = (
+            self._bytes(place, span) if kind in kinds else None
+            for kind, span in zip(KINDS, place.members, strict=True)
+        )
+        return Sample(place.key, place.path, image, txt, json)
+
+    def read_ahead(self, samples: np.ndarray) -> None:
+        """Ask the operating system to read the images of some samples into its cache, and do not wait for it.
+
+        Those of consecutive samples are read together with what is between, unless they are far apart. It does nothing
+        where that is not possible; what is wrong with a sample is found when it is read.
+
+        Args:
+            samples: [n] int64, their numbers.
+        """
+        shards = self.starts.searchsorted(samples, side="right") - 1
+        offsets, sizes = self._images(samples, shards)
+        first = np.flatnonzero((np.diff(samples, prepend=-2) != 1) | (np.diff(shards, prepend=-1) != 0))
+        if not len(first):
+            return
+        starts = np.minimum.reduceat(np.where(sizes < 0, 2**62, offsets), first)
+        lengths = np.maximum.reduceat(offsets + sizes, first) - starts
+        most = np.add.reduceat(sizes + SPREAD, first)
+        for k in np.flatnonzero((lengths > 0) & (lengths <= most)).tolist():
+            with suppress(OSError):
+                read_ahead(self._files[int(shards[first[k]])], int(starts[k]), int(lengths[k]))
+
+    def _images(self, samples: np.ndarray, shards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Offsets and sizes of the images of some samples of some shards, [n] int64 each; size −1 where absent."""
+        if self.table is not None:
+            return self.table.members[samples, 0, 0], self.table.members[samples, 0, 1]
+        found = np.full((len(samples), 2), (0, -1), dtype=np.int64)
+        for k, (i, shard) in enumerate(zip(samples.tolist(), shards.tolist(), strict=True)):
+            with suppress(BadSample, UserError, IndexError):
+                found[k] = self.indexes[shard].members[i - int(self.starts[shard]), 0]
+        return found[:, 0], found[:, 1]
 
     def missing(self, *kinds: str) -> Iterator[tuple[Path, str]]:
         """(shard, key) of every sample without any member of these kinds."""
@@ -239,48 +236,49 @@ class Shards:
             for row in np.flatnonzero((index.members[:, columns, 1] < 0).all(axis=1)):
                 yield index.path, index.keys[row]
 
-    def _member(self, shard: int, index: ShardIndex, key: str, span: np.ndarray) -> bytes | None:
-        offset, size = int(span[0]), int(span[1])
+    def _place(self, i: int) -> Place:
+        """Where sample i is, by the table, or by the index if the shard has changed since the table was made.
+
+        Raises:
+            BadSample: if its shard cannot be read, or its content has changed since it was indexed.
+        """
+        shard, row = self.locate(i)
+        if self.table is not None and self._stamp(shard) == self.table.stamp(shard):
+            return Place(shard, self.indexes.name(shard), self.table.key(i), self.table.members[i].tolist())
+        path = self.indexes.name(shard)
+        try:
+            index = self.indexes[shard]
+        except BadSample as error:
+            raise BadSample(path, f"#{row}", error.bad.reason) from error
+        except UserError as error:
+            raise BadSample(path, f"#{row}", "the shard is gone") from error
+        if row >= len(index):
+            raise BadSample(path, f"#{row}", REPLACED)
+        if self._stamp(shard) != index.stamp:
+            raise BadSample(path, index.keys[row], REPLACED)
+        return Place(shard, path, index.keys[row], index.members[row].tolist())
+
+    def _stamp(self, shard: int) -> tuple[int, int] | None:
+        """Size and modification time of the open shard; None if it cannot be opened."""
+        try:
+            stat = os.fstat(self._files[shard])
+        except OSError:
+            return None
+        return stat.st_size, stat.st_mtime_ns
+
+    def _bytes(self, place: Place, span: list[int]) -> bytes | None:
+        """The bytes of a member of a sample; None if it is absent."""
+        offset, size = span
         if size < 0:
             return None
         try:
-            descriptor = self._descriptor(shard)
-            stat = os.fstat(descriptor)
-            if (stat.st_size, stat.st_mtime_ns) != index.stamp:
-                raise BadSample(str(index.path), key, REPLACED)
-            data = os.pread(descriptor, size, offset)
+            data = os.pread(self._files[place.shard], size, offset)
         except OSError as error:
-            raise BadSample(str(index.path), key, f"it cannot be read: {error.strerror}") from error
+            raise BadSample(place.path, place.key, f"it cannot be read: {error.strerror}") from error
         if len(data) < size:
-            raise BadSample(str(index.path), key, REPLACED)
+            raise BadSample(place.path, place.key, REPLACED)
         return data
-
-    def _descriptor(self, shard: int) -> int:
-        """The shard's file descriptor; at most ``OPEN_FILES`` stay open, the most recently used ones."""
-        if shard in self._files:
-            self._files.move_to_end(shard)
-        else:
-            if len(self._files) >= OPEN_FILES:
-                os.close(self._files.popitem(last=False)[1])
-            self._files[shard] = os.open(self.indexes.path(shard), os.O_RDONLY)
-        return self._files[shard]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Descriptors are not valid in another process: a loader process opens its own.
-        return self.__dict__ | {"_files": OrderedDict()}
 
     def close(self) -> None:
         """Close all files; reading a sample opens its file again."""
-        while self._files:
-            os.close(self._files.popitem()[1])
-
-
-def valid_table(names: np.ndarray, ends: np.ndarray, sha256: np.ndarray, counts: np.ndarray) -> bool:
-    """Whether the arrays of a table of shards have the right shapes and types and point only inside each other."""
-    n = len(counts)
-    shapes = (names.ndim, ends.shape, sha256.shape, counts.shape) == (1, (n,), (n, 32), (n,))
-    types = (names.dtype, ends.dtype, sha256.dtype, counts.dtype) == (np.uint8, np.int64, np.uint8, np.int64)
-    if not (shapes and types and n):
-        return False
-    ascending = (ends[0] > 0) & (np.diff(ends) > 0).all() & (ends[-1] == len(names))
-    return bool(ascending & (counts >= 0).all() & (counts < 2**40).all())
+        self._files.close()

@@ -23,7 +23,7 @@ class ChosenSamples(Shards):
     """
 
     def __init__(self, shards: Shards, numbers: Sequence[int]) -> None:
-        super().__init__(shards.indexes, shards.counts)
+        super().__init__(shards.indexes, shards.counts, table=shards.table)
         self.numbers = np.asarray(numbers, dtype=np.int64)
 
     def __len__(self) -> int:

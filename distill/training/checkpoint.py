@@ -230,6 +230,11 @@ def seal_of(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / SEAL).read_text(encoding="utf-8")))
 
 
+def step_of(folder: Path) -> int:
+    """The number of steps that a checkpoint's run had done."""
+    return int(seal_of(folder)["step"])
+
+
 def complaint(folder: Path) -> str:
     """What is wrong with a checkpoint; "" if it is as it was written."""
     try:

@@ -58,4 +58,6 @@ def ignore(count: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    from launch.process import exit_with
+
+    exit_with(lambda: main(Path(sys.argv[1])))

@@ -6,37 +6,35 @@ Cheap checks come first and the run folder is written last, so a wrong recipe le
 from __future__ import annotations
 
 import platform
-import re
 import sys
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from distill.config import Recipe, pieces_of
+from distill.config import pieces_of
 from distill.errors import UserError
-from distill.files import write_text
-from distill.recipe import dump
 from distill.remarks import remarks
 from distill.resolved import ResolvedRecipe
 from distill.training.model import parameter_counts
-from distill.training.run import RECIPE, is_run, read_about, read_recipe, write_run
-from distill.training.setup import Networks, existing_tokenizer
-from distill.training.stop_requests import STOP
+from distill.training.resuming import check_recipe, check_weights, write_continued
+from distill.training.run import is_run, write_run
+from distill.training.setup import Networks, existing_tokenizer, load_tokenizer
+from distill.training.space import check_space
 from distill.training.tokenizer_training import prepare_tokenizer
 from distill.training.training_set import open_data
 from launch.launcher import Job
 
-# Recipe keys that may change on resume: they affect checks, saving, loading, ZeRO and limits, but not what is learned.
-MAY_CHANGE = (
-    r"teacher\.\d+\.audit|checkpoint\..*|zero\.stage|"
-    r"data\.(workers|bad_samples|timeout|retries)|train\.(skip_nonfinite|stall_seconds)"
-)
 PACKAGES = ("torch", "deepspeed", "timm", "sentencepiece", "webdataset", "safetensors", "numpy")
 
 
 def prepare(
-    resolved: ResolvedRecipe, networks: Networks, run: Path, resume: bool, job: Job, allow_pipe: bool = False
+    resolved: ResolvedRecipe,
+    networks: Networks,
+    run: Path,
+    resume: bool,
+    job: Job,
+    allow_pipe: bool = False,
+    extend: bool = False,
 ) -> None:
     """Make a run folder ready for training, or check that it is the one to resume.
 
@@ -47,12 +45,16 @@ def prepare(
         resume: continue the run in this folder, instead of starting one.
         job: the processes that will train; missing teacher cache entries are computed by such processes too.
         allow_pipe: whether the recipe may run the shell commands of its ``pipe:`` streams.
+        extend: whether a run that is continued may get another length.
 
     Raises:
         UserError: if the recipe, the folder, the data or a teacher cannot be used; then no run folder is written.
     """
     recipe = resolved.recipe
-    check_folder(recipe, run, resume)
+    if resume:
+        check_recipe(recipe, run, extend)
+    else:
+        check_folder(run)
     pieces_of(recipe, job.world)
     existing = existing_tokenizer(resolved)
     # A wrong tower or a teacher that cannot be loaded raises here, before any data is read.
@@ -65,13 +67,16 @@ def prepare(
         remedy = "If you trust the recipe, add --allow-pipe."
         raise UserError(f"The recipe runs {count}: {'; '.join(data.commands)}.", remedy)
     bad = data.preflight()
-    if resume:
-        data.check_unchanged(run)
     tokenizer, tokenizer_report = existing, None
-    if not resume:
+    if resume:
+        data.continue_with(run)
+        tokenizer = load_tokenizer(resolved, run)
+    else:
         for remark in remarks(resolved):
             print(remark, file=sys.stderr)
         tokenizer, tokenizer_report = prepare_tokenizer(resolved, existing, data)
+    model = networks.model(tokenizer.vocab if tokenizer is not None else 0)
+    check_space(run, model, recipe.checkpoint.keep)
     if not job.here:
         networks.release_teachers(keep_online=False)  # the processes of the job load their own
     cached, audits = data.fill_caches(networks, job)
@@ -79,8 +84,7 @@ def prepare(
     weights |= cached
     if resume:
         check_weights(run, weights)
-        write_text(run / RECIPE, dump(recipe))
-        (run / STOP).unlink(missing_ok=True)
+        write_continued(recipe, run, data)
         return
     about = {
         "versions": {"distill": version("distill"), "python": platform.python_version()}
@@ -92,7 +96,7 @@ def prepare(
         "steps": recipe.train.total_steps(data.samples),
         "vocab": tokenizer.vocab if tokenizer is not None else 0,
         "tokenizer": tokenizer_report,
-        "parameters": parameter_counts(networks.model(tokenizer.vocab if tokenizer is not None else 0)),
+        "parameters": parameter_counts(model),
         "shards": data.shards,
         "teachers": [table.name for table in recipe.teacher],
         "teacher_weights": weights,
@@ -101,40 +105,9 @@ def prepare(
     write_run(recipe, run, tokenizer, about, data.save, bad)
 
 
-def check_folder(recipe: Recipe, run: Path, resume: bool) -> None:
-    """Raise ``UserError`` if the folder for a new run is not empty, or the run to resume has a different recipe."""
-    if resume:
-        if not is_run(run):
-            raise UserError(f"There is no run to resume in {run}.", "Leave out --resume, or correct --out.")
-        old, new = read_recipe(run).model_dump(mode="json"), recipe.model_dump(mode="json")
-        changed = sorted({name for name in differences(old, new) if not re.fullmatch(MAY_CHANGE, name)})
-        if changed:
-            raise UserError(
-                f"The run in {run} was started with another {', '.join(changed)}.",
-                f"Give the recipe it was started with ({run / RECIPE} is it), or train into another folder.",
-            )
-    elif is_run(run):
+def check_folder(run: Path) -> None:
+    """Raise ``UserError`` if the folder for a new run is not empty."""
+    if is_run(run):
         raise UserError(f"{run} already holds a run.", "Add --resume to continue it, or choose another --out.")
-    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(f"{run} exists and is no empty folder.", "Choose another --out.")
-
-
-def check_weights(run: Path, weights: dict[str, str]) -> None:
-    """Raise ``UserError`` if the weights of a teacher are not those that the run was started with."""
-    before = read_about(run)["teacher_weights"]
-    changed = [name for name, value in weights.items() if before.get(name, value) != value]
-    if changed:
-        raise UserError(
-            f"The weights of '{changed[0]}' are not those the run was started with.",
-            "Restore them, or train into another folder.",
-        )
-
-
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """The dotted names of the values that differ between two recipes."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = old.keys() | new.keys()
-        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{path}.{k}".lstrip("."))]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [d for k, (a, b) in enumerate(zip(old, new, strict=True)) for d in differences(a, b, f"{path}.{k}")]
-    return [] if old == new else [path]

@@ -6,14 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 import students
 import teachers
 from distill.data.cache import Cache
 from distill.data.captions import Captions
-from distill.data.order import Order
 from distill.data.pairs import Pairs
 from distill.data.shards import Shards
 from distill.data.teacher_inputs import CachedOutputs, PixelInput, TeacherInput, TokenInput
@@ -22,6 +19,7 @@ from distill.data.views import Views
 from distill.errors import UserError, as_user_errors
 from distill.resolved import ResolvedRecipe, ResolvedTeacher
 from distill.tables import TEACHER, TowerTable
+from distill.training.initial_weights import read_tower
 from distill.training.model import Model
 
 
@@ -68,10 +66,14 @@ def transform_of(
     return Transform(tokenizer, [input_of(resolved, teacher, shards) for teacher in resolved.teachers], options)
 
 
-def pairs_of(resolved: ResolvedRecipe, shards: Shards, tokenizer: students.Tokenizer | None) -> Pairs:
-    """The training pairs of a run on shards."""
-    order = Order(shards.counts, resolved.recipe.train.seed)
-    return Pairs(shards, transform_of(resolved, tokenizer, shards), order, resolved.recipe.train.batch_size)
+def pairs_of(
+    resolved: ResolvedRecipe, shards: Shards, tokenizer: students.Tokenizer | None, one_machine: bool = True
+) -> Pairs:
+    """The training pairs of a run on shards; for ``one_machine`` see :class:`~distill.data.pairs.Pairs`."""
+    order = shards.order_of(resolved.recipe.train.seed)
+    return Pairs(
+        shards, transform_of(resolved, tokenizer, shards), order, resolved.recipe.train.batch_size, one_machine
+    )
 
 
 def input_of(resolved: ResolvedRecipe, teacher: ResolvedTeacher, shards: Shards | None) -> TeacherInput:
@@ -235,21 +237,6 @@ def on_teacher(resolved: ResolvedRecipe) -> students.OnTeacher:
         beside_width = beside.features(recipe.data.image_size)
     assert resolved.first is not None
     return students.OnTeacher(resolved.first.width, recipe.student.width, table.layers, beside, beside_width)
-
-
-def read_tower(table: TowerTable, modality: str) -> dict[str, torch.Tensor]:
-    """Load the state dict of one tower from the export that ``table.init`` names.
-
-    Raises:
-        ValueError: if the export's file is missing or damaged.
-    """
-    path = Path(table.init) / f"{modality}.safetensors"
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"{path} cannot be read: {error}. Set student.{modality}.init to a folder that 'distill export' wrote."
-        ) from error
 
 
 def load_tokenizer(resolved: ResolvedRecipe, folder: Path) -> students.Tokenizer | None:

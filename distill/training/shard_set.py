@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from collections import defaultdict
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from distill.data.batch import Batch
 from distill.data.captions import Caption, Captions
 from distill.data.loading import load_batches
-from distill.data.order import Order
 from distill.data.overlap import check_apart
-from distill.data.pairs import Part, Schedule
-from distill.data.shards import Shards
+from distill.data.pairs import Part, Schedule, on_one_machine
+from distill.data.shards import SAMPLES, Shards
 from distill.data.transform import MEMBERS
 from distill.errors import Bad, BadSample, UserError
 from distill.resolved import ResolvedRecipe
@@ -70,18 +69,29 @@ class ShardSet:
             )
         return bad
 
-    def check_unchanged(self, run: Path) -> None:
-        before, now = Shards.load(run / SHARDS).indexes, self.data.indexes
-        if np.array_equal(before.names, now.names) and np.array_equal(before.sha256, now.sha256):
-            return
-        old, new = (
-            {indexes.path(k): indexes.sha256[k].tobytes() for k in range(len(indexes))} for indexes in (before, now)
-        )
-        changed = sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
-        raise UserError(
-            f"The training data has changed since the run was started: {changed[0] if changed else 'its order'}.",
-            "Restore it, or train into another folder.",
-        )
+    def continue_with(self, run: Path) -> None:
+        """Take the shards in the order of the run, wherever they lie now."""
+        earlier = Shards.load(run / SHARDS)
+        before, now = earlier.indexes, self.data.indexes
+        places = defaultdict[bytes, list[int]](list)
+        for k in range(len(now)):
+            places[now.sha256[k].tobytes()].append(k)
+        order, missing = list[int](), list[Path]()
+        for k in range(len(before)):
+            found = places[before.sha256[k].tobytes()]
+            if found:
+                order.append(found.pop(0))
+            else:
+                missing.append(before.path(k))
+        others = [now.path(k) for left in places.values() for k in left]
+        if missing or others:
+            raise UserError(
+                f"The training data has changed since the run was started: {min(missing or others)}.",
+                "Restore it, or train into another folder.",
+            )
+        if order != list(range(len(now))):
+            self.data = self.data.subset(order)
+        self.data.order = earlier.order
 
     def captions(self, samples: int) -> Iterator[Caption]:
         captions, bad = Captions.from_table(self.recipe.data), 0
@@ -98,10 +108,12 @@ class ShardSet:
         return {teacher.name: cache.weights(self.data) for teacher, cache in caches}, audits
 
     def save(self, run: Path) -> None:
+        shutil.rmtree(run / SAMPLES, ignore_errors=True)  # that of a run whose shards have been moved
         self.data.save(run / SHARDS)
+        self.data.save_samples(run)
 
     def batches(self, tokenizer: Tokenizer | None, part: Part, pin: bool) -> Generator[list[Batch]]:
-        pairs = pairs_of(self.resolved, self.data, tokenizer)
+        pairs = pairs_of(self.resolved, self.data, tokenizer, on_one_machine(part.world))
         schedule = Schedule(
             pairs.order,
             pairs.batch_size,
@@ -115,7 +127,7 @@ class ShardSet:
         return load_batches(pairs, self.recipe.data.workers, pin, schedule, part.pieces)
 
     def keys(self, step: int) -> list[str]:
-        size, order = self.recipe.train.batch_size, Order(self.data.counts, self.recipe.train.seed)
+        size, order = self.recipe.train.batch_size, self.data.order_of(self.recipe.train.seed)
         return [self.data.key(i) for _, i in order.between(step * size, (step + 1) * size)]
 
     def close(self) -> None:

@@ -1,14 +1,23 @@
-"""Requests to save a checkpoint, or to stop: from a timer, from SIGTERM, or from the process that started the job."""
+"""Requests to save a checkpoint, or to stop: from a timer, from signals, or from the process that started the job."""
 
 from __future__ import annotations
 
+import os
 import signal
-import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType, TracebackType
 
+from launch.job import stop_signals
+
 STOP = ".stop"  # a file of this name in the run folder asks all processes to save and end
+SAME_PRESS = 1.0  # seconds within which two SIGINT are one press of Ctrl-C
+
+
+def say_stopping() -> None:
+    """Tell the user that the request to stop has been received; safe in a signal handler."""
+    os.write(2, b"\nStopping: this step is completed and a checkpoint saved. Ctrl-C again stops at once.\n")
 
 
 class StopRequests:
@@ -25,20 +34,32 @@ class StopRequests:
     def __init__(self, run: Path, minutes: float, first: bool) -> None:
         self.file, self.minutes, self.first = run / STOP, minutes, first
         self.stopping, self.last_save = False, time.monotonic()
-        self.previous_handler: signal.Handlers | object = None
+        self.interrupted_at = -SAME_PRESS
+        self._handlers = ExitStack()
 
     def __enter__(self) -> StopRequests:
-        if threading.current_thread() is threading.main_thread():
-            self.previous_handler = signal.signal(signal.SIGTERM, self._stop)
+        self._handlers.enter_context(stop_signals(self._stop))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.previous_handler is not None:
-            signal.signal(signal.SIGTERM, self.previous_handler)  # type: ignore[arg-type]
+        self._handlers.close()
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
+        """Note the request. A second SIGINT stops at once; other signals may come several times, from schedulers.
+
+        Raises:
+            KeyboardInterrupt: at a second SIGINT.
+        """
+        if number == signal.SIGINT:
+            # A terminal and a launcher may both pass on one press of Ctrl-C.
+            same_press = time.monotonic() - self.interrupted_at < SAME_PRESS
+            if not same_press and (self.stopping or self.file.exists()):
+                raise KeyboardInterrupt
+            self.interrupted_at = time.monotonic()
+        if self.first and not self.stopping and not self.file.exists():
+            say_stopping()
         self.stopping = True
 
     def now(self) -> dict[str, float]:

@@ -59,7 +59,7 @@ class StreamSet:
         )
         return bad
 
-    def check_unchanged(self, run: Path) -> None:
+    def continue_with(self, run: Path) -> None:
         """Do nothing: only the addresses of streams are known, and those are compared as part of the recipe."""
 
     def captions(self, samples: int) -> Iterator[Caption]:

@@ -29,4 +29,6 @@ def main(run: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    from launch.process import exit_with
+
+    exit_with(lambda: main(sys.argv[1]))

@@ -38,8 +38,8 @@ class TrainingSet(Protocol):
             UserError: if there are more of them than the recipe allows, or no sample can be read.
         """
 
-    def check_unchanged(self, run: Path) -> None:
-        """Check that a run was started on the same data.
+    def continue_with(self, run: Path) -> None:
+        """Check that a run was started on the same data, and take them in its order, wherever they lie now.
 
         Raises:
             UserError: if it was not; the message names a shard that has changed.
