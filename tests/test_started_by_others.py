@@ -145,7 +145,7 @@ def test_an_error_is_told_once_and_ends_all_processes(  # type: ignore[no-untype
     told = [line for line in err.splitlines() if line.startswith("Error: ")]
     name = {"Open MPI": "mpirun", "deepspeed": "DeepSpeed"}.get(starter, starter)
     assert len(told) == 1 and told[0].startswith(f"Error: {message.format(home=home, starter=name)}"), err
-    assert not (home / "new").exists() and "Traceback (most recent call last)" not in err.split("torch.distributed")[0]
+    assert not (home / "new").exists() and "/distill/cli/" not in err  # torchrun itself writes a traceback, of itself
 
 
 @pytest.mark.starters
