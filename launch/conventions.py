@@ -1,11 +1,8 @@
-"""The ways to say, by environment variables, which of how many processes a process is, and where they meet.
-
-Each way is one row of :data:`CONVENTIONS`, innermost first: torchrun is often started by srun, and then both have set
-their variables; the inner one has started this process.
-"""
+"""The ways in which programs that start processes tell each by environment variables which of how many it is."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -70,3 +67,13 @@ CONVENTIONS = (
 
 # Launchers that set RANK and WORLD_SIZE: a variable that only they set, and how many of them there are in the job.
 LAUNCHERS = {"torchrun": ("TORCHELASTIC_RUN_ID", "GROUP_WORLD_SIZE"), "DeepSpeed": ("CROSS_RANK", "CROSS_SIZE")}
+
+
+def first_number(names: Iterable[str], environment: Mapping[str, str]) -> int | None:
+    """The number in the first of these variables that is set and not empty."""
+    for name in names:
+        if text := environment.get(name, "").strip():
+            if not text.isdecimal():
+                raise ValueError(f"{name}={text} is no number of a process. Correct it, or unset it.")
+            return int(text)
+    return None

@@ -1,24 +1,20 @@
 """The group of processes that the environment variables of this process describe.
 
-A program that starts the processes of a job (torchrun, DeepSpeed, srun, mpirun) sets environment variables that say
-which of how many each one is: see :mod:`launch.conventions`.
+Whoever starts the processes of a job (torchrun, DeepSpeed, srun, mpirun) tells each one by environment variables which
+of how many it is. Each way of saying so is one row of :data:`launch.conventions.CONVENTIONS`, innermost first: where
+srun has started torchrun, both have set their variables, and the inner one has started this process.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import zlib
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from launch.conventions import CONVENTIONS, EXPLICIT, LAUNCHERS, SLURM, Convention
+from launch.conventions import CONVENTIONS, EXPLICIT, LAUNCHERS, SLURM, Convention, first_number
+from launch.meeting_point import meeting_point, parents
 
-PORTS = range(15000, 25000)  # below those that Linux gives to outgoing connections
 FIRST_RESERVED_STEP = 0xFFFFFFF0  # Slurm numbers a job's batch script and its interactive shell above this
 SHELL = "SLURM_PTY_PORT"  # set by 'srun --pty', which connects a terminal to its first task only
-STARTERS = ("hydra", "mpiexec", "mpirun", "mpispawn", "prte", "orted")  # programs that start the processes of MPI
 
 
 @dataclass(frozen=True)
@@ -70,18 +66,6 @@ class Place:
         return f"{self.source} says process {self.rank} of {self.world}"
 
 
-def parents() -> Iterable[tuple[int, str]]:
-    """The process that started this one, the one that started that, and so on: number and name. Linux only."""
-    pid = os.getppid()
-    while pid > 1:
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-        except OSError:
-            return
-        yield pid, stat[stat.index("(") + 1 : stat.rindex(")")]
-        pid = int(stat[stat.rindex(")") + 1 :].split()[1])
-
-
 def described(
     environment: Mapping[str, str], parents: Callable[[], Iterable[tuple[int, str]]] = parents
 ) -> Description | None:
@@ -108,12 +92,12 @@ def described(
             f"srun --pty gives a terminal to the first of its {world} tasks only, and distill waits for all of them. "
             "Start the shell with srun -n 1 --pty, or distill without --pty."
         )
-    local_rank = _first_number(inner.convention.local_rank, environment)
+    local_rank = first_number(inner.convention.local_rank, environment)
     description = Description(rank, world, local_rank, "", 0, inner.source)
     if world == 1:
         return description
     same = [place.convention for place in found if place.agrees(inner)]
-    address, port = _meeting_point(same, world, environment, parents)
+    address, port = meeting_point(same, world, environment, parents)
     return replace(description, address=address, port=port)
 
 
@@ -125,19 +109,13 @@ def forget(environment: MutableMapping[str, str]) -> None:
     environment.pop("PMIX_RANK", None)
 
 
-def first_host(hosts: str) -> str:
-    """The first of a list of hosts as Slurm writes it, such as ``gpu[03-05,9]-ib,cpu1``."""
-    first = re.split(r",(?![^\[]*\])", hosts)[0]
-    return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first)
-
-
 def _place(convention: Convention, environment: Mapping[str, str]) -> Place:
     if convention is SLURM and not _is_step(environment):
         return Place(convention, convention.source, None, None)
     source = convention.source
     if convention is EXPLICIT:
         source = next((name for name, (mark, _) in LAUNCHERS.items() if mark in environment), source)
-    rank, world = (_first_number((name,), environment) for name in (convention.rank, convention.world))
+    rank, world = (first_number((name,), environment) for name in (convention.rank, convention.world))
     return Place(convention, source, rank, world)
 
 
@@ -145,16 +123,6 @@ def _is_step(environment: Mapping[str, str]) -> bool:
     """Whether srun has started this process, or one that it is a child of; not sbatch or salloc."""
     step = environment.get("SLURM_STEP_ID", "")
     return step.isdecimal() and int(step) < FIRST_RESERVED_STEP
-
-
-def _first_number(names: Iterable[str], environment: Mapping[str, str]) -> int | None:
-    """The number in the first of these variables that is set and not empty."""
-    for name in names:
-        if text := environment.get(name, "").strip():
-            if not text.isdecimal():
-                raise ValueError(f"{name}={text} is no number of a process. Correct it, or unset it.")
-            return int(text)
-    return None
 
 
 def _check_partial(place: Place, found: list[Place]) -> None:
@@ -192,7 +160,7 @@ def _check_nesting(inner: Place, outer: Place, environment: Mapping[str, str]) -
         return
     # Under 'srun -N 2 torchrun --nproc-per-node 4' srun has started two torchruns, and they eight processes.
     if inner.source in LAUNCHERS:
-        launchers = _first_number((LAUNCHERS[inner.source][1],), environment)
+        launchers = first_number((LAUNCHERS[inner.source][1],), environment)
         if launchers in (None, outer.world):
             return
         raise ValueError(
@@ -200,43 +168,3 @@ def _check_nesting(inner: Place, outer: Place, environment: Mapping[str, str]) -
             f"would train by itself. Start one {inner.source} per machine, with the number of machines, or only one."
         )
     raise ValueError(f"{inner}, but {outer}. Let only one of them describe the processes: unset RANK and WORLD_SIZE.")
-
-
-def _meeting_point(
-    conventions: list[Convention],
-    world: int,
-    environment: Mapping[str, str],
-    parents: Callable[[], Iterable[tuple[int, str]]],
-) -> tuple[str, int]:
-    """Where the group meets: MASTER_ADDR and MASTER_PORT, or what all of its processes derive alike."""
-    address, port = environment.get("MASTER_ADDR", ""), _first_number(("MASTER_PORT",), environment)
-    for convention in conventions:
-        address = address or _address(convention, world, environment)
-        port = _port(convention, environment, parents) if port is None else port
-    if port is not None and not 0 < port < 2**16:
-        raise ValueError(f"MASTER_PORT={port} is no port. Set it to a number from 1024 to 65535.")
-    if not address or not port:
-        missing = " and ".join(n for n, v in (("MASTER_ADDR", address), ("MASTER_PORT", port)) if not v)
-        raise ValueError(
-            f"This is one of {world} processes, and nothing says where they meet. "
-            f"Set {missing}, for all of them alike, to the address and a free port of the machine of process 0."
-        )
-    return address, port
-
-
-def _address(convention: Convention, world: int, environment: Mapping[str, str]) -> str:
-    """The address of process 0; "" if it is not known."""
-    number, names = (environment.get(name, "") for name in convention.hosts)
-    one_host = number == "1" or _first_number(convention.local_world, environment) == world
-    return "127.0.0.1" if one_host else first_host(names)
-
-
-def _port(
-    convention: Convention, environment: Mapping[str, str], parents: Callable[[], Iterable[tuple[int, str]]]
-) -> int | None:
-    """A port that follows from the name of the job; None if the job has none."""
-    names = [environment[name] for name in convention.job if environment.get(name)]
-    if not names and convention.starts_through_others:
-        # Nothing in the environment is common to its processes: only the program that has started them all is.
-        names = [str(pid) for pid, name in parents() if name.startswith(STARTERS)][:1]
-    return PORTS[zlib.crc32(".".join(names).encode()) % len(PORTS)] if names else None

@@ -15,8 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -29,11 +28,12 @@ from launch.described_group import Description
 from launch.group import check_device, free_port
 from launch.launcher import Job, Launcher
 from launch.process import temporary_environment
+from launch.pulse import FAILED, Pulse
+from launch.visible_devices import check_seen
 
 PATIENCE = timedelta(minutes=10)  # for all processes to start
 SPEAK_AFTER = 20.0  # seconds of waiting for the others, before that is said
 INTERVAL = 0.2  # seconds between two looks for news
-GRACE = 20.0  # seconds for a process to notice by itself that another one has failed
 FAREWELL = 20.0  # seconds for the others to read the last order
 
 
@@ -86,6 +86,7 @@ class StartedGroup(Launcher):
     def check_devices(self) -> None:
         """Raise ValueError in the first process if one of them has no device; then the others get their last order."""
         try:
+            check_seen(os.environ)
             check_device(local_rank(self.description))
             self._set(f"device/{self.rank}", "")
         except ValueError as error:
@@ -106,10 +107,15 @@ class StartedGroup(Launcher):
         """
         number = self._number()
         self._give(Order(str(job.script), job.arguments, str(job.folder), free_port()))
-        if own := self._execute(self._order(number)):
-            return own
-        statuses = (self._wait(f"status/{number}/{rank}") for rank in range(1, self.world))
-        return next((status for status in statuses if status), 0)
+        with Pulse(self.store, self.rank, self.world) as pulse:
+            if own := self._execute(self._order(number), pulse):
+                return own
+            for rank in range(1, self.world):
+                while not self.store.check([f"done/{number}/{rank}"]):
+                    if status := pulse.failure():
+                        return status
+                    time.sleep(INTERVAL)
+        return 0
 
     def serve(self) -> Order:
         """In the other processes: run scripts as ordered, until the last order, which is returned.
@@ -125,10 +131,10 @@ class StartedGroup(Launcher):
             if order.script is None:
                 self.store.add("farewell", 1)
                 return order
-            status = self._execute(order)
-            self._set(f"status/{number}/{self.rank}", status)
-            if status:
-                return Order(status=status)
+            with Pulse(self.store, self.rank, self.world) as pulse:
+                if status := self._execute(order, pulse):
+                    return Order(status=status)
+                self._set(f"done/{number}/{self.rank}", True)
             number += 1
 
     def end(self, result: Any, status: int) -> None:
@@ -137,18 +143,11 @@ class StartedGroup(Launcher):
             self._give(Order(result=result, status=status))
             end = time.monotonic() + FAREWELL
             while self.store.add("farewell", 0) < self.world - 1 and time.monotonic() < end:
-                if self.store.check(["failed"]):
+                if self.store.check([FAILED]):
                     break
                 time.sleep(INTERVAL)
         except RuntimeError:  # torchrun serves the store, and has ended
             pass
-
-    def first_to_say(self, message: str) -> bool:
-        """Whether no other process has said this yet; each is then to say nothing."""
-        try:
-            return self.store.add(f"said/{message}", 1) == 1
-        except RuntimeError:
-            return self.rank == 0
 
     def _number(self) -> int:
         """The number of the next order."""
@@ -177,7 +176,7 @@ class StartedGroup(Launcher):
                 "See the message of process 0."
             ) from error
 
-    def _execute(self, order: Order) -> int:
+    def _execute(self, order: Order, pulse: Pulse) -> int:
         """Run a script in this process as a process of its own would; return its exit status."""
         assert order.script is not None
         variables = {
@@ -192,42 +191,13 @@ class StartedGroup(Launcher):
         arguments, sys.argv = sys.argv, [order.script, *order.arguments]
         status = 1
         try:
-            with temporary_environment(**variables), chdir(order.folder), self._ended_with_the_others():
+            with temporary_environment(**variables), chdir(order.folder):
                 status = _status(order.script)
         finally:
             sys.argv = arguments
             if status:
-                self._tell_failure()
+                pulse.tell_failure(self.rank, status)
         return status
-
-    def _tell_failure(self) -> None:
-        try:
-            self.store.set("failed", str(self.rank))
-        except RuntimeError:
-            pass  # process 0 has ended, which the others notice
-
-    @contextmanager
-    def _ended_with_the_others(self) -> Iterator[None]:
-        """Inside, this process is ended some time after another one has failed: it may wait for that one for ever."""
-        done = threading.Event()
-
-        def watch() -> None:
-            while not done.wait(1.0):
-                try:
-                    failed = self.store.check(["failed"])
-                except RuntimeError:
-                    failed = True
-                if failed and not done.wait(GRACE):
-                    print(f"Process {self.rank} ends because another one has failed.", file=sys.stderr, flush=True)
-                    os._exit(1)
-
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
 
 
 def meet(description: Description) -> StartedGroup:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
 NONE = "-1"  # in a list of devices: neither this one nor any after it
 # By type of device. On ROCm, where the type is "cuda" too, HIP_VISIBLE_DEVICES comes first.
 VARIABLES = {"xpu": "ZE_AFFINITY_MASK", "npu": "ASCEND_RT_VISIBLE_DEVICES", "mlu": "MLU_VISIBLE_DEVICES"}
+
+NOTHING = ("", NONE, "NoDevFiles")  # the last is what Slurm sets for a job without GPUs
+DRIVERS = ("nvidiactl", "kfd")  # of NVIDIA and AMD
 
 
 def variables() -> tuple[str, ...]:
@@ -23,6 +27,23 @@ def setting(environment: Mapping[str, str]) -> str | None:
     return next((environment[name] for name in variables() if name in environment), None)
 
 
+def check_seen(environment: Mapping[str, str], system: Path = Path("/dev")) -> None:
+    """Raise ValueError if devices are named of which this machine, which has some, shows none: else the CPU is used.
+
+    Args:
+        environment: of this process.
+        system: where the system has its devices.
+    """
+    value = setting(environment)
+    if value is None or value.strip() in NOTHING or environment.get("DS_ACCELERATOR") == "cpu":
+        return
+    if not torch.accelerator.is_available() and any((system / name).exists() for name in DRIVERS):
+        raise ValueError(
+            f"'{value}' names no device of this machine that torch can use. "
+            f"Correct {' or '.join(variables())}, or set DS_ACCELERATOR=cpu to compute on the CPU."
+        )
+
+
 def devices_for(count: int, environment: Mapping[str, str]) -> list[str]:
     """The devices for so many processes, as the environment writes them: numbers, or the names of GPUs or MIG parts.
 
@@ -34,7 +55,7 @@ def devices_for(count: int, environment: Mapping[str, str]) -> list[str]:
         return [str(number) for number in range(count)]
     visible: list[str] = []
     for device in map(str.strip, value.split(",")):
-        if device in ("", NONE):
+        if device in NOTHING:
             break
         visible.append(device)
     return [*visible[:count], *[NONE] * (count - len(visible))]

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from conftest import PROCESSES
 from deepspeed.accelerator import cuda_accelerator
 
-from launch.described_group import Description, described, first_host, forget
+from launch.described_group import Description, described, forget
+from launch.group import free_port
 from launch.launcher import Job
 from launch.launchers.hostfile import check_devices
 from launch.launchers.local import Local
-from launch.visible_devices import devices_for, let_deepspeed_ask_torch
+from launch.meeting_point import first_host
+from launch.visible_devices import check_seen, devices_for, let_deepspeed_ask_torch
 
 MASTER = {"MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "29500"}
 # As torchrun, DeepSpeed, Open MPI 4.1.4, MPICH 4.0.2 and Slurm 22.05 set them in process 1 of 2 on one machine.
@@ -206,7 +211,7 @@ MIG = "MIG-GPU-8932f937/1/0,MIG-ab12cd34-0000"
         ("2,,3", ["2", "-1"]),
         ("-1", ["-1", "-1"]),
         ("", ["-1", "-1"]),
-        ("NoDevFiles", ["NoDevFiles", "-1"]),  # what Slurm sets where a job has no GPU
+        ("NoDevFiles", ["-1", "-1"]),  # what Slurm sets where a job has no GPU
     ],
 )
 def test_devices_are_named_as_the_environment_names_them(value: str | None, devices: list[str]) -> None:
@@ -230,6 +235,19 @@ def test_the_processes_see_the_devices_that_the_environment_names(
     assert [(tmp_path / rank).read_text() for rank in "01"] == [expected, expected]
 
 
+def test_devices_that_the_machine_does_not_show_are_not_replaced_by_the_cpu(tmp_path: Path) -> None:
+    """This machine shows none; the folder says whether it has any."""
+    check_seen({"CUDA_VISIBLE_DEVICES": UUIDS}, tmp_path)
+    (tmp_path / "nvidiactl").touch()
+    for value in ("", "-1", "NoDevFiles"):
+        check_seen({"CUDA_VISIBLE_DEVICES": value}, tmp_path)
+    check_seen({}, tmp_path)
+    check_seen({"CUDA_VISIBLE_DEVICES": UUIDS, "DS_ACCELERATOR": "cpu"}, tmp_path)
+    if not torch.accelerator.is_available():
+        with pytest.raises(ValueError, match="'GPU-8932f937.* names no device of this machine that torch can use"):
+            check_seen({"CUDA_VISIBLE_DEVICES": UUIDS}, tmp_path)
+
+
 def test_deepspeed_does_not_read_names_of_devices_as_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_accelerator, "pynvml", "the driver")
     for value in ("0,1", None):
@@ -247,3 +265,34 @@ def test_a_choice_of_devices_that_a_host_file_would_drop_is_refused() -> None:
     for value in (UUIDS, "2,3", "1", "", "-1"):
         with pytest.raises(ValueError, match=f"CUDA_VISIBLE_DEVICES={value} has no effect"):
             check_devices(counts, {"CUDA_VISIBLE_DEVICES": value})
+
+
+FAILING = """
+import os, sys, time
+
+if os.environ["RANK"] == "1":
+    os.kill(os.getpid(), 9) if sys.argv[1] == "killed" else sys.exit(3)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("how", "status"), [("exit", 3), ("killed", -9)])
+def test_a_process_that_waits_for_ever_ends_when_another_has_failed(how: str, status: int, tmp_path: Path) -> None:
+    """As one does in a collective of a GPU, where no connection breaks."""
+    (tmp_path / "script.py").write_text(FAILING)
+    port = str(free_port())
+    members = [PROCESSES.Process(target=run_script, args=(rank, port, tmp_path, how)) for rank in range(2)]
+    for member in members:
+        member.start()
+    for member in members:
+        member.join(120)
+    assert [member.exitcode for member in members] == [1, status]
+
+
+def run_script(rank: int, port: str, folder: Path, how: str) -> None:
+    """In one of two processes: meet the other, and run the script as the first one orders."""
+    from launch import pulse, started_group
+
+    pulse.GRACE, pulse.GONE = 1.0, 5
+    group = started_group.meet(Description(rank, 2, rank, "127.0.0.1", int(port), "a test"))
+    sys.exit(group.serve().status if rank else group.run(Job(folder / "script.py", (how,), folder, group)))

@@ -58,8 +58,6 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="distill")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-# DeepSpeed's launcher writes it in front of the words of the command, and sets LOCAL_RANK as well.
-@click.option("--local_rank", "--local-rank", hidden=True, expose_value=False)
 @click.pass_context
 def cli(context: click.Context, debug: bool) -> None:
     """Distil a strong pretrained image encoder into a small image-text model you can ship.
@@ -99,6 +97,8 @@ def leave_to_first(command: str) -> None:
 
 def main() -> None:
     """Entry point: prints errors as one or two sentences; exit status 2 for errors that the user can correct."""
+    # DeepSpeed's launcher adds it in front of the words of the command, and sets LOCAL_RANK as well.
+    sys.argv = [word for word in sys.argv if not word.startswith(("--local_rank=", "--local-rank="))]
     debug = "--debug" in sys.argv[1:]
     try:
         cli.main(args=[a for a in sys.argv[1:] if a != "--debug"], standalone_mode=False)

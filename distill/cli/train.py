@@ -57,6 +57,8 @@ def train(
       distill train three_towers --set data.train=shards/ --set train.epochs=10 --nproc 8
       distill train recipe.toml --out runs/first --resume
       distill train recipe.toml --out /shared/runs/first --hostfile hosts
+      srun -n 16 distill train recipe.toml --out /shared/runs/first
+      torchrun --nproc-per-node 8 --no-python distill train recipe.toml --out runs/first
     """
     import distill
 

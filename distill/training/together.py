@@ -54,8 +54,11 @@ def together(work: Callable[[], T]) -> T:
     with _met(description) as group:
         if description.rank == 0:
             return _lead(group, work)
-        with as_user_errors():
-            order = group.serve()
+        try:
+            with as_user_errors():
+                order = group.serve()
+        except KeyboardInterrupt as error:
+            raise EndedElsewhere(status_of(error)) from error  # the first process says so
         if order.status:
             raise EndedElsewhere(order.status)
         result: T = order.result

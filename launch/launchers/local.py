@@ -12,7 +12,7 @@ from pydantic import Field
 
 from launch.group import default_device, free_port
 from launch.launcher import Job, Launcher
-from launch.visible_devices import devices_for, setting
+from launch.visible_devices import check_seen, devices_for, setting
 
 
 class Local(Launcher):
@@ -33,7 +33,8 @@ class Local(Launcher):
         return self.nproc == 1
 
     def check(self, job: Job) -> None:
-        """Raise ValueError if this machine has fewer accelerators than there are to be processes."""
+        """Raise ValueError if this machine shows fewer accelerators than processes, or none of those named."""
+        check_seen(os.environ)
         if default_device().type != "cpu" and self.nproc > torch.accelerator.device_count():
             found, value = torch.accelerator.device_count(), setting(os.environ)
             where = "this machine has" if value is None else f"'{value}' makes visible"
