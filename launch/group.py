@@ -126,7 +126,7 @@ def leave() -> None:
             comm.destroy_process_group()
         else:
             dist.destroy_process_group()
-        gc.collect()  # the group is part of a reference cycle, and has threads and connections
+        gc.collect()  # an engine and its group refer to each other, and the group has threads and connections
     _until_left.close()
 
 
