@@ -115,12 +115,16 @@ def test_caches_are_filled_by_all_processes_and_the_result_is_printed_once(  # t
 
 
 @pytest.mark.starters
-def test_a_run_that_was_stopped_is_resumed_by_processes_started_in_another_way(home: Path, start) -> None:  # type: ignore[no-untyped-def]
+def test_a_run_that_was_stopped_is_resumed_by_processes_started_in_another_way(  # type: ignore[no-untyped-def]
+    home: Path, start, slurm: dict[str, str]
+) -> None:
     long = ("--set", "train.steps=100", *SCRATCH)
     distill("train", "recipe.toml", "--out", "long", "--nproc", "2", *long, cwd=home)
     process = start("srun", "train", "recipe.toml", "--out", "stopped", *long)
     wait_for_step(home / "stopped", 3, process)
-    process.terminate()  # srun passes the signal on to all tasks
+    # As a scheduler does before it ends a job; srun itself, when it gets the signal, kills all tasks at once.
+    stop = [program("scancel", PACKAGES), "--jobname=distill", "--signal=TERM"]
+    subprocess.run(stop, env=os.environ | slurm, check=True)
     out, _ = ended(process, status=75)
     assert out.count("Stopped as requested") == 1
     done = len(losses_of(home / "stopped"))
