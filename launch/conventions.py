@@ -1,4 +1,4 @@
-"""The ways in which programs that start processes tell each by environment variables which of how many it is."""
+"""The ways in which programs that start processes set environment variables that say which of how many each is."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The group of processes that the environment variables of this process describe.
 
-Whoever starts the processes of a job (torchrun, DeepSpeed, srun, mpirun) tells each one by environment variables which
-of how many it is. Each way of saying so is one row of :data:`launch.conventions.CONVENTIONS`, innermost first: where
+A program that starts the processes of a job (torchrun, DeepSpeed, srun, mpirun) sets environment variables that say
+which of how many each one is. Each way is one row of :data:`launch.conventions.CONVENTIONS`, innermost first: where
 srun has started torchrun, both have set their variables, and the inner one has started this process.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections import defaultdict
@@ -125,6 +126,7 @@ def leave() -> None:
             comm.destroy_process_group()
         else:
             dist.destroy_process_group()
+        gc.collect()  # an engine and its group refer to each other, and the group has threads and connections
     _until_left.close()
 
 

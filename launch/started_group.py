@@ -1,4 +1,4 @@
-"""A job in processes that somebody else has started: torchrun, srun, mpirun, DeepSpeed's own launcher.
+"""A job in processes that another program has started: torchrun, srun, mpirun, DeepSpeed's own launcher.
 
 All of them run the same command. The first does the work and, where that needs several processes, has all of them run
 a script, as any other launcher would. Until then the others wait for its orders in a key-value store, where nothing
@@ -57,7 +57,7 @@ class Order:
 
 
 class StartedGroup(Launcher):
-    """The processes that somebody else has started, this one among them.
+    """The processes that another program has started, this one among them.
 
     Attributes:
         description: the place of this process.

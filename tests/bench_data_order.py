@@ -9,11 +9,11 @@ microseconds per sample of one process that reads whole epochs. Three ways alter
 - ``order``: in the order of training, with reading ahead, as a loader process does with batches of 512.
 - ``alone``: in the order of training without reading ahead.
 
-``cold`` is after the operating system has been asked to drop the files from its cache (a virtual disk may have
-another one), the median of the rounds; ``warm`` with all of them in it, of every batch the fastest of the rounds. An
-epoch of the benchmark has as many stripes as one run has samples, so that every run is as long as in a large data
-set. ``rows`` are the teacher's rows of the same samples in a warm cache, in the order of training. The last lines
-compare the smallest shards with those of 1,000.
+``cold`` is after the operating system has been asked to drop the files from its cache (a virtual disk may have another
+one), the median of the rounds; ``warm`` with all of them in it, of every batch the fastest of the rounds. The stripes
+are shorter than in training, so that runs are as long as in a large data set.
+``rows`` are the teacher's rows of the same samples in a warm cache, in the order of training. The last lines compare
+the other shards with those of 1,000.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from distill.data.cache import Cache  # noqa: E402
-from distill.data.order import RUN, Order  # noqa: E402
+from distill.data.order import Order  # noqa: E402
 from distill.data.shards import Shards  # noqa: E402
 
 PER_SHARD = (20, 100, 1000, 10_000)
 BATCH = 512
+STRIPES = 24  # in an epoch; with fewer, many runs are divided by its end
 
 
 def write(folder: Path, samples: int, per_shard: int, size: int) -> None:
@@ -120,7 +121,7 @@ def measure(folder: Path, samples: int, per_shard: int, size: int, rounds: int) 
     opened.save(folder / "shards.safetensors")
     opened.save_samples(folder)
     shards = Shards.load(folder / "shards.safetensors")  # as the processes of a run
-    order, starts = Order(shards.counts, 0, stripe=samples // RUN), range(0, samples, BATCH)
+    order, starts = Order(shards.counts, 0, stripe=samples // STRIPES), range(0, samples, BATCH)
     works: dict[str, Callable[[int], object]] = {name: partial(way, shards, order) for name, way in WAYS.items()}
     cold: dict[str, list[float]] = {}
     for _ in range(rounds):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import multiprocessing.util
 import os
@@ -107,7 +108,11 @@ def _init_worker(number: int) -> None:
     SIGTERM is ignored: it is sent to all processes of a job, and the training process then ends its loader processes
     itself. SIGINT raises KeyboardInterrupt, even where the process was started with SIGINT ignored, so that open files
     and connections are closed.
+
+    What the training process had not freed yet when it was forked is never freed here. Among it may be the process
+    group of an earlier training, whose destructor would wait for threads that only the training process has.
     """
+    gc.freeze()
     keep_freed_memory()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -117,13 +117,13 @@ class Order:
             yield from ((piece.epoch, sample) for sample in here)
 
     def _find(self, position: int) -> tuple[Piece, int]:
-        """The piece with a position, and the position in it; the last two pieces are kept."""
+        """The piece with a position, and the position in it; the last four pieces are kept."""
         epoch, within = divmod(position, self.samples)
         for piece in self._recent:
             if piece.epoch == epoch and 0 <= within - piece.start < len(piece.samples):
                 return piece, within - piece.start
         piece = self._piece(epoch, within)
-        self._recent = [piece, *self._recent[:1]]
+        self._recent = [piece, *self._recent[:3]]
         return piece, within - piece.start
 
     def _piece(self, epoch: int, within: int) -> Piece:

@@ -60,7 +60,7 @@ class Survey:
             why = f": {self.faulty[0][1].faults[0][1]}" if self.faulty else ""
             raise UserError(
                 f"The shard {self.paths[0]} holds no sample{', nor do the others' * (len(self.paths) > 1)}{why}.",
-                "Name its members KEY.jpg and KEY.txt, or make shards with 'distill data pack'.",
+                "Name other shards, or make new ones with 'distill data pack'.",
             )
 
     def warn(self) -> None:
