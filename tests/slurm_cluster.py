@@ -76,6 +76,8 @@ def running(folder: Path, programs: dict[str, str]) -> Iterator[dict[str, str]]:
                     wait_until((folder / "munge" / "socket").exists, folder)
             wait_until(lambda: is_idle(programs["sinfo"], environment), folder)
             yield environment
+            # A job that still runs would outlive its daemons.
+            wait_until(lambda: is_idle(programs["sinfo"], environment), folder)
         finally:
             for daemon in reversed(daemons):
                 daemon.terminate()
