@@ -20,7 +20,7 @@ def demo(out: Path, seed: int, overrides: tuple[str, ...], limit: int | None, as
 
     OpenMoji's pictures, their names in 14 languages, and a pretrained EfficientNet-Lite0 as teacher: packs the
     shards, embeds them, trains 3T students, the same students from scratch, and LiT; measures all three on
-    unseen emoji and exports the 3T students. Less than ten minutes on two CPU cores.
+    unseen emoji and exports the 3T students. About ten minutes on two CPU cores.
 
     \b
     Examples:
