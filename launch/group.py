@@ -18,8 +18,8 @@ from launch.process import temporary_environment
 from launch.visible_devices import let_deepspeed_ask_torch
 
 # torch 2.14 renamed these, and warns of the old names.
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+ALL_GATHER = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
+REDUCE_SCATTER = "reduce_scatter_single" if hasattr(dist, "reduce_scatter_single") else "reduce_scatter_tensor"
 _until_left = ExitStack()  # closed by leave(): the environment variable that join() has set
 
 
@@ -175,14 +175,14 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, local: torch.Tensor) -> torch.Tensor:
         world = dist.get_world_size()
         gathered = local.new_empty(world * local.shape[0], *local.shape[1:])
-        _all_gather(gathered, local.contiguous())
+        getattr(dist, ALL_GATHER)(gathered, local.contiguous())
         return gathered
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
         (grad,) = grads
         own = grad.new_empty(len(grad) // dist.get_world_size(), *grad.shape[1:])
-        _reduce_scatter(own, grad.contiguous())
+        getattr(dist, REDUCE_SCATTER)(own, grad.contiguous())
         return own
 
 

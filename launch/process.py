@@ -58,6 +58,7 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
         status = main()
     except KeyboardInterrupt:
         os._exit(130)  # at once: an orderly exit would wait for the other processes
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done, and an interrupted exit would print tracebacks
     sys.exit(status)
 
 

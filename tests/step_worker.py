@@ -25,6 +25,7 @@ from distill.training.model import Model
 from distill.training.step import Step, embed, with_teacher_outputs
 from launch import group as processes
 from launch import zero
+from launch.group import ALL_GATHER, REDUCE_SCATTER
 from launch.settings import deepspeed_settings
 from losses import TeacherFacts
 from students.texts.transformer import PAD
@@ -33,7 +34,7 @@ SAMPLES, WIDTH, SIDE, VOCAB, CONTEXT = 16, 12, 32, 40, 6
 PIECES = {1: 4, 2: 2, 4: 2}  # in how many pieces a process computes its share, by the number of processes
 RATE = 2.0**24
 DROPOUT = 0.3
-COLLECTIVES = ("all_gather", "all_gather_into_tensor", "all_reduce", "reduce_scatter", "reduce_scatter_tensor")
+COLLECTIVES = ("all_gather", ALL_GATHER, "all_reduce", "reduce_scatter", REDUCE_SCATTER)
 
 
 def teacher(width: int, modality: str = "image", classes: int = 0) -> TeacherFacts:

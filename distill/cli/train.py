@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,4 +80,5 @@ def train(
         command = ["distill", *(word for word in sys.argv[1:] if word not in ("--resume", "--extend"))]
         click.echo(f"Stopped as requested; {run} has a checkpoint of all steps. It goes on with:")
         click.echo(f"  {shlex.join([*command, '--resume'])}")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is saved: a second request has nothing left to stop
         sys.exit(STOPPED)

@@ -251,7 +251,10 @@ class Shards:
         except BadSample as error:
             raise BadSample(path, f"#{row}", error.bad.reason) from error
         except UserError as error:
-            raise BadSample(path, f"#{row}", "the shard is gone") from error
+            cause, reason = error.__cause__, "the shard is gone"
+            if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+                reason = f"its shard cannot be read: {cause.strerror}"
+            raise BadSample(path, f"#{row}", reason) from error
         if row >= len(index):
             raise BadSample(path, f"#{row}", REPLACED)
         if self._stamp(shard) != index.stamp:
