@@ -57,7 +57,7 @@ UNUSABLE: dict[str, Callable[[str], Members]] = {
     "image empty": with_image(lambda: b""),
     "image of random bytes": with_image(lambda: bytes(range(256)) * 4),
     "text under the name of an image": with_image(lambda: b"a photo of nothing", "jpg"),
-    "image under an unknown extension": with_image(lambda: encoded(base()), "bmp"),
+    "image under an unknown extension": with_image(lambda: encoded(base()), "heic"),
     "no image": lambda key: plain(key)[1:],
     "no caption": lambda key: plain(key)[:1],
     "caption empty": with_text(b"  \n"),
