@@ -52,6 +52,12 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
 
 
+def nearest_folder(path: Path) -> Path:
+    """A path if it is a folder, otherwise the nearest folder above it that exists."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
 def as_usual(path: Path) -> None:
     """Give a new file the permissions that the umask asks for; safetensors, for one, writes with others."""
     mask = os.umask(0o077)

@@ -17,7 +17,7 @@ from distill.data.loading import prefetch
 from distill.data.shards import Shards
 from distill.data.views import Views, decode
 from distill.errors import BadSample, UserError
-from distill.files import abandoned
+from distill.files import abandoned, nearest_folder
 from distill.wording import counted, in_bytes
 
 if TYPE_CHECKING:
@@ -140,9 +140,7 @@ def check_space(caches: Sequence[Cache], missing: MissingShards) -> None:
     needs: dict[int, tuple[int, Path]] = {}
     for index, numbers in zip(missing.shards.indexes, missing.missing_in, strict=True):
         for cache in (caches[k] for k in numbers):
-            folder = cache.folder(index.path)
-            while not folder.exists():
-                folder = folder.parent
+            folder = nearest_folder(cache.folder(index.path))
             before = needs.get(folder.stat().st_dev, (0, folder))[0]
             needs[folder.stat().st_dev] = before + cache.bytes_of(len(index)), folder
     for need, folder in needs.values():

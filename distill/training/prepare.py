@@ -10,6 +10,7 @@ import sys
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from distill.config import pieces_of
 from distill.errors import UserError
@@ -86,11 +87,7 @@ def prepare(
         check_weights(run, weights)
         write_continued(recipe, run, data)
         return
-    about = {
-        "versions": {"distill": version("distill"), "python": platform.python_version()}
-        | {package: version(package) for package in PACKAGES},
-        "rules": asdict(resolved.rules),
-        "seed": recipe.train.seed,
+    about = about_start(resolved) | {
         "processes": job.world,
         "samples": data.samples,
         "steps": recipe.train.total_steps(data.samples),
@@ -103,6 +100,16 @@ def prepare(
         "teacher_audits": audits,
     }
     write_run(recipe, run, tokenizer, about, data.save, bad)
+
+
+def about_start(resolved: ResolvedRecipe) -> dict[str, Any]:
+    """The part of ``run.json`` that does not depend on the data: versions of packages and rules, and the seed."""
+    return {
+        "versions": {"distill": version("distill"), "python": platform.python_version()}
+        | {package: version(package) for package in PACKAGES},
+        "rules": asdict(resolved.rules),
+        "seed": resolved.recipe.train.seed,
+    }
 
 
 def check_folder(run: Path) -> None:

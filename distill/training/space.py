@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from distill.errors import UserError
+from distill.files import nearest_folder
 from distill.wording import in_bytes
 
 MOMENTS = 2  # tensors that an optimiser keeps for each trained one, at most
@@ -23,7 +24,7 @@ def check_space(run: Path, model: nn.Module, keep: int) -> None:
     """
     size = checkpoint_size(model)
     needed = size * max(1, keep + 1 - len(list((run / "checkpoints").glob("step-*"))))
-    folder = next(path for path in (run, *run.absolute().parents) if path.is_dir())
+    folder = nearest_folder(run)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(

@@ -17,10 +17,9 @@ from distill.data.packing.row import NO_CAPTION, Row
 from distill.data.packing.samples import Samples
 from distill.data.packing.shard_writer import ShardWriter
 from distill.data.packing.source import Options, Source, open_source, say
-from distill.data.packing.spool import nearest_folder
 from distill.data.shards import Shards
 from distill.errors import BadSample, UserError
-from distill.files import write_text
+from distill.files import nearest_folder, write_text
 from distill.progress import progress_bar
 from distill.wording import counted
 

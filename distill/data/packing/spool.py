@@ -32,9 +32,3 @@ class Spool:
     def close(self) -> None:
         """Free the disk space."""
         self.file.close()
-
-
-def nearest_folder(path: Path) -> Path:
-    """A path if it is a folder, otherwise the nearest folder above it that exists."""
-    path = path.absolute()
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())
