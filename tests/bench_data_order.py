@@ -124,8 +124,10 @@ def measure(folder: Path, samples: int, per_shard: int, size: int, rounds: int) 
     order, starts = Order(shards.counts, 0, stripe=samples // STRIPES), range(0, samples, BATCH)
     works: dict[str, Callable[[int], object]] = {name: partial(way, shards, order) for name, way in WAYS.items()}
     cold: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        for name, work in works.items():
+    for k in range(rounds):
+        names = list(works)
+        for name in names[k % len(names) :] + names[: k % len(names)]:  # none is always the first
+            work = works[name]
             drop(folder)
             cold.setdefault(f"{name} cold", []).append(sum(timed(work, starts)))
     cache = cache_of(opened, folder / "cache")
@@ -153,8 +155,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", default=None, help="on the disk to be measured")
     arguments = parser.parse_args()
-    names, found = list(WAYS), {}
-    heads = [f"{name} {state}" for state in ("cold", "warm") for name in names]
+    found: dict[int, dict[str, float]] = {}
+    heads = [f"{name} {state}" for state in ("cold", "warm") for name in WAYS]
     print(f"{'shards of':>10}" + "".join(f"{head:>17}" for head in [*heads, "rows warm"]) + "   order/sequential")
     home = Path(tempfile.mkdtemp(dir=arguments.folder))
     try:
