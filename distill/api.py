@@ -106,34 +106,48 @@ def embed_teachers(
 
 def evaluate(
     model: str | Path,
-    task: str,
+    task: str | Sequence[str] | None = None,
     /,
     options: Mapping[str, Any] | None = None,
     *,
     device: str | None = None,
     alpha: float | None = None,
     skip_bad: bool = False,
+    cache: bool | str | Path = True,
+    against: str | Path | None = None,
     **more_options: Any,
 ) -> dict[str, Any]:
-    """Measure a run or an export.
+    """Measure a run, an export, an image teacher or a model of open_clip.
 
     Example:
         >>> distill.evaluate("my-model", "retrieval", data="shards/test-000000.tar")["metrics"]["t2i_r10"]
 
     Args:
-        model: the run or export folder.
-        task: the name of an evaluation.
-        options, more_options: of the evaluation; ``data`` names the shards, by default those of a run's ``data.eval``.
+        model: a run or export folder, the name of a teacher's card, or ``open_clip/ARCH@WEIGHTS``.
+        task: the name of an evaluation, or several; None makes all that the model and the data allow.
+        options, more_options: of the evaluation: ``data`` names what to measure on, by default a run's ``data.eval``;
+            of several, ``{"few_shot": {"seeds": 5}}``.
         device: such as ``"cuda"``; default a GPU where there is one.
         alpha: of a run that was trained without heads, the teacher's share in the embedding of an image.
-        skip_bad: leave out samples that cannot be used; the result then has "bad", their number, and "bad_examples".
+        skip_bad: leave out samples that cannot be used; a result then has "bad", their number, and "bad_examples".
+        cache: the folder in which embeddings are kept; True is one below ``~/.cache/distill``, False keeps none.
+        against: another model, which is measured on the same data; a result then has "differences".
+
+    Returns:
+        Of one task, its result: {"task", "data", counts, "metrics", "intervals", "chance", "details"}. Of several or None,
+        {"model", "results", "not_made"}.
 
     Raises:
         distill.UserError: for anything the user can put right.
     """
-    from distill.evals.runner import run
+    from distill.evals.runner import Settings, run
+    from distill.evals.store import default_folder
 
-    return run(Path(model), task, {**(options or {}), **more_options}, device, alpha, skip_bad)
+    folder = default_folder() if cache is True else None if cache is False else Path(cache)
+    settings = Settings(device, alpha, skip_bad, folder, str(against or ""))
+    chosen = [task] if isinstance(task, str) else list(task or [])
+    found = run(model, chosen, {**(options or {}), **more_options}, settings)
+    return found["results"][0] if isinstance(task, str) else found
 
 
 def export(run: str | Path, out: str | Path, format: str = "distill") -> Path:

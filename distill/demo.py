@@ -20,7 +20,9 @@ from distill.data.captions import Captions
 from distill.data.shards import Shards
 from distill.data.views import decode
 from distill.errors import UserError, as_user_errors
-from distill.evals import retrieval
+from distill.evals.retrieval import Relevance
+from distill.evals.runner import Settings
+from distill.evals.runner import run as evaluate
 from distill.files import write_text
 from distill.lookup import resolve
 from distill.recipe import dump, load
@@ -108,7 +110,11 @@ class Demo:
                     raise KeyboardInterrupt("The demo has been stopped.")
         with self.stage("measuring retrieval on the unseen emoji"):
             models = {name: load_students(self.out / "runs" / name) for name in recipes}
-            scores = {name: retrieval.measure(model, unseen, ENGLISH) for name, model in models.items()}
+            options, settings = {"languages": ENGLISH.languages}, Settings(cache=self.out / "embeddings")
+            scores = {
+                name: evaluate(self.out / "runs" / name, ["retrieval"], options, settings)["results"][0]
+                for name in recipes
+            }
             speeds = {name: images_per_second(model) for name, model in models.items()}
         with self.stage("exporting the 3T students and drawing the contact sheet"):
             export(self.out / "runs" / "three_towers", self.out / "export")
@@ -207,7 +213,8 @@ def mean_r10(metrics: dict[str, float]) -> float:
 
 def contact_sheet(model: ImageText, shards: Shards, path: Path, queries: int = 6, answers: int = 5) -> None:
     """Draw evenly spaced queries of the test set and their top answers."""
-    texts, texts_of_image, images_of_text = retrieval.relevance(shards, ENGLISH)
+    relevance = Relevance.of([ENGLISH.read(shards.read(i, ["txt", "json"])) for i in range(len(shards))])
+    texts, texts_of_image, images_of_text = relevance.texts, relevance.of_image, relevance.of_text
     images, encoded = embed_images(model, shards), model.encode_text(texts)
     scores = images @ encoded.T
     chosen = [round(i * (len(shards) - 1) / (queries - 1)) for i in range(queries)]

@@ -59,17 +59,28 @@ class ImageTower(Tower):
         self.register_buffer("std", torch.tensor(list(std)).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, inputs: torch.Tensor, outputs: tuple[str, ...] = ("embedding",)) -> dict[str, torch.Tensor]:
-        """[n, 3, H, W] uint8 RGB → "embedding" [n, D], "tokens" [n, T, W]: the last feature map before pooling."""
+        """[n, 3, H, W] uint8 RGB → outputs by name.
+
+        "embedding" [n, D]; "pre_logits" [n, F], the pooled features before the last linear layer; "tokens" [n, T, W], the
+        last feature map before pooling.
+        """
         # Inside the tower, so that the arithmetic is the same in training, evaluation and exports, on any device.
         pixels = (inputs.float() / 255 - self.mean) / self.std
-        if "tokens" not in outputs:
-            return self.chosen({"embedding": self.net(pixels)}, outputs)
-        features = self.net.forward_features(pixels)  # type: ignore[operator]
-        embedding = self.net.forward_head(features)  # type: ignore[operator]
-        return self.chosen({"embedding": embedding, "tokens": as_tokens(features, self.net.num_features)}, outputs)  # type: ignore[arg-type]
+        if outputs == ("embedding",):
+            return {"embedding": self.net(pixels)}
+        net: Any = self.net
+        features = net.forward_features(pixels)
+        compute = {
+            "embedding": lambda: net.forward_head(features),
+            "pre_logits": lambda: net.forward_head(features, pre_logits=True),
+            "tokens": lambda: as_tokens(features, net.num_features),
+        }
+        return {name: compute[name]() for name in self.checked(outputs, compute)}
 
     def widths(self) -> dict[str, int]:
-        return {"embedding": int(self.net.num_classes), "tokens": int(self.net.num_features)}  # type: ignore[arg-type]
+        net: Any = self.net
+        pooled = getattr(net, "head_hidden_size", None) or net.num_features
+        return {"embedding": int(net.num_classes), "pre_logits": int(pooled), "tokens": int(net.num_features)}
 
     @torch.no_grad()
     def features(self, image_size: int) -> int:

@@ -33,16 +33,24 @@ class OnTeacher(Tower):
         self.width, self.beside = width, beside
         self.mlp = mlp(locked_width + beside_width, width, layers)
 
-    def forward(self, locked: torch.Tensor, pixels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """[n, P] embeddings of the locked model, and [n, 3, S, S] uint8 for a network beside → "embedding" [n, D]."""
+    def forward(
+        self,
+        locked: torch.Tensor,
+        pixels: torch.Tensor | None = None,
+        outputs: tuple[str, ...] = ("embedding",),
+    ) -> dict[str, torch.Tensor]:
+        """[n, P] embeddings of the locked model, and [n, 3, S, S] uint8 for a network beside → outputs by name.
+
+        "embedding" [n, D]; "pre_logits" [n, F], the input of the trained layers.
+        """
         features = locked
         if self.beside is not None:
             assert pixels is not None, "a network beside the locked model needs images"
             features = torch.cat([locked, self.beside(pixels)["embedding"]], dim=1)
-        return {"embedding": self.mlp(features)}
+        return self.chosen({"embedding": self.mlp(features), "pre_logits": features}, outputs)
 
     def widths(self) -> dict[str, int]:
-        return {"embedding": self.width}
+        return {"embedding": self.width}  # pre-logits are of the locked model, nothing to train on
 
 
 class HalfLocked(nn.Module):
@@ -53,9 +61,8 @@ class HalfLocked(nn.Module):
         self.locked, self.top = locked, top
 
     def forward(self, inputs: torch.Tensor, outputs: tuple[str, ...] = ("embedding",)) -> dict[str, torch.Tensor]:
-        """[n, 3, S, S] uint8 RGB → "embedding" [n, D]."""
-        embedding = self.top(self.locked(inputs)["embedding"].float(), inputs)
-        return self.top.chosen(embedding, outputs)
+        """[n, 3, S, S] uint8 RGB → "embedding" [n, D], "pre_logits" [n, F]."""
+        return self.top(self.locked(inputs)["embedding"].float(), inputs, outputs)
 
 
 def mlp(width: int, out: int, layers: int) -> nn.Sequential:

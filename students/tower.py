@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -24,15 +24,19 @@ class Tower(nn.Module):
         """The width of each output, by name: D for "embedding"; W for "tokens" if it has them."""
         raise TypeError(f"{type(self).__name__} does not implement widths().")
 
-    def chosen(self, computed: Mapping[str, torch.Tensor], outputs: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Select outputs by name from those that were computed.
+    def checked(self, outputs: Sequence[str], available: Iterable[str]) -> Sequence[str]:
+        """The names of outputs, if the tower computes all of them.
 
         Raises:
-            ValueError: if one of them was not computed.
+            ValueError: if it does not compute one of them.
         """
-        if missing := [name for name in outputs if name not in computed]:
-            raise ValueError(f"{type(self).__name__} has no output '{missing[0]}', only {', '.join(computed)}.")
-        return {name: computed[name] for name in outputs}
+        if missing := [name for name in outputs if name not in available]:
+            raise ValueError(f"{type(self).__name__} has no output '{missing[0]}', only {', '.join(available)}.")
+        return outputs
+
+    def chosen(self, computed: Mapping[str, torch.Tensor], outputs: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Select outputs by name from those that were computed; raises like :meth:`checked`."""
+        return {name: computed[name] for name in self.checked(outputs, computed)}
 
     def projection(self) -> str:
         """The dotted name of the last linear layer, whose output is the embedding of width D.

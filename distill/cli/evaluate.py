@@ -10,61 +10,102 @@ import click
 
 from distill.cli.listing import ListingCommand
 
+DATA = (("--data", "data"), ("--train", "train"), ("--language", "languages"))
+FILES = (("--label", "label"), ("--classes", "classes"), ("--templates", "templates"))
+
 
 @click.command(cls=ListingCommand, title="Tasks", names="distill.evals.runner:tasks")
-@click.argument("path", metavar="RUN|EXPORT", type=click.Path(path_type=Path))
-@click.option("--task", required=True, help="What to measure; the tasks are listed below.")
-@click.option("--data", multiple=True, help="Shards; repeatable. Default for a run: its recipe's data.eval.")
+@click.argument("model", metavar="RUN|EXPORT|TEACHER|open_clip/ARCH@WEIGHTS")
+@click.option("--task", "tasks", multiple=True, help="What to measure; repeatable. Default: all that is possible.")
+@click.option("--data", multiple=True, help="What to measure on; repeatable. Default for a run: its recipe's data.eval.")
+@click.option("--train", multiple=True, help="What classifiers learn from; default: the train split of --data.")
+@click.option("--label", help="The key or column that holds a sample's class; default label, class or KEY.cls.")
+@click.option("--classes", metavar="FILE", help="The names of the classes, one a line, or JSON with synonyms.")
+@click.option("--templates", metavar="FILE", help="Texts with {} for a class's name, one a line.")
 @click.option(
     "--language", "languages", multiple=True, help="Only captions of this language or without one; repeatable."
 )
-@click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Set an option of the task; repeatable.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the result to a file.")
+@click.option(
+    "--set", "options", multiple=True, metavar="[TASK.]KEY=VALUE", help="Set an option of a task; repeatable."
+)
+@click.option("--against", metavar="MODEL", default="", help="Another model to compare with, on the same data.")
+@click.option("--json", "file", metavar="FILE", help="Also write the results to a file; - prints them instead of tables.")
 @click.option(
     "--alpha", type=click.FloatRange(0, 1), help="The teacher's weight in image embeddings; for runs without heads."
 )
 @click.option("--skip-bad", is_flag=True, help="Leave out samples that cannot be used; they are counted and named.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Where embeddings are kept; default ~/.cache/distill.")
+@click.option("--no-cache", is_flag=True, help="Keep no embeddings on disk.")
 @click.option("--device", help="Such as cuda or cpu; default a GPU if there is one.")
 def evaluate(
-    path: Path,
-    task: str,
-    data: tuple[str, ...],
-    languages: tuple[str, ...],
+    model: str,
+    tasks: tuple[str, ...],
     options: tuple[str, ...],
-    file: Path | None,
+    against: str,
+    file: str | None,
     alpha: float | None,
     skip_bad: bool,
+    cache: Path | None,
+    no_cache: bool,
     device: str | None,
+    **data: Any,
 ) -> None:
-    """Measure a run or an export; the result is JSON on standard output.
+    """Measure a run, an export, an image teacher or a model of open_clip.
 
     \b
     Examples:
-      distill evaluate runs/first --task retrieval
+      distill evaluate runs/first
+      distill evaluate runs/first --task retrieval --against runs/second
       distill evaluate runs/headless --task retrieval --alpha 0.5
+      distill evaluate my-model --data cifar10/ --task zero_shot --task few_shot --set few_shot.seeds=5
+      distill evaluate packaged/efficientnet_lite0 --task knn --data flowers/test --train flowers/train
       distill evaluate my-model --task retrieval --data 'shards/test-{000000..000003}.tar' --json test.json
     """
     import distill
     from distill.errors import UserError
+    from distill.evals.tables import as_text
     from distill.files import write_text
-    from distill.recipe import apply_override
     from distill.wording import counted
 
-    if file is not None and file.exists():
+    if file not in (None, "-") and Path(file).exists():
         raise UserError(f"{file} already exists.", "Choose another --json.")
+    if cache is not None and no_cache:
+        raise UserError("--cache and --no-cache are both given.", "Leave one of them out.")
+    found = distill.evaluate(
+        model,
+        list(tasks),
+        tree_of(options, data),
+        device=device,
+        alpha=alpha,
+        skip_bad=skip_bad,
+        cache=not no_cache if cache is None else cache,
+        against=against or None,
+    )
+    for result in found["results"][:1]:
+        if result.get("bad"):
+            first = result["bad_examples"][0]
+            samples = counted(result["bad"], "sample")
+            click.echo(f"{samples} left out; the first: {first['shard']} {first['key']}: {first['reason']}", err=True)
+    text = json.dumps(found, indent=1)
+    click.echo(text if file == "-" else as_text(found))
+    if file not in (None, "-"):
+        write_text(Path(file), text + "\n")
+
+
+def tree_of(options: tuple[str, ...], data: dict[str, Any]) -> dict[str, Any]:
+    """The options of ``--set`` and those with flags of their own, by name.
+
+    Raises:
+        UserError: if one is given in both ways.
+    """
+    from distill.errors import UserError
+    from distill.recipe import apply_override
+
     tree: dict[str, Any] = {}
     for option in options:
         apply_override(tree, option)
-    for flag, key, values in (("--data", "data", data), ("--language", "languages", languages)):
-        if values and key in tree:
+    for flag, key in (*DATA, *FILES):
+        if data[key] and key in tree:
             raise UserError(f"Both {flag} and --set {key} are given.", "Leave one of them out.")
-        tree |= {key: values} if values else {}
-    found = distill.evaluate(path, task, tree, device=device, alpha=alpha, skip_bad=skip_bad)
-    if found.get("bad"):
-        first = found["bad_examples"][0]
-        samples = counted(found["bad"], "sample")
-        click.echo(f"{samples} left out; the first: {first['shard']} {first['key']}: {first['reason']}", err=True)
-    result = json.dumps(found, indent=1)
-    click.echo(result)
-    if file is not None:
-        write_text(file, result + "\n")
+        tree |= {key: data[key]} if data[key] else {}
+    return tree

@@ -2,98 +2,131 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from distill.data.captions import Captions
-from distill.data.shards import Shards
-from distill.errors import BadSample, UserError
-from distill.evals import metrics
-from distill.evals.evaluation import Context, Evaluation, Strings
-from distill.ship.embed import embed_images
-from distill.ship.image_text import ImageText
+import numpy as np
+
+from distill.data.captions import Caption
+from distill.errors import UserError
+from distill.evals.evaluation import Context, Evaluation, Metric, Outcome, Unsuitable
+from distill.metrics import ranking
+from distill.metrics.resampling import mean, mean_metric
+
+RANKS = (1, 5, 10)
 
 
 class Retrieval(Evaluation):
-    """Recall at 1, 5 and 10 in both directions over all pairs of some shards.
+    """Recall at 1, 5 and 10 in both directions over all pairs.
 
     Equal captions are one text: any of an image's captions is a right answer for it, and any image with
-    that caption is a right answer for the text.
-
-    Attributes:
-        languages: only captions of these, and those without one; none means those that the model was trained with.
+    that caption is a right answer for the text. Where captions have several languages, also for each language alone, as
+    in LiT (arXiv 2111.07991, figures 6 and 7).
     """
 
-    languages: Strings = ()
+    reads = ("text", "captions")
 
-    def evaluate(self, model: ImageText, context: Context) -> dict[str, Any]:
-        """{"task", "images", "texts", "metrics": {"i2t_r1": …, "t2i_r10": …}, "chance": {…}}, recalls in [0, 1].
-
-        Raises:
-            UserError: if the model has no text tower, a sample cannot be read, or all captions are the same.
-        """
-        model.check_text()
-        captions = replace(context.captions, languages=self.languages or context.captions.languages)
-        shards = context.open(self.data, captions)
-        for shard, key in shards.missing("image"):
-            raise BadSample(str(shard), key, "there is no image")
-        if self.languages and not has_language(shards, captions):
+    def check(self, context: Context) -> None:
+        super().check(context)
+        languages = {caption.language for own in context.data.captions for caption in own}
+        if self.languages and languages.isdisjoint(self.languages):
             raise UserError(
                 f"No caption says that its language is {' or '.join(self.languages)}.", "Leave out --language."
             )
-        return measure(model, shards, captions, context.workers)
+        if len(Relevance.of(context.data.captions).texts) < 2:
+            raise Unsuitable("Retrieval needs at least two different captions.", "Name other data.")
+
+    def measure(self, context: Context) -> Outcome:
+        captions, images = context.data.captions, context.images()["embedding"]
+        every = Relevance.of(captions)
+        encoded = context.texts(every.texts)
+        metrics = recall_metrics(images, encoded, every)
+        row_of_text = {text: k for k, text in enumerate(every.texts)}
+        by_language: dict[str, dict[str, Any]] = {}
+        for language in languages_of(captions):
+            kept, own = in_language(captions, language)
+            rows = encoded[[row_of_text[text] for text in own.texts]]
+            found = recall_metrics(images[kept], rows, own)
+            by_language[language] = {"images": len(kept), "texts": len(own.texts)}
+            by_language[language] |= {name: metric.value for name, metric in found.items()}
+        counts = {"images": len(images), "texts": len(every.texts)}
+        return Outcome(metrics, counts, {"by_language": by_language} if by_language else {})
 
 
-def has_language(shards: Shards, captions: Captions) -> bool:
-    """Whether any caption says that it is in one of the languages asked for."""
-    for i in range(len(shards)):
-        with suppress(BadSample):  # it has captions in other languages only
-            if any(
-                caption.language in captions.languages for caption in captions.read(shards.read(i, ["txt", "json"]))
-            ):
-                return True
-    return False
+@dataclass(frozen=True)
+class Relevance:
+    """Which of the distinct texts belong to which images.
+
+    Attributes:
+        texts: the distinct captions.
+        of_image: for each image, the numbers of its texts.
+        of_text: for each text, the numbers of its images, ascending.
+    """
+
+    texts: list[str]
+    of_image: list[list[int]]
+    of_text: list[list[int]]
+
+    @classmethod
+    def of(cls, captions: Sequence[Sequence[Caption]]) -> Relevance:
+        """From the captions of each image."""
+        number: dict[str, int] = {}
+        of_image: list[list[int]] = []
+        of_text: list[list[int]] = []
+        for i, own in enumerate(captions):
+            texts = dict.fromkeys(number.setdefault(caption.text, len(number)) for caption in own)
+            of_text += [[] for _ in range(len(number) - len(of_text))]
+            for text in texts:
+                of_text[text].append(i)
+            of_image.append(list(texts))
+        return cls(list(number), of_image, of_text)
 
 
-def measure(model: ImageText, shards: Shards, captions: Captions, workers: int = 0) -> dict[str, Any]:
-    """See :meth:`Retrieval.evaluate`; over shards that are open already."""
-    texts, captions_of_image, images_of_text = relevance(shards, captions)
-    if len(texts) < 2:
-        raise UserError("Retrieval needs at least two different captions.", "Name other shards.")
-    images, encoded = embed_images(model, shards, workers).numpy(), model.encode_text(texts).numpy()
-    found: dict[str, float] = {}
-    expected: dict[str, float] = {}
-    for name, queries, candidates, right in (
-        ("i2t", images, encoded, captions_of_image),
-        ("t2i", encoded, images, images_of_text),
-    ):
-        found |= {f"{name}_r{k}": v for k, v in metrics.recalls(queries, candidates, right).items()}
-        expected |= {f"{name}_r{k}": v for k, v in metrics.chance(len(candidates), right).items()}
-    return {
-        "task": "retrieval",
-        "images": len(images),
-        "texts": len(texts),
-        "metrics": found,
-        "chance": expected,
-    }
+def recall_metrics(images: np.ndarray, texts: np.ndarray, relevance: Relevance) -> dict[str, Metric]:
+    """Recalls in both directions, and the mean of the two at 10.
+
+    Args:
+        images: [n, D] unit rows.
+        texts: [t, D] unit rows.
+        relevance: of these images and texts.
+    """
+    found: dict[str, Metric] = {}
+    # Captions of one image are no independent queries: they are resampled together.
+    image_of_text = np.array([own[0] for own in relevance.of_text])
+    directions: list[tuple[str, np.ndarray, np.ndarray, list[list[int]], np.ndarray | None]] = [
+        ("i2t", images, texts, relevance.of_image, None),
+        ("t2i", texts, images, relevance.of_text, image_of_text),
+    ]
+    for name, queries, candidates, right, groups in directions:
+        hits = ranking.recall_hits(queries, candidates, right, RANKS)
+        expected = ranking.chance(len(candidates), right)
+        found |= {f"{name}_r{k}": mean_metric(hits[k], expected[k], groups) for k in RANKS}
+    both = (found["i2t_r10"], found["t2i_r10"])
+    chance = sum(metric.chance or 0.0 for metric in both) / 2
+    return found | {"mean_r10": Metric(mean_of_means, tuple(m.arrays[0] for m in both), chance, independent=True)}
 
 
-def relevance(shards: Shards, captions: Captions) -> tuple[list[str], list[list[int]], list[list[int]]]:
-    """The distinct texts of some shards, each image's texts, and each text's images, by number."""
-    number: dict[str, int] = {}
-    texts_of_image: list[list[int]] = []
-    images_of_text: list[list[int]] = []
-    for i in range(len(shards)):
-        own = []
-        for caption in captions.read(shards.read(i, ["txt", "json"])):
-            text = number.setdefault(caption.text, len(number))
-            if text == len(images_of_text):
-                images_of_text.append([])
-            images_of_text[text].append(i)
-            own.append(text)
-        texts_of_image.append(own)
-    return list(number), texts_of_image, images_of_text
+def mean_of_means(first: np.ndarray, second: np.ndarray) -> float:
+    """The mean of the means of two arrays."""
+    return (mean(first) + mean(second)) / 2
+
+
+def languages_of(captions: Sequence[Sequence[Caption]]) -> list[str]:
+    """The languages that captions name, sorted, if there are several of them with at least two texts."""
+    texts: dict[str, set[str]] = {}
+    for own in captions:
+        for caption in own:
+            texts.setdefault(caption.language, set()).add(caption.text)
+    named = sorted(language for language, own_texts in texts.items() if language and len(own_texts) > 1)
+    return named if len(named) > 1 else []
+
+
+def in_language(captions: Sequence[Sequence[Caption]], language: str) -> tuple[list[int], Relevance]:
+    """The images that have captions of a language, and the relevance of these alone."""
+    own = [[caption for caption in some if caption.language == language] for some in captions]
+    kept = [i for i, some in enumerate(own) if some]
+    return kept, Relevance.of([own[i] for i in kept])
 
 
 EVALUATION = Retrieval

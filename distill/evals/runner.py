@@ -1,34 +1,46 @@
-"""Find an evaluation by its name, check its options, and run it on a run or an export."""
+"""Find evaluations by name, check their options, make them, and return what JSON can hold."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import ValidationError
 
 from distill import plugins
-from distill.data.captions import Captions
 from distill.errors import BadSample, UserError
-from distill.evals.evaluation import Context, Evaluation
-from distill.ship.image_text import ImageText
-from distill.ship.load import load
-from distill.training.run import is_run, read_recipe
+from distill.evals.data_options import DataOptions
+from distill.evals.evaluation import Evaluation, Outcome
+from distill.evals.session import Session
+from distill.evals.store import Store, first_bad
+from distill.evals.subject import OpenOptions, open_subject
+from distill.metrics.resampling import paired_difference
 from distill.validation import explain_options
 
 EVALUATIONS = ("distill.evals", "EVALUATION", "distill.evaluations")  # where plugins.load finds them
-
 EXAMPLES = 20  # of bad samples in a result
 
 
-class ReadingSettings(BaseModel):
-    """How a model's training read samples: these keys of its recipe's ``[data]``, whatever else is there."""
+@dataclass(frozen=True)
+class Settings:
+    """What applies to all tasks of one call.
 
-    caption_keys: tuple[str, ...]
-    languages: tuple[str, ...]
-    workers: int = Field(ge=0)
+    Attributes:
+        device: a torch device; None for a GPU where there is one.
+        alpha: of a run that was trained without heads, the teacher's weight in image embeddings.
+        skip_bad: leave out samples that cannot be used.
+        cache: the folder that keeps embeddings; None keeps none.
+        against: another model, which is measured on the same data and compared.
+    """
+
+    device: str | None = None
+    alpha: float | None = None
+    skip_bad: bool = False
+    cache: Path | None = None
+    against: str = ""
 
 
 def tasks() -> list[str]:
@@ -37,70 +49,148 @@ def tasks() -> list[str]:
 
 
 def run(
-    path: Path,
-    task: str,
-    options: Mapping[str, Any] | None = None,
-    device: str | None = None,
-    alpha: float | None = None,
-    skip_bad: bool = False,
+    name: str | Path, chosen: Sequence[str], options: Mapping[str, Any] | None = None, settings: Settings | None = None
 ) -> dict[str, Any]:
-    """Evaluate a run or an export.
+    """Evaluate a model.
 
     Args:
-        path: the run or export folder.
-        task: see :func:`tasks`.
-        options: of the evaluation, by name; ``data`` names the shards, and for a run is by default its recipe's
-            ``data.eval``.
-        device: default a GPU where there is one.
-        alpha: see :func:`distill.ship.load.load`.
-        skip_bad: leave out samples that cannot be used; the result then has "bad", their number, and "bad_examples".
+        name: see :func:`distill.evals.subject.open_subject`.
+        chosen: the tasks; none means all that the model and the data allow.
+        options: those of :class:`DataOptions` apply to all tasks; of one task alone, those under its name, and if only
+            one task is chosen, all others.
+        settings: see there.
+
+    Returns:
+        {"model", "results": [one object a task, see :func:`result_of`], "not_made": [{"task", "reason"}]}.
 
     Raises:
-        UserError: if there is no such task, an option of it does not hold, there is no data, or no such folder.
+        UserError: if there is no such task or model, an option does not hold, there are no data; and if a task was
+            chosen that the model or the data do not allow, or without any chosen if none is possible.
     """
-    evaluation = with_options(task, dict(options or {}))
-    if not evaluation.data and is_run(path):
-        evaluation = evaluation.model_copy(update={"data": read_recipe(path).data.eval})
-    model = load(path, device, alpha)
-    if not evaluation.data:
-        raise UserError("There is nothing to evaluate on.", "Name shards with --data.")
-    context = replace(context_of(model), skip_bad=skip_bad)
+    settings = settings or Settings()
+    evaluations = with_options(chosen or tasks(), dict(options or {}), bool(chosen))
+    if not chosen:
+        evaluations = {task: evaluation for task, evaluation in evaluations.items() if evaluation.automatic}
+    opened = OpenOptions(settings.device, settings.alpha)
+    store = Store(settings.cache)
+    session = Session(open_subject(name, opened), store, settings.device, settings.skip_bad)
+    other = None
+    if settings.against:
+        other = Session(open_subject(settings.against, opened), store, settings.device, settings.skip_bad)
+    possible, reasons = suitable(session, evaluations, strict=bool(chosen))
+    results = []
+    for task, evaluation in possible.items():
+        data = session.context(evaluation).data.name
+        outcome = measure(session, evaluation)
+        result = result_of(task, data, outcome)
+        if other is not None:
+            theirs = evaluation if evaluation.data else evaluation.model_copy(update={"data": session.subject.data})
+            result["against"] = settings.against
+            result["differences"] = differences(outcome, measure(other, theirs))
+        if settings.skip_bad:
+            bad = list(dict.fromkeys(session.bad))
+            result |= {"bad": len(bad), "bad_examples": [one._asdict() for one in bad[:EXAMPLES]]}
+        results.append(result)
+    return {"model": session.subject.name, "results": results, "not_made": reasons}
+
+
+def suitable(
+    session: Session, evaluations: Mapping[str, Evaluation], strict: bool
+) -> tuple[dict[str, Evaluation], list[dict[str, str]]]:
+    """The evaluations that can be made, and why the others cannot.
+
+    Raises:
+        UserError: with ``strict``, for the first that cannot; otherwise if none can.
+    """
+    possible, reasons = {}, list[dict[str, str]]()
+    for task, evaluation in evaluations.items():
+        try:
+            evaluation.check(session.context(evaluation))
+        except UserError as error:
+            if strict:
+                raise first_bad(error) if isinstance(error, BadSample) else error from error
+            reasons.append({"task": task, "reason": str(error)})
+        else:
+            possible[task] = evaluation
+    if not possible:
+        first = reasons[0]
+        raise UserError(f"No task can be made; {first['task']}: {first['reason']}", "Name other data.")
+    return possible, reasons
+
+
+def measure(session: Session, evaluation: Evaluation) -> Outcome:
+    """The outcome of one evaluation; a bad sample is an error that says what to do."""
     try:
-        result = evaluation.evaluate(model, context)
+        return evaluation.measure(session.context(evaluation))
     except BadSample as error:
-        raise UserError(str(error), "To measure the other samples, add --skip-bad.") from error
-    if skip_bad:
-        result |= {"bad": len(context.bad), "bad_examples": [one._asdict() for one in context.bad[:EXAMPLES]]}
-    return result
+        raise first_bad(error) from error
 
 
-def with_options(task: str, options: dict[str, Any]) -> Evaluation:
-    """The evaluation called ``task`` with its options.
+def result_of(task: str, data: str, outcome: Outcome) -> dict[str, Any]:
+    """An outcome as JSON can hold it.
+
+    Returns:
+        {"task", "data", its counts, "metrics": {name: value}, "intervals": {name: [low, high]} of 95 %, "chance": {name:
+        value}, "details"}. Numbers that are not finite are null.
+    """
+    return {
+        "task": task,
+        "data": data,
+        **outcome.counts,
+        "metrics": {name: finite(metric.value) for name, metric in outcome.metrics.items()},
+        "intervals": {name: [finite(end) for end in metric.interval()] for name, metric in outcome.metrics.items()},
+        "chance": {name: metric.chance for name, metric in outcome.metrics.items() if metric.chance is not None},
+        "higher_is_better": {name: metric.higher_is_better for name, metric in outcome.metrics.items()},
+        "details": dict(outcome.details),
+    }
+
+
+def differences(own: Outcome, other: Outcome) -> dict[str, dict[str, float | None]]:
+    """By how much each metric is larger than another model's, with an interval of 95 % from the same resamples."""
+    found = {}
+    for name, metric in own.metrics.items():
+        if name in other.metrics:
+            value, low, high = map(finite, paired_difference(metric, other.metrics[name]))
+            found[name] = {"value": value, "low": low, "high": high}
+    return found
+
+
+def finite(value: float) -> float | None:
+    """The number; None for one that is not finite, which JSON does not have."""
+    return float(value) if math.isfinite(value) else None
+
+
+def with_options(names: Sequence[str], options: dict[str, Any], chosen: bool) -> dict[str, Evaluation]:
+    """Evaluations by name, with their options.
+
+    Args:
+        names: of the tasks.
+        options: see :func:`run`.
+        chosen: whether the user chose the tasks.
 
     Raises:
-        UserError: if there is none of that name, or an option of it is unknown or has a wrong value.
+        UserError: if there is no task of a name, or an option is unknown or has a wrong value.
     """
-    kind: type[Evaluation] = plugins.load("evaluation", task, *EVALUATIONS, plugins.is_subclass(Evaluation))
+    shared = {key: value for key, value in options.items() if key in DataOptions.model_fields}
+    alone = names[0] if chosen and len(names) == 1 else ""
+    own: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for key, value in options.items():
+        if key in own and isinstance(value, Mapping):
+            own[key] |= value
+        elif alone and key not in shared:
+            own[alone][key] = value
+        elif key not in shared:
+            raise UserError(
+                f"'{key}' is no option that all tasks have.", f"Write TASK.{key}, such as {names[0]}.{key}."
+            )
+    return {name: build(name, shared | own[name]) for name in names}
+
+
+def build(name: str, options: Mapping[str, Any]) -> Evaluation:
+    """The evaluation called ``name`` with its options; see :func:`with_options`."""
+    kind: type[Evaluation] = plugins.load("evaluation", name, *EVALUATIONS, plugins.is_subclass(Evaluation))
     try:
         return kind(**options)
     except ValidationError as error:
-        raise UserError(*explain_options(error, kind, f"The evaluation '{task}'", "--set")) from error
+        raise UserError(*explain_options(error, kind, f"The evaluation '{name}'", "--set")) from error
 
-
-def context_of(model: ImageText) -> Context:
-    """How to read evaluation data for a model: as its training did.
-
-    Raises:
-        UserError: if the model's configuration does not say so.
-    """
-    recipe = model.config.provenance.get("recipe")
-    try:
-        settings = ReadingSettings.model_validate(recipe.get("data") if isinstance(recipe, dict) else None)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(["provenance.recipe.data", *map(str, first["loc"])])
-        raise UserError(
-            f"The model's config.json does not say how its captions are read: {where}: {first['msg']}.",
-            "Export the run again.",
-        ) from error
-    return Context(Captions(settings.caption_keys, settings.languages), settings.workers)

@@ -1,36 +1,33 @@
-"""An evaluation with options and data of its own: nearest neighbours among the images of a training set."""
+"""An evaluation with options of its own: nearest neighbours among the images of a training set, by captions."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
+import numpy as np
 from pydantic import Field
 
-from distill.errors import UserError
-from distill.evals.evaluation import Context, Evaluation
-from distill.ship.embed import embed_images
-from distill.ship.image_text import ImageText
+from distill.evals.evaluation import Context, Evaluation, Outcome
+from distill.metrics.resampling import mean_metric
 
 
-class NearestNeighbours(Evaluation):
+class LastWord(Evaluation):
     """The share of images whose class, the last word of the caption, most of their neighbours share.
 
     Attributes:
-        train: the shards with the neighbours.
         k: how many neighbours vote.
     """
 
-    train: str = ""
+    reads = ("captions",)
+
     k: int = Field(default=5, gt=0)
 
-    def evaluate(self, model: ImageText, context: Context) -> dict[str, Any]:
-        if not self.train:
-            raise UserError("The evaluation 'knn' needs neighbours.", "Name shards with --set train=SHARDS.")
-        sets = [context.open(specs, context.captions) for specs in ([self.train], self.data)]
-        known, own = (embed_images(model, shards, context.workers) for shards in sets)
-        labels = [[context.captions.read(s.read(i))[0].text.split()[-1] for i in range(len(s))] for s in sets]
-        nearest = (own @ known.T).topk(self.k).indices.tolist()
-        votes = [[labels[0][i] for i in row] for row in nearest]
+    def check(self, context: Context) -> None:
+        super().check(context)
+        _ = context.train.captions
+
+    def measure(self, context: Context) -> Outcome:
+        known, own = (context.images(data)["embedding"] for data in (context.train, context.data))
+        labels = [[own[0].text.split()[-1] for own in data.captions] for data in (context.train, context.data)]
+        nearest = np.argsort(-own @ known.T, axis=1)[:, : self.k]
+        votes = [[labels[0][i] for i in row] for row in nearest.tolist()]
         right = [max(set(vote), key=vote.count) == label for vote, label in zip(votes, labels[1], strict=True)]
-        return {"task": "knn", "k": self.k, "metrics": {"accuracy": float(torch.tensor(right).float().mean())}}
+        return Outcome({"accuracy": mean_metric(np.array(right))}, {"images": len(own)}, {"k": self.k})

@@ -1,0 +1,118 @@
+"""Classes of samples: labels as data sets have them, numbers or names, and files with the names of classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.errors import UserError
+from distill.evals.dataset import Classes
+from distill.files import read_table
+
+KEYS = ("label", "class", "cls")  # of a sample's JSON or columns of a table, if no other is named
+Names = tuple[tuple[str, ...], ...]
+
+
+def classes_of(values: Sequence[Any], names: Names, called: Sequence[Any], templates: tuple[str, ...]) -> Classes:
+    """The classes of samples.
+
+    Args:
+        values: each sample's class, all numbers or all names.
+        names: the names of the classes, from a file; empty if there is none.
+        called: for numbers without such a file, each sample's class by name where it has one, else None.
+        templates: see :class:`Classes`.
+
+    Raises:
+        UserError: if a sample has no class, numbers and names are mixed, or a name is not in the file.
+    """
+    missing = next((i for i, value in enumerate(values) if value is None), None)
+    if missing is not None:
+        raise UserError(
+            f"{sum(value is None for value in values)} of {len(values)} samples have no class, the first is number "
+            f"{missing}.",
+            "Name the key or column of the classes with --label.",
+        )
+    numbers = [number_of(value) for value in values]
+    if all(number is not None for number in numbers):
+        labels = np.array(numbers, dtype=np.int64)
+        return Classes(labels, names or names_by_number(labels, called), templates)
+    texts = [str(value) for value in values]
+    if not names:
+        names = tuple((name,) for name in sorted(set(texts)))
+    index = {name: k for k, group in reversed([*enumerate(names)]) for name in group}
+    unknown = sorted({text for text in texts if text not in index})
+    if unknown:
+        raise UserError(
+            f"{len(unknown)} classes of samples are not among the {len(names)} of the file of classes, such as "
+            f"'{unknown[0]}'.",
+            "Name the file with this data set's classes.",
+        )
+    return Classes(np.array([index[text] for text in texts], dtype=np.int64), names, templates)
+
+
+def number_of(value: Any) -> int | None:
+    """A class's number; None if the value is none."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return int(value) if isinstance(value, str) and value.strip().isdigit() else None
+
+
+def names_by_number(labels: np.ndarray, called: Sequence[Any]) -> Names:
+    """The names that samples give their class beside its number; "class 3" where none does.
+
+    Raises:
+        UserError: if two samples of one number have different names.
+    """
+    if not len(labels):
+        return ()
+    found: dict[int, str] = {}
+    for label, name in zip(labels.tolist(), called, strict=True):
+        if name is not None and found.setdefault(label, str(name)) != str(name):
+            raise UserError(
+                f"Class number {label} is called '{found[label]}' by one sample and '{name}' by another.",
+                "Name one key of the classes with --label.",
+            )
+    return tuple((found.get(k, f"class {k}"),) for k in range(int(labels.max()) + 1))
+
+
+def read_names(file: str) -> Names:
+    """The names in a file: a class a line; or JSON: a list of names or of lists of names, or {name: [synonyms]}.
+
+    Raises:
+        UserError: if it cannot be read, holds something else, or two classes have one name.
+    """
+    path = Path(file)
+    if path.suffix.lower() == ".json":
+        found = names_in(read_table(path, json.loads), path)
+    else:
+        lines = read_table(path, lambda text: {"lines": text.split("\n")})["lines"]
+        found = tuple((line.strip(),) for line in lines if line.strip())
+    flat = [name for names in found for name in names]
+    if len(found) < 2:
+        raise UserError(f"{file} names {len(found)} classes.", "A classification needs at least two.")
+    if twice := sorted({name for name in flat if flat.count(name) > 1}) if len(set(flat)) < len(flat) else []:
+        raise UserError(f"{file} holds the name '{twice[0]}' twice.", "Give every class names of its own.")
+    return found
+
+
+def names_in(tree: Any, path: Path) -> Names:
+    """See :func:`read_names`."""
+    if isinstance(tree, dict):
+        tree = [[name, *(synonyms if isinstance(synonyms, list) else [synonyms])] for name, synonyms in tree.items()]
+    entries = [[entry] if isinstance(entry, str) else entry for entry in tree] if isinstance(tree, list) else None
+    if entries is None or any(
+        not isinstance(entry, list) or not entry or not all(isinstance(name, str) and name.strip() for name in entry)
+        for entry in entries
+    ):
+        raise UserError(
+            f"{path} is no list of the names of classes.", 'Write ["cat", ["dog", "hound"]] or a name a line.'
+        )
+    return tuple(tuple(dict.fromkeys(name.strip() for name in entry)) for entry in entries)

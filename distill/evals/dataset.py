@@ -1,0 +1,103 @@
+"""A data set of an evaluation: pictures with captions, classes, or both, whatever it is stored as."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from distill.data.captions import Caption
+from distill.data.shards import Sample
+from distill.errors import UserError
+
+
+class Samples(Protocol):
+    """Samples that can be read by their number, such as :class:`~distill.data.shards.Shards`."""
+
+    def __len__(self) -> int: ...
+
+    def key(self, i: int) -> str:
+        """The key of sample i."""
+
+    def read(self, i: int, kinds: Sequence[str] = ...) -> Sample:
+        """Sample i; raises ``BadSample`` if it cannot be read."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a data set.
+
+    Attributes:
+        labels: [n] int64, the class of each sample.
+        names: for each class its names, the first one for tables; more than one are synonyms.
+        templates: texts with {} for a class's name, if the data set brings its own.
+    """
+
+    labels: np.ndarray
+    names: tuple[tuple[str, ...], ...]
+    templates: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.names):
+            wrong = int(self.labels.max() if self.labels.min() >= 0 else self.labels.min())
+            raise UserError(
+                f"A sample has the class number {wrong}, and {len(self.names)} classes have names (0 to "
+                f"{len(self.names) - 1}).",
+                "Name the file with this data set's classes, in their order.",
+            )
+
+    @property
+    def called(self) -> list[str]:
+        """One name a class."""
+        return [names[0] for names in self.names]
+
+    def present(self) -> np.ndarray:
+        """The numbers of the classes that samples have, ascending."""
+        return np.unique(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples, with what is known of them.
+
+    Attributes:
+        name: for tables and results.
+        samples: the pictures.
+        identity: changes if the samples or their order do.
+        read_captions: gives a sample's captions by its number; raises ``BadSample`` if there are none.
+        read_classes: gives the classes; raises ``UserError`` if there are none.
+    """
+
+    name: str
+    samples: Samples
+    identity: str
+    read_captions: Callable[[int], list[Caption]]
+    read_classes: Callable[[], Classes]
+    _known: dict[str, Classes | list[list[Caption]]] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def classes(self) -> Classes:
+        """The classes, read once.
+
+        Raises:
+            UserError: if the samples have none, or they do not fit the names of classes.
+        """
+        if "classes" not in self._known:
+            self._known["classes"] = self.read_classes()
+        return self._known["classes"]  # type: ignore[return-value]
+
+    @property
+    def captions(self) -> list[list[Caption]]:
+        """The captions of every sample, read once.
+
+        Raises:
+            BadSample: if a sample has none.
+        """
+        if "captions" not in self._known:
+            self._known["captions"] = [self.read_captions(i) for i in range(len(self))]
+        return self._known["captions"]  # type: ignore[return-value]
