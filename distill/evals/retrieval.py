@@ -9,8 +9,8 @@ from typing import Any
 from distill.data.captions import Captions
 from distill.data.shards import Shards
 from distill.errors import BadSample, UserError
-from distill.evals import metrics
 from distill.evals.evaluation import Context, Evaluation, Strings
+from distill.metrics import ranking
 from distill.ship.embed import embed_images
 from distill.ship.image_text import ImageText
 
@@ -68,8 +68,8 @@ def measure(model: ImageText, shards: Shards, captions: Captions, workers: int =
         ("i2t", images, encoded, captions_of_image),
         ("t2i", encoded, images, images_of_text),
     ):
-        found |= {f"{name}_r{k}": v for k, v in metrics.recalls(queries, candidates, right).items()}
-        expected |= {f"{name}_r{k}": v for k, v in metrics.chance(len(candidates), right).items()}
+        found |= {f"{name}_r{k}": v for k, v in ranking.recalls(queries, candidates, right).items()}
+        expected |= {f"{name}_r{k}": v for k, v in ranking.chance(len(candidates), right).items()}
     return {
         "task": "retrieval",
         "images": len(images),
