@@ -1,102 +1,19 @@
-"""Retrieval metrics against brute force; the learning-rate schedule; how the optimisers change weights."""
+"""The learning-rate schedule; how the optimisers change weights."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import unit_rows
 from torch import nn
 
 from distill.config import Data, Optim, Recipe
-from distill.evals import metrics
 from distill.lookup import OPTIMIZERS, find_optimizer
 from distill.plugins import found
 from distill.training.optimizer import build_optimizer
 from distill.training.schedule import learning_rate
-
-
-@st.composite
-def retrievals(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
-    """Queries, candidates and right answers. Their entries are integers: scores are exact, and so are ties."""
-    candidates, queries, d = draw(st.integers(1, 20)), draw(st.integers(1, 12)), draw(st.integers(1, 3))
-    rng = np.random.default_rng(draw(st.integers(0, 9999)))
-    sizes = rng.integers(1, candidates + 1, queries)
-    right = [sorted(rng.choice(candidates, size, replace=False).tolist()) for size in sizes]
-    sides = (rng.integers(-2, 3, (n, d)).astype(np.float32) for n in (queries, candidates))
-    return *sides, right
-
-
-@settings(deadline=None)
-@given(retrievals())
-def test_recalls_equal_those_of_a_full_sort(case: tuple[np.ndarray, np.ndarray, list[list[int]]]) -> None:
-    assert metrics.recalls(*case) == pytest.approx(reference.recalls(*case), abs=1e-12)
-
-
-def test_recalls_of_more_queries_than_a_chunk_equal_the_reference() -> None:
-    """Each chunk of queries must be compared with its own right answers."""
-    count = metrics.CHUNK + 37
-    queries, candidates = unit_rows(count, 6, 1).astype(np.float32), unit_rows(24, 6, 2).astype(np.float32)
-    right = [sorted({i % 24, i * 7 % 24}) for i in range(count)]
-    expected = reference.recalls(queries, candidates, right)
-    assert metrics.recalls(queries, candidates, right) == pytest.approx(expected, abs=1e-12)
-    assert 0 < expected[1] < expected[5] < expected[10] < 1
-
-
-def test_recall_counts_the_best_right_answer_and_only_wrong_ones_ranked_before_it() -> None:
-    candidates = np.diag(np.arange(1.0, 13.0))
-    query = np.ones((1, 12))  # candidate 11 scores best, then 10, 9, …
-    assert metrics.recalls(query, candidates, [[0, 11]]) == {1: 1, 5: 1, 10: 1}
-    assert metrics.recalls(query, candidates, [[0, 1, 2, 7]]) == {1: 0, 5: 1, 10: 1}
-    assert metrics.recalls(query, candidates, [[2]]) == {1: 0, 5: 0, 10: 1}
-    assert metrics.recalls(query, candidates, [[1]]) == {1: 0, 5: 0, 10: 0}
-
-
-@pytest.mark.parametrize("queries, candidates", [(17, 17), (13, 31), (33, 33), (256, 24), (500, 500)])
-@pytest.mark.parametrize("width", [3, 32, 100, 512])
-def test_a_collapsed_model_has_recall_0(queries: int, candidates: int, width: int) -> None:
-    """All embeddings are equal. A matrix product may round equal rows differently, which must not break the tie."""
-    for seed in range(10):
-        row = unit_rows(1, width, seed).astype(np.float32)
-        sides = np.tile(row, (queries, 1)), np.tile(row, (candidates, 1))
-        found = metrics.recalls(*sides, [[i % candidates] for i in range(queries)])
-        assert found == {1: 0, 5: 0, 10: 0}, f"seed {seed}"
-
-
-def test_recall_is_1_if_every_candidate_is_right_even_for_a_collapsed_model() -> None:
-    same = np.ones((4, 3), dtype=np.float32) / np.sqrt(3)
-    everything = [[0, 1, 2, 3]] * 4
-    assert metrics.recalls(same, same, everything) == {1: 1, 5: 1, 10: 1}
-
-
-@pytest.mark.parametrize("broken", ["queries", "candidates", "both"])
-def test_a_model_with_nan_embeddings_has_recall_0(broken: str) -> None:
-    good, bad = unit_rows(20, 4, 1), np.full((20, 4), np.nan)
-    queries, candidates = good if broken == "candidates" else bad, good if broken == "queries" else bad
-    assert metrics.recalls(queries, candidates, [[i] for i in range(20)]) == {1: 0, 5: 0, 10: 0}
-
-
-@pytest.mark.parametrize("candidates", [1, 3, 10, 40])
-def test_chance_equals_the_recall_of_random_rankings(candidates: int) -> None:
-    sizes = (1, 1, 2, 3, 5, candidates)
-    right = [list(range(min(size, candidates))) for size in sizes]
-    chance = metrics.chance(candidates, right)
-    for k in (1, 5, 10):
-        assert chance[k] == pytest.approx(reference.chance(candidates, right, k), abs=1e-12)
-        mean, error = reference.chance_by_drawing(candidates, right, k, draws=2000, seed=k)
-        assert abs(chance[k] - mean) <= 3 * error + 1e-12
-
-
-def test_chance_equals_the_recall_of_random_embeddings() -> None:
-    """The functions ``recalls`` and ``chance`` are consistent with each other."""
-    right = [[i, (i + 1) % 30] for i in range(30)]
-    runs = [metrics.recalls(unit_rows(30, 8, s), unit_rows(30, 8, 1000 + s), right) for s in range(200)]
-    for k, expected in metrics.chance(30, right).items():
-        found = [run[k] for run in runs]
-        assert abs(np.mean(found) - expected) <= 3 * np.std(found) / np.sqrt(len(found))
 
 
 @settings(deadline=None)

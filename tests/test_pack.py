@@ -24,8 +24,8 @@ from distill.data.captions import Caption, Captions
 from distill.data.check import Findings, NearDuplicates, difference_hash
 from distill.data.packing.lookalikes import groups
 from distill.data.shards import Shards
-from distill.evals.metrics import recalls
 from distill.evals.retrieval import relevance
+from distill.metrics.ranking import recalls
 
 
 def pictures(folder: Path, count: int) -> list[Path]:

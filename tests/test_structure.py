@@ -20,6 +20,7 @@ IMPORT_ORDER = (
         "wording",
         "files",
         "progress",
+        "metrics",
         "plugins",
         "tables",
         "config",
