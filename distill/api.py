@@ -115,6 +115,7 @@ def evaluate(
     skip_bad: bool = False,
     cache: bool | str | Path = True,
     against: str | Path | None = None,
+    best: bool = False,
     **more_options: Any,
 ) -> dict[str, Any]:
     """Measure a run, an export, an image teacher or a model of open_clip.
@@ -132,6 +133,7 @@ def evaluate(
         skip_bad: leave out samples that cannot be used; a result then has "bad", their number, and "bad_examples".
         cache: the folder in which embeddings are kept; True is one below ``~/.cache/distill``, False keeps none.
         against: another model, which is measured on the same data; a result then has "differences".
+        best: of a run, measure the best checkpoint by the metric that its recipe's [[evaluate]] names.
 
     Returns:
         Of one task, its result: {"task", "data", counts, "metrics", "intervals", "chance", "details"}. Of several or None,
@@ -144,19 +146,20 @@ def evaluate(
     from distill.evals.store import default_folder
 
     folder = default_folder() if cache is True else None if cache is False else Path(cache)
-    settings = Settings(device, alpha, skip_bad, folder, str(against or ""))
+    settings = Settings(device, alpha, skip_bad, folder, str(against or ""), best)
     chosen = [task] if isinstance(task, str) else list(task or [])
     found = run(model, chosen, {**(options or {}), **more_options}, settings)
     return found["results"][0] if isinstance(task, str) else found
 
 
-def export(run: str | Path, out: str | Path, format: str = "distill") -> Path:
+def export(run: str | Path, out: str | Path, format: str = "distill", *, best: bool = False) -> Path:
     """Write a run's students, as of its newest checkpoint, to a new folder.
 
     Args:
         run: the run folder.
         out: the folder to be made.
         format: the name of an export format.
+        best: export the best checkpoint by the metric that the recipe's [[evaluate]] names, not the newest one.
 
     Returns:
         ``out``.
@@ -166,24 +169,27 @@ def export(run: str | Path, out: str | Path, format: str = "distill") -> Path:
     """
     from distill.ship.export import export as write
 
-    write(Path(run), Path(out), format)
+    write(Path(run), Path(out), format, best)
     return Path(out)
 
 
-def load(path: str | Path, device: str | None = None, alpha: float | None = None) -> ImageText:
+def load(
+    path: str | Path, device: str | None = None, alpha: float | None = None, *, best: bool = False
+) -> ImageText:
     """Open an export, or a run at its newest checkpoint, for inference.
 
     Args:
         path: the folder that ``distill export`` or ``distill train`` wrote.
         device: such as ``"cuda"``; default a GPU where there is one.
         alpha: of a run that was trained without heads, the teacher's share in the embedding of an image.
+        best: a run at its best checkpoint by the metric that its recipe's [[evaluate]] names.
 
     Raises:
         distill.UserError: if the folder is neither, or ``alpha`` makes no sense for it.
     """
     from distill.ship.load import load as load_students
 
-    return load_students(Path(path), device, alpha)
+    return load_students(Path(path), device, alpha, best)
 
 
 def pack(

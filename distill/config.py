@@ -1,4 +1,6 @@
-"""The tables of a recipe as frozen pydantic models, which check every value; ``[student]`` is in ``tables.py``.
+"""The tables of a recipe as frozen pydantic models, which check every value.
+
+``[student]`` is in ``tables.py``; ``[zero]``, ``[checkpoint]``, ``[[evaluate]]`` and ``[log]`` are in ``run_tables.py``.
 
 A recipe is one TOML file that says everything about a run. ``recipe.py`` reads and writes it. The "Attributes:" of
 each model are also what ``distill recipe show`` says of its keys.
@@ -11,6 +13,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from distill.errors import UserError
+from distill.run_tables import Checkpoint, EvaluateTable, LogTable, Zero
 from distill.tables import TEACHER, Open, Student, Table
 
 CAPTION_KEYS = ("captions", "caption")  # keys of a sample's JSON that hold captions, if no recipe says others
@@ -205,31 +208,6 @@ class Train(Table):
         return max(1, -(-examples // self.batch_size))
 
 
-class Zero(Table):
-    """DeepSpeed's ZeRO: what is divided among the processes instead of replicated.
-
-    Attributes:
-        stage: 0 replicates everything on each process; 1 divides the optimiser's state among the processes, 2 also the
-            gradients, 3 also the weights.
-    """
-
-    stage: Literal[0, 1, 2, 3] = 0
-
-
-class Checkpoint(Table):
-    """When the state of a run is saved, besides at its end, and how many checkpoints are kept.
-
-    Attributes:
-        every_steps: number of steps from one checkpoint to the next, at least 1.
-        every_minutes: number of minutes after which a checkpoint is also written; 0: only every so many steps.
-        keep: how many of the newest checkpoints are kept, at least 1.
-    """
-
-    every_steps: int = Field(default=1000, gt=0)
-    every_minutes: float = Field(default=0.0, ge=0)
-    keep: int = Field(default=2, gt=0)
-
-
 class Recipe(Table):
     """Everything about a run.
 
@@ -242,6 +220,8 @@ class Recipe(Table):
         train: how long and with which batch.
         zero: DeepSpeed's ZeRO stage.
         checkpoint: when the state is saved.
+        evaluate: what is measured while training.
+        log: where numbers are written.
     """
 
     data: Data
@@ -252,6 +232,8 @@ class Recipe(Table):
     train: Train = Train(epochs=30)
     zero: Zero = Zero()
     checkpoint: Checkpoint = Checkpoint()
+    evaluate: tuple[EvaluateTable, ...] = ()
+    log: LogTable = LogTable()
 
     @model_validator(mode="after")
     def makes_sense(self) -> Recipe:
@@ -263,6 +245,8 @@ class Recipe(Table):
             raise ValueError("student.text.init starts from an export; a teacher is no text student")
         if self.data.streamed and self.train.epochs is not None:
             raise ValueError("streams have no epochs: set train.steps or train.examples instead of train.epochs")
+        if sum(bool(table.best) for table in self.evaluate) > 1:
+            raise ValueError("only one of evaluate may set best: one checkpoint is kept as the best")
         return self
 
     @property

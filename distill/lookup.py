@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,10 +17,11 @@ from distill.other_names import remedy_for_value
 from distill.resolved import ResolvedRecipe, ResolvedTeacher, check_compatibility
 from distill.rules import NEW_RUNS, Rules
 from distill.tables import NO_TOWER
-from distill.validation import explain
+from distill.validation import explain, explain_options
 
 OUTPUTS = ("embedding", "logits", "tokens")  # the outputs of teachers, in the order in which caches store them
-OPTIMIZERS = ("distill.training.optimizers", "OPTIMIZER", "distill.optimizers")  # arguments of plugins.load
+EVALUATIONS = ("distill.evals", "EVALUATION", "distill.evaluations")
+OPTIMIZERS = ("distill.training.optimizers", "OPTIMIZER", "distill.optimizers")  # arguments of plugins.load, as above
 
 
 def resolve(recipe: Recipe, rules: Rules = NEW_RUNS) -> ResolvedRecipe:
@@ -60,6 +61,7 @@ def resolve(recipe: Recipe, rules: Rules = NEW_RUNS) -> ResolvedRecipe:
             for k, (table, card) in enumerate(zip(recipe.teacher[:used_count], cards[:used_count], strict=True))
         ),
         optimizer=optimizer,
+        evaluations=tuple(find_evaluation(table.task, table.options) for table in recipe.evaluate),
         text=text,
         text_options=text_options,
         rules=rules,
@@ -133,6 +135,19 @@ def find_text_tower(recipe: Recipe) -> tuple[type[students.TextTower], students.
         return tower, tower.Options(**table.options)
     except ValidationError as error:
         raise UserError(*explain(error, tower.Options, "student.text")) from error
+
+
+def find_evaluation(name: str, options: Mapping[str, Any]) -> Any:
+    """The evaluation called ``name`` with its options, a :class:`distill.evals.evaluation.Evaluation`.
+
+    Raises:
+        UserError: if there is none of that name, or an option of it is unknown or has a wrong value.
+    """
+    kind = plugins.load("evaluation", name, *EVALUATIONS, lambda thing: hasattr(thing, "measure"))
+    try:
+        return kind(**options)
+    except ValidationError as error:
+        raise UserError(*explain_options(error, kind, f"The evaluation '{name}'", "--set")) from error
 
 
 def find_optimizer(recipe: Recipe) -> Any:

@@ -165,6 +165,10 @@ def anchor(tree: dict[str, Any], base: Path) -> None:
     if isinstance(student, dict):
         tables += [(student.get("tokenizer"), "file", ())]
         tables += [(student.get(tower), "init", ("teacher",)) for tower in ("image", "text")]
+    evaluations = tree.get("evaluate")
+    for evaluation in evaluations if isinstance(evaluations, list) else []:
+        tables += [(evaluation, key, ()) for key in ("data", "train", "classes", "outliers")]
+        tables += [(evaluation, "templates", ("plain", "name"))]
     teachers = tree.get("teacher")
     for teacher in teachers if isinstance(teachers, list) else []:
         tables += [(teacher, "cache", ("auto", "none")), (teacher, "weights", ())]

@@ -18,14 +18,17 @@ from pydantic import BaseModel
 from distill.config import Recipe, TeacherTable
 from distill.lookup import find_objective, find_optimizer, find_text_tower
 from distill.recipe import find, parse, purpose, read_tree
+from distill.run_tables import EvaluateTable
 from distill.tables import Open
 
 TIMM_OPTION = "a keyword argument of timm.create_model."
+OPTIONS = {"evaluate": "an option of the task.", "log": "options of a logger."}
 HOW_TO_READ = (
     "Every key is here. One that begins with # is not set: it has the default that is shown. "
     "To set it, remove its #, and that of its table's header."
 )
 WIDTH = 110  # columns of a comment
+LISTS: dict[str, type[BaseModel]] = {"teacher": TeacherTable, "evaluate": EvaluateTable}
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,8 @@ def tables(recipe: Recipe, options: dict[str, Any]) -> Iterator[TableKeys]:
         value, is_set = getattr(recipe, name), name in recipe.model_fields_set
         if isinstance(value, BaseModel):
             yield from table(name, f"[{name}]", value, is_set, options)
-        else:  # only [[teacher]] is a list of tables; where it is empty, its keys are shown all the same
-            for number, one in enumerate(value or [TeacherTable.model_construct()]):
+        else:  # a list of tables; where it is empty, its keys are shown all the same
+            for number, one in enumerate(value or [LISTS[name].model_construct()]):
                 yield from table(f"{name}.{number}", f"[[{name}]]", one, bool(value), options)
 
 
@@ -118,7 +121,8 @@ def table(path: str, header: str, model: BaseModel, is_set: bool, options: dict[
         keys += keys_of(extra, is_set)
         meaning += f" {named(model)}: {summary(type(extra))}"
     elif isinstance(model, Open):
-        keys += [Key(name, value, None, TIMM_OPTION, True, False) for name, value in model.options.items()]
+        meaning_of_option = OPTIONS.get(path.split(".")[0], TIMM_OPTION)
+        keys += [Key(name, value, None, meaning_of_option, True, False) for name, value in model.options.items()]
     yield TableKeys(path, header, meaning, is_set, tuple(keys))
     for name, value in inner.items():
         yield from table(f"{path}.{name}", f"[{path}.{name}]", value, name in model.model_fields_set, options)

@@ -52,6 +52,7 @@ class ResolvedRecipe:
         teachers: the teachers that training uses: all of them if the objective reads any output of a teacher, only
             the first one if it is the image tower, or none.
         optimizer: a :class:`distill.training.optimizer.Optimizer` with its options.
+        evaluations: a :class:`distill.evals.evaluation.Evaluation` with its options for each [[evaluate]].
         text: the class of the text tower; None without a text student.
         text_options: the options of the text tower; None without a text student.
         rules: by which samples are ordered and views drawn.
@@ -64,6 +65,7 @@ class ResolvedRecipe:
     first: teachers.Card | None
     teachers: tuple[ResolvedTeacher, ...]
     optimizer: Any
+    evaluations: tuple[Any, ...]
     text: type[students.TextTower] | None
     text_options: students.TextOptions | None
     rules: Rules

@@ -22,7 +22,7 @@ import torch.distributed as dist
 
 from launch.group import Group, barrier, free_port, gather_objects
 
-PHASES = ("loading", "computing", "saving")  # of a step, in the order in which they come
+PHASES = ("loading", "computing", "evaluating", "saving")  # of a step, in the order in which they come
 REPEAT = 60.0  # seconds between two messages
 NONE_BEHIND = 10.0  # factor on the timeout if all processes compute the same step: it may just take long
 

@@ -23,6 +23,7 @@ IMPORT_ORDER = (
         "metrics",
         "plugins",
         "tables",
+        "run_tables",
         "config",
         "other_names",
         "validation",
@@ -30,7 +31,7 @@ IMPORT_ORDER = (
         "rules",
     ),
     *("resolved", "lookup", "remarks", "recipe_reference"),
-    *("data", "training", "ship", "evals", "report", "demo", "parts", "api", "cli"),
+    *("data", "training", "ship", "evals", "observers", "report", "demo", "parts", "api", "cli"),
 )
 
 

@@ -36,6 +36,7 @@ FILES = (("--label", "label"), ("--classes", "classes"), ("--templates", "templa
 @click.option("--skip-bad", is_flag=True, help="Leave out samples that cannot be used; they are counted and named.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Where embeddings are kept; default ~/.cache/distill.")
 @click.option("--no-cache", is_flag=True, help="Keep no embeddings on disk.")
+@click.option("--best", is_flag=True, help="Of a run, its best checkpoint by the metric that its recipe names.")
 @click.option("--device", help="Such as cuda or cpu; default a GPU if there is one.")
 def evaluate(
     model: str,
@@ -47,6 +48,7 @@ def evaluate(
     skip_bad: bool,
     cache: Path | None,
     no_cache: bool,
+    best: bool,
     device: str | None,
     **data: Any,
 ) -> None:
@@ -80,6 +82,7 @@ def evaluate(
         skip_bad=skip_bad,
         cache=not no_cache if cache is None else cache,
         against=against or None,
+        best=best,
     )
     for result in found["results"][:1]:
         if result.get("bad"):

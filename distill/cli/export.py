@@ -13,7 +13,8 @@ from distill.cli.listing import ListingCommand
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A folder that does not exist yet.")
 @click.option("--format", default="distill", show_default=True, help="An export format; they are listed below.")
-def export(run: Path, out: Path, format: str) -> None:
+@click.option("--best", is_flag=True, help="The best checkpoint by the metric that the recipe names, not the newest.")
+def export(run: Path, out: Path, format: str, best: bool) -> None:
     """Export RUN's students at its newest checkpoint: safetensors towers, tokenizer, configuration, model card.
 
     \b
@@ -23,5 +24,5 @@ def export(run: Path, out: Path, format: str) -> None:
     """
     import distill
 
-    distill.export(run, out, format)
+    distill.export(run, out, format, best=best)
     click.echo(f"The export is in {out}. In Python: distill.load({str(out)!r})")

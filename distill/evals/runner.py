@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from distill import plugins
 from distill.errors import BadSample, UserError
 from distill.evals.data_options import DataOptions
@@ -17,10 +15,9 @@ from distill.evals.evaluation import Evaluation, Outcome
 from distill.evals.session import Session
 from distill.evals.store import Store, first_bad
 from distill.evals.subject import OpenOptions, open_subject
+from distill.lookup import EVALUATIONS, find_evaluation
 from distill.metrics.resampling import paired_difference
-from distill.validation import explain_options
 
-EVALUATIONS = ("distill.evals", "EVALUATION", "distill.evaluations")  # where plugins.load finds them
 EXAMPLES = 20  # of bad samples in a result
 
 
@@ -34,6 +31,7 @@ class Settings:
         skip_bad: leave out samples that cannot be used.
         cache: the folder that keeps embeddings; None keeps none.
         against: another model, which is measured on the same data and compared.
+        best: of runs, measure the best checkpoint.
     """
 
     device: str | None = None
@@ -41,6 +39,7 @@ class Settings:
     skip_bad: bool = False
     cache: Path | None = None
     against: str = ""
+    best: bool = False
 
 
 def tasks() -> list[str]:
@@ -71,7 +70,7 @@ def run(
     evaluations = with_options(chosen or tasks(), dict(options or {}), bool(chosen))
     if not chosen:
         evaluations = {task: evaluation for task, evaluation in evaluations.items() if evaluation.automatic}
-    opened = OpenOptions(settings.device, settings.alpha)
+    opened = OpenOptions(settings.device, settings.alpha, settings.best)
     store = Store(settings.cache)
     session = Session(open_subject(name, opened), store, settings.device, settings.skip_bad)
     other = None
@@ -183,14 +182,4 @@ def with_options(names: Sequence[str], options: dict[str, Any], chosen: bool) ->
             raise UserError(
                 f"'{key}' is no option that all tasks have.", f"Write TASK.{key}, such as {names[0]}.{key}."
             )
-    return {name: build(name, shared | own[name]) for name in names}
-
-
-def build(name: str, options: Mapping[str, Any]) -> Evaluation:
-    """The evaluation called ``name`` with its options; see :func:`with_options`."""
-    kind: type[Evaluation] = plugins.load("evaluation", name, *EVALUATIONS, plugins.is_subclass(Evaluation))
-    try:
-        return kind(**options)
-    except ValidationError as error:
-        raise UserError(*explain_options(error, kind, f"The evaluation '{name}'", "--set")) from error
-
+    return {name: find_evaluation(name, shared | own[name]) for name in names}

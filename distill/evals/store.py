@@ -84,6 +84,7 @@ class Store:
         self.folder, self.group = folder, group
         self._memory: dict[str, Rows] = {}
         self._identities: dict[int, tuple[Subject, str]] = {}
+        self._names: dict[int, list[str]] = {}  # in memory, by the subject's id
 
     def images(self, subject: Subject, data: Dataset, alter: Alter | None = None, altered: str = "") -> Rows:
         """The outputs of a data set's images.
@@ -118,7 +119,15 @@ class Store:
             known = self._identities[id(subject)] = (subject, subject.identity())
         device = str(getattr(subject, "device", "")) or str(getattr(getattr(subject, "model", None), "device", "cpu"))
         content = json.dumps([VERSION, known[1], device.split(":")[0], *parts])
-        return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+        name = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+        self._names.setdefault(id(subject), []).append(name)
+        return name
+
+    def forget(self, subject: Subject) -> None:
+        """Free the memory of a subject's rows; files stay."""
+        for name in self._names.pop(id(subject), []):
+            self._memory.pop(name, None)
+        self._identities.pop(id(subject), None)
 
     def _kept(self, name: str, compute: Callable[[], Rows]) -> Rows:
         if name not in self._memory:

@@ -42,10 +42,12 @@ class OpenOptions:
     Attributes:
         device: a torch device; None for a GPU where there is one.
         alpha: of a run that was trained without heads, the teacher's weight in image embeddings; None as in its recipe.
+        best: a run at its best checkpoint.
     """
 
     device: str | None = None
     alpha: float | None = None
+    best: bool = False
 
 
 class Subject(ABC):

@@ -19,13 +19,14 @@ def formats() -> list[str]:
     return list(plugins.found(*FORMATS))
 
 
-def export(run: Path, out: Path, format: str = "distill") -> Config:
+def export(run: Path, out: Path, format: str = "distill", best: bool = False) -> Config:
     """Write a run's students, as of its newest checkpoint, to a new folder.
 
     Args:
         run: the run folder.
         out: the folder to create; it appears when it is complete.
         format: one of :func:`formats`.
+        best: export the best checkpoint, instead of the newest one.
 
     Returns:
         The configuration of the exported towers.
@@ -37,7 +38,7 @@ def export(run: Path, out: Path, format: str = "distill") -> Config:
     write = plugins.load("export format", format, *FORMATS, callable)
     if out.exists():
         raise UserError(f"{out} already exists.", "Choose another --out.")
-    shipped: Shipped = shipped_students(run)
+    shipped: Shipped = shipped_students(run, best)
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)

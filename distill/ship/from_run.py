@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -17,26 +18,64 @@ from distill.ship.provenance import provenance
 from distill.training import checkpoint
 from distill.training.run import read_about, resolve_run
 from distill.training.setup import image_student, load_tokenizer
+from students import Tokenizer
 
 
-def shipped_students(run: Path) -> Shipped:
+def shipped_students(run: Path, best: bool = False) -> Shipped:
     """The content of a run's export.
 
+    Args:
+        run: the run folder.
+        best: at the best checkpoint, instead of the newest one.
+
     Raises:
-        UserError: if the folder is not a run folder or has no checkpoint yet.
+        UserError: if the folder is not a run folder or has no such checkpoint.
     """
     resolved = resolve_run(run)
-    recipe = resolved.recipe
-    folder = checkpoint.newest(run)
+    folder = checkpoint_of(run, best)
+    tensors, tokenizer = load_file(folder / checkpoint.STUDENTS), load_tokenizer(resolved, run)
+    locked = locked_tensors(resolved, run) if resolved.recipe.on_teacher else {}
+    return assemble(resolved, tensors, tokenizer, provenance(resolved.recipe, run, folder.name), locked)
+
+
+def checkpoint_of(run: Path, best: bool) -> Path:
+    """The folder of the newest or the best checkpoint of a run.
+
+    Raises:
+        UserError: if there is none.
+    """
+    folder = checkpoint.newest(run, checkpoint.BEST if best else checkpoint.CHECKPOINTS)
+    if folder is None and best:
+        raise UserError(
+            f"The run {run} has no best checkpoint.", "Let it train with a metric as best of an [[evaluate]] table."
+        )
     if folder is None:
         raise UserError(f"The run {run} has no checkpoint yet.", "Let it train, or continue it with --resume.")
-    tensors = load_file(folder / checkpoint.STUDENTS)
+    return folder
+
+
+def assemble(
+    resolved: ResolvedRecipe,
+    tensors: dict[str, torch.Tensor],
+    tokenizer: Tokenizer | None,
+    provenance: dict[str, Any],
+    locked: dict[str, torch.Tensor],
+) -> Shipped:
+    """The students of a recipe as an export contains them.
+
+    Args:
+        resolved: the recipe.
+        tensors: see :func:`distill.training.model.student_tensors`.
+        tokenizer: the text student's; None without a text student.
+        provenance: how they were trained.
+        locked: see :func:`locked_tensors`; empty if the image tower is no locked teacher.
+    """
+    recipe, tensors = resolved.recipe, dict(tensors)
     temperature = 1 / float(tensors.pop("scale"))
-    tokenizer = load_tokenizer(resolved, run)
     tensors = {k: v for k, v in tensors.items() if not k.startswith("adapter.")}
     image = image_config(resolved)
     if recipe.on_teacher:
-        tensors = {k.replace("image.", "image.top.", 1): v for k, v in tensors.items()} | locked_tensors(resolved, run)
+        tensors = {k.replace("image.", "image.top.", 1): v for k, v in tensors.items()} | locked
     # In an export the weights of an image tower without an MLP have timm's names.
     prefix = "image.net." if not recipe.on_teacher else "image.locked.net." if not image.layers else ""
     if prefix:
@@ -50,7 +89,7 @@ def shipped_students(run: Path) -> Shipped:
         temperature=temperature,
         image=image,
         text=text,
-        provenance=provenance(recipe, run, folder.name) | {"parameters": parameter_counts(tensors)},
+        provenance=provenance | {"parameters": parameter_counts(tensors)},
     )
     return Shipped(config, tensors, tokenizer)
 
@@ -81,14 +120,13 @@ def image_config(resolved: ResolvedRecipe) -> ImageConfig:
     return locked_config(resolved, table.layers, beside)
 
 
-def third_tower(run: Path) -> Shipped:
+def third_tower(run: Path, best: bool = False) -> Shipped:
     """Like :func:`shipped_students`, but the image tower is the first teacher followed by its adapter, ``h(I)``.
 
     Raises:
         UserError: if the run was trained with heads, so that its text tower does not share the adapter's space.
     """
-    shipped, resolved, folder = shipped_students(run), resolve_run(run), checkpoint.newest(run)
-    assert folder is not None
+    shipped, resolved, folder = shipped_students(run, best), resolve_run(run), checkpoint_of(run, best)
     adapter = {k: v for k, v in load_file(folder / checkpoint.STUDENTS).items() if k.startswith("adapter.")}
     if not adapter:
         raise UserError(f"The run {run} was trained with heads.", 'Train with objective.heads = "none".')

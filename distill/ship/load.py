@@ -15,13 +15,16 @@ from distill.ship.contents import Shipped
 from distill.ship.image_text import ImageText
 
 
-def load(path: Path, device: str | None = None, alpha: float | None = None) -> ImageText:
+def load(
+    path: Path, device: str | None = None, alpha: float | None = None, best: bool = False
+) -> ImageText:
     """Load an export, or a run at its newest checkpoint.
 
     Args:
         path: the folder.
         device: a torch device; default a GPU if there is one.
         alpha: for a run without heads, the third tower's weight in image embeddings, 0 to 1; default the recipe's.
+        best: a run at its best checkpoint, see [[evaluate]].
 
     Raises:
         UserError: if the folder is neither, a file in it is missing or damaged, or alpha is not possible.
@@ -31,11 +34,13 @@ def load(path: Path, device: str | None = None, alpha: float | None = None) -> I
         from distill.ship.load_run import is_run, load_run
 
         if is_run(path):
-            return load_run(path, device, alpha)
+            return load_run(path, device, alpha, best)
     if alpha:
         raise UserError(
             f"{path} is an export and contains no teacher for --alpha.", "Name the run, or leave out --alpha."
         )
+    if best:
+        raise UserError(f"{path} is an export, which has no checkpoints.", "Name the run, or leave out --best.")
     return build(read_export(path), device)
 
 

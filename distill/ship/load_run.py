@@ -14,7 +14,9 @@ from distill.training.run import is_run, read_recipe
 __all__ = ["is_run", "load_run"]
 
 
-def load_run(run: Path, device: str | None = None, alpha: float | None = None) -> ImageText:
+def load_run(
+    run: Path, device: str | None = None, alpha: float | None = None, best: bool = False
+) -> ImageText:
     """The students of a run at its newest checkpoint; see :func:`distill.ship.load.load`."""
     recipe = read_recipe(run)
     if alpha is not None:
@@ -22,7 +24,7 @@ def load_run(run: Path, device: str | None = None, alpha: float | None = None) -
             raise UserError(f"alpha must be from 0 to 1; got {alpha}.", "Correct --alpha.")
         recipe = recipe.model_copy(update={"student": recipe.student.model_copy(update={"alpha": alpha})})
         resolve(recipe)
-    student = build(shipped_students(run), device)
+    student = build(shipped_students(run, best), device)
     if not recipe.student.alpha:
         return student
-    return Blend(student, build(third_tower(run), device), recipe.student.alpha)
+    return Blend(student, build(third_tower(run, best), device), recipe.student.alpha)

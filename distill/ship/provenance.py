@@ -15,6 +15,7 @@ from distill.training.shard_set import SHARDS
 from teachers import is_path
 
 CACHE_WORDS = ("auto", "none")  # values of teacher.N.cache that are no folders
+EVALUATION_PATHS = {"data", "train", "classes", "templates", "outliers"}  # options of tasks that are paths
 
 
 def provenance(recipe: Recipe, run: Path, checkpoint: str) -> dict[str, Any]:
@@ -68,6 +69,10 @@ def public_recipe(recipe: Recipe) -> dict[str, Any]:
     for teacher in tree["teacher"]:
         teacher["name"], teacher["weights"] = teacher_name(teacher["name"]), last_part(teacher["weights"])
         teacher["cache"] = teacher["cache"] if teacher["cache"] in CACHE_WORDS else last_part(teacher["cache"])
+    for evaluation in tree["evaluate"]:
+        for key in EVALUATION_PATHS & evaluation.keys():
+            value = evaluation[key]
+            evaluation[key] = [last_part(one) for one in value] if isinstance(value, list) else last_part(str(value))
     student = tree["student"]
     student["tokenizer"]["file"] = last_part(student["tokenizer"]["file"])
     for tower in ("image", "text"):

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from distill.training.model import on_cpu, student_tensors
 from launch import group as processes
 from launch import zero
 
+CHECKPOINTS, BEST = "checkpoints", "best"  # folders of a run
 STATE, STUDENTS, SEAL = "state.safetensors", "students.safetensors", "checkpoint.json"
 MODEL, OPTIMIZER, BUFFERS = "model", "optimizer", "buffers"  # what names in STATE begin with
 
@@ -103,10 +106,11 @@ class Checkpoints:
         run: the run folder.
         keep: how many of them stay.
         group: the processes; the first one writes.
+        folder: of the run.
     """
 
-    def __init__(self, run: Path, keep: int, group: processes.Group) -> None:
-        self.run, self.keep, self.group = run, keep, group
+    def __init__(self, run: Path, keep: int, group: processes.Group, folder: str = CHECKPOINTS) -> None:
+        self.run, self.keep, self.group, self.folder = run, keep, group, folder
         self.writing: threading.Thread | None = None
         self.failure: OSError | None = None
 
@@ -121,8 +125,9 @@ class Checkpoints:
         folder = processes.gather_objects(newest(self.run) if self.group.first else None, self.group)[0]
         return Snapshot.read(folder) if folder else None
 
-    def save(self, engine: Any, step: int) -> None:
-        """Copy what a checkpoint needs, and have it written. Every process must call this.
+    def save(self, engine: Any, step: int, about: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Copy what a checkpoint needs, and have it written, with what there is to say about it. Every process must
+        call this.
 
         What cannot be written (a full disk) is said and costs this checkpoint, not the training; the last good one
         stays, and :meth:`close` raises if nothing later was written.
@@ -133,7 +138,7 @@ class Checkpoints:
             return
         self.wait()
         made_by = {"processes": self.group.world, "zero_stage": engine.zero_optimization_stage()}
-        seal = {"step": step, "made_by": made_by | {"autocast": bool(engine.torch_autocast_enabled())}}
+        seal = {**about, "step": step, "made_by": made_by | {"autocast": bool(engine.torch_autocast_enabled())}}
         self.writing = threading.Thread(target=self._write, args=(snapshot, students, seal), name="checkpoint")
         self.writing.start()
 
@@ -146,7 +151,7 @@ class Checkpoints:
         self.wait()
         if self.failure is not None:
             error, self.failure = self.failure, None
-            good = newest(self.run)
+            good = newest(self.run, self.folder)
             raise UserError(
                 f"The last checkpoint could not be written: {error.strerror or error}.",
                 f"Make room and continue with --resume; {good.name if good else 'nothing'} is kept.",
@@ -160,7 +165,7 @@ class Checkpoints:
 
     def _write(self, snapshot: Snapshot, students: dict[str, torch.Tensor], seal: dict[str, Any]) -> None:
         try:
-            write(self.run / "checkpoints", snapshot.tensors(), students, seal, self.keep)
+            write(self.run / self.folder, snapshot.tensors(), students, seal, self.keep)
             self.failure = None
         except OSError as error:
             self.failure = error
@@ -253,13 +258,31 @@ def is_complete(run: Path, steps: int) -> bool:
     return latest.is_file() and latest.read_text(encoding="utf-8").strip() == f"step-{steps:08d}"
 
 
-def newest(run: Path) -> Path | None:
+def best_value(run: Path, start: int) -> float:
+    """The score of the best checkpoint of a run that goes on from step ``start``, the larger the better.
+
+    Minus infinity if there is none. One of a later step comes from a part of the run that was interrupted before its
+    next checkpoint, and is made again.
+    """
+    try:
+        folder = newest(run, BEST)
+        seal = {} if folder is None else seal_of(folder)
+        return float(seal["score"]) if seal.get("step", start + 1) <= start else -math.inf
+    except (UserError, KeyError, TypeError, ValueError):
+        return -math.inf
+
+
+def newest(run: Path, name: str = CHECKPOINTS) -> Path | None:
     """The folder of a run's newest checkpoint that is whole, if it has one; it says which ones it passes over.
+
+    Args:
+        run: the run.
+        name: of the folder with the checkpoints.
 
     Raises:
         UserError: if there are checkpoints and none is whole: starting anew would throw the run away.
     """
-    folder, latest = run / "checkpoints", run / "checkpoints" / "latest"
+    folder, latest = run / name, run / name / "latest"
     there = sorted((path for path in folder.glob("step-*") if path.is_dir()), reverse=True)
     if latest.is_file():
         named = latest.read_text(encoding="utf-8", errors="replace").strip()

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -87,14 +88,24 @@ class Log:
         self.progress = progress_bar(label, total, "steps", start)
         self.batch_size, self.clock = batch_size, time.perf_counter()
 
-    def step(self, metrics: dict[str, Any]) -> None:
-        """Record a step: ``metrics`` holds "step" and numbers by name."""
+    def step(self, metrics: dict[str, Any], found: Mapping[str, float], seconds: float = 0.0) -> None:
+        """Record a step.
+
+        Args:
+            metrics: "step" and numbers by name.
+            found: numbers of evaluations by TASK/METRIC, which are written as "evaluate".
+            seconds: how long evaluations took, which does not count for the speed of training.
+        """
         before, self.clock = self.clock, time.perf_counter()
-        rate = self.batch_size / (self.clock - before)
+        rate = self.batch_size / max(1e-9, self.clock - before - seconds)
         metrics |= {"examples": metrics["step"] * self.batch_size, "examples_per_s": rate}
-        self.journal.append(metrics)
+        evaluated = {"evaluate": {name: finite_or_none(value) for name, value in found.items()}} if found else {}
+        self.journal.append(metrics | evaluated)
+        if found:
+            values = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+            self.progress.write(f"step {metrics['step']}: {values}", file=sys.stderr)
         with suppress(OSError):  # a full disk, met by a thread of TensorBoard
-            for name, value in metrics.items():
+            for name, value in (metrics | found).items():
                 if name not in ("step", "samples"):
                     self.board.add_scalar(name, value, metrics["step"])
         terms = {k: v for k, v in metrics.items() if k not in ("step", "lr", "examples", "epoch", "samples")}

@@ -19,6 +19,7 @@ from distill.errors import as_user_errors
 from distill.training.checkpoint import Checkpoints, Snapshot
 from distill.training.health import Health
 from distill.training.log import Log
+from distill.training.observing import Observed, observers_of
 from distill.training.optimizer import build_optimizer
 from distill.training.run import resolve_run
 from distill.training.run_lock import locked
@@ -71,6 +72,8 @@ def train(run: Path, networks: Networks | None = None) -> bool:
             log = Log(run, f"training {recipe.objective.name}", start, total, recipe.train.batch_size)
             opened.callback(log.close)
         requests = opened.enter_context(StopRequests(run, recipe.checkpoint.every_minutes, group.first))
+        observed = Observed(run, networks, tokenizer, engine, group, start, total)
+        observers = opened.enter_context(observers_of(observed))
         watchdog = opened.enter_context(Watchdog(group, recipe.train.stall_seconds, say))
         batches = data.batches(tokenizer, part, pin=group.device.type == "cuda")
         loader, done = opened.enter_context(closing(batches)), start
@@ -85,9 +88,12 @@ def train(run: Path, networks: Networks | None = None) -> bool:
             seed = hash((recipe.train.seed, step, group.rank))
             outcome, done = advance(share, seed, seen(share) | requests.now()), step + 1
             health.record(done, share, outcome, partial(data.keys, step))
+            watchdog.at(done, "evaluating")
+            numbers = outcome.numbers | {"lr": learning_rate(step, total, recipe.optim)}
+            found = observers.after_step(done, numbers)
             if log is not None:
-                lr, samples = learning_rate(step, total, recipe.optim), int(outcome.counts["samples"])
-                log.step({"step": done} | outcome.numbers | {"lr": lr, "samples": samples})
+                samples = {"samples": int(outcome.counts["samples"])}
+                log.step({"step": done} | numbers | samples, found, observers.seconds)
             stop = outcome.counts["stop"] > 0
             if stop or outcome.counts["save"] or done % recipe.checkpoint.every_steps == 0 or done == total:
                 watchdog.at(done, "saving")

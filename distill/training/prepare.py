@@ -17,6 +17,7 @@ from distill.errors import UserError
 from distill.remarks import remarks
 from distill.resolved import ResolvedRecipe
 from distill.training.model import parameter_counts
+from distill.training.observing import check_observers
 from distill.training.resuming import check_recipe, check_weights, write_continued
 from distill.training.run import is_run, write_run
 from distill.training.setup import Networks, existing_tokenizer, load_tokenizer
@@ -57,6 +58,7 @@ def prepare(
     else:
         check_folder(run)
     pieces_of(recipe, job.world)
+    check_observers(resolved)
     existing = existing_tokenizer(resolved)
     # A wrong tower or a teacher that cannot be loaded raises here, before any data is read.
     networks.check(None if existing is None else existing.vocab)
@@ -77,7 +79,7 @@ def prepare(
             print(remark, file=sys.stderr)
         tokenizer, tokenizer_report = prepare_tokenizer(resolved, existing, data)
     model = networks.model(tokenizer.vocab if tokenizer is not None else 0)
-    check_space(run, model, recipe.checkpoint.keep)
+    check_space(run, model, recipe.checkpoint.keep + any(table.best for table in recipe.evaluate))
     if not job.here:
         networks.release_teachers(keep_online=False)  # the processes of the job load their own
     cached, audits = data.fill_caches(networks, job)

@@ -54,7 +54,7 @@ class Students(Subject):
 
     @classmethod
     def open(cls, name: str, options: OpenOptions) -> Students:
-        return cls(load(Path(name), options.device, options.alpha), name, Path(name))
+        return cls(load(Path(name), options.device, options.alpha, options.best), name, Path(name))
 
     def identity(self) -> str:
         towers = {f"{k}.{name}": module for k, (_, part) in enumerate(self.model.parts) for name, module in modules(part)}
