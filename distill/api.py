@@ -136,8 +136,8 @@ def evaluate(
         best: of a run, measure the best checkpoint by the metric that its recipe's [[evaluate]] names.
 
     Returns:
-        Of one task, its result: {"task", "data", counts, "metrics", "intervals", "chance", "details"}. Of several or None,
-        {"model", "results", "not_made"}.
+        Of one task, its result: {"task", "data", counts, "metrics", "intervals", "chance", "details"}. Of several or
+        None, {"model", "results", "not_made"}.
 
     Raises:
         distill.UserError: for anything the user can put right.
@@ -173,9 +173,7 @@ def export(run: str | Path, out: str | Path, format: str = "distill", *, best: b
     return Path(out)
 
 
-def load(
-    path: str | Path, device: str | None = None, alpha: float | None = None, *, best: bool = False
-) -> ImageText:
+def load(path: str | Path, device: str | None = None, alpha: float | None = None, *, best: bool = False) -> ImageText:
     """Open an export, or a run at its newest checkpoint, for inference.
 
     Args:

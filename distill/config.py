@@ -1,6 +1,6 @@
 """The tables of a recipe as frozen pydantic models, which check every value.
 
-``[student]`` is in ``tables.py``; ``[zero]``, ``[checkpoint]``, ``[[evaluate]]`` and ``[log]`` are in ``run_tables.py``.
+``[student]`` is in ``tables.py``; ``[zero]``, ``[checkpoint]``, ``[[evaluate]]`` and ``[log]`` in ``run_tables.py``.
 
 A recipe is one TOML file that says everything about a run. ``recipe.py`` reads and writes it. The "Attributes:" of
 each model are also what ``distill recipe show`` says of its keys.

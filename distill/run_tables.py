@@ -1,4 +1,4 @@
-"""The recipe's ``[zero]``, ``[checkpoint]``, ``[[evaluate]]`` and ``[log]``: how a run is saved, measured and logged."""
+"""The recipe's ``[zero]``, ``[checkpoint]``, ``[[evaluate]]`` and ``[log]``: how a run is saved, measured, logged."""
 
 from __future__ import annotations
 

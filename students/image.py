@@ -61,8 +61,8 @@ class ImageTower(Tower):
     def forward(self, inputs: torch.Tensor, outputs: tuple[str, ...] = ("embedding",)) -> dict[str, torch.Tensor]:
         """[n, 3, H, W] uint8 RGB → outputs by name.
 
-        "embedding" [n, D]; "pre_logits" [n, F], the pooled features before the last linear layer; "tokens" [n, T, W], the
-        last feature map before pooling.
+        "embedding" [n, D]; "pre_logits" [n, F], the pooled features before the last linear layer; "tokens" [n, T, W],
+        the last feature map before pooling.
         """
         # Inside the tower, so that the arithmetic is the same in training, evaluation and exports, on any device.
         pixels = (inputs.float() / 255 - self.mean) / self.std

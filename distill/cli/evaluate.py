@@ -17,7 +17,7 @@ FILES = (("--label", "label"), ("--classes", "classes"), ("--templates", "templa
 @click.command(cls=ListingCommand, title="Tasks", names="distill.evals.runner:tasks")
 @click.argument("model", metavar="RUN|EXPORT|TEACHER|open_clip/ARCH@WEIGHTS")
 @click.option("--task", "tasks", multiple=True, help="What to measure; repeatable. Default: all that is possible.")
-@click.option("--data", multiple=True, help="What to measure on; repeatable. Default for a run: its recipe's data.eval.")
+@click.option("--data", multiple=True, help="What to measure on; repeatable. Default for a run: its data.eval.")
 @click.option("--train", multiple=True, help="What classifiers learn from; default: the train split of --data.")
 @click.option("--label", help="The key or column that holds a sample's class; default label, class or KEY.cls.")
 @click.option("--classes", metavar="FILE", help="The names of the classes, one a line, or JSON with synonyms.")
@@ -29,7 +29,9 @@ FILES = (("--label", "label"), ("--classes", "classes"), ("--templates", "templa
     "--set", "options", multiple=True, metavar="[TASK.]KEY=VALUE", help="Set an option of a task; repeatable."
 )
 @click.option("--against", metavar="MODEL", default="", help="Another model to compare with, on the same data.")
-@click.option("--json", "file", metavar="FILE", help="Also write the results to a file; - prints them instead of tables.")
+@click.option(
+    "--json", "file", metavar="FILE", help="Write the results to a file, too; - prints them instead of tables."
+)
 @click.option(
     "--alpha", type=click.FloatRange(0, 1), help="The teacher's weight in image embeddings; for runs without heads."
 )

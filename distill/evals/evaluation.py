@@ -48,8 +48,8 @@ class Context:
         store: embeds images and texts, once.
         open_data: gives the data of other names, read with the same options.
         open_train: gives the data that classifiers learn from; None if there are none.
-        open_teacher: gives the teacher of the subject by its name, or the one that it was distilled from for ""; raises
-            ``UserError`` if there is none.
+        open_teacher: gives the teacher of the subject by its name, or the one that it was distilled from for "";
+            raises ``UserError`` if there is none.
     """
 
     subject: Subject
@@ -80,7 +80,9 @@ class Context:
         """
         found = self.open_train()
         if found is None:
-            raise Unsuitable("It needs pictures to learn from, and the data have no train split.", "Name them: --train.")
+            raise Unsuitable(
+                "It needs pictures to learn from, and the data have no train split.", "Name them: --train."
+            )
         return found
 
 

@@ -18,8 +18,8 @@ class Fidelity(Evaluation):
     """Similarity of the two spaces, and the share of the teacher's accuracy that the student keeps.
 
     Linear CKA (arXiv 1905.00414) and the overlap of nearest neighbours need no classes. With classes and training
-    images also: the share of images on which both predict the same class, and retention, the student's accuracy divided
-    by the teacher's, with k nearest neighbours and with a linear classifier on pre-logits (regression in closed form).
+    images also: the share of images on which both predict the same class, and retention, the student's accuracy
+    divided by the teacher's, with k nearest neighbours and with a linear classifier on pre-logits (in closed form).
 
     Attributes:
         teacher: the teacher's card; by default the first one of the student's recipe.

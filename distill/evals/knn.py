@@ -16,8 +16,8 @@ class NearestNeighbours(Evaluation):
 
     Attributes:
         k: how many vote.
-        temperature: a neighbour's vote weighs exp(similarity / temperature), as in DINO (arXiv 2104.14294); 0 gives all
-            the same weight.
+        temperature: a neighbour's vote weighs exp(similarity / temperature), as in DINO (arXiv 2104.14294); 0 gives
+            all the same weight.
     """
 
     reads = ("classes", "train")
@@ -35,9 +35,7 @@ class NearestNeighbours(Evaluation):
     def measure(self, context: Context) -> Outcome:
         labelled = Labelled.of(context)
         train, test = context.images(context.train)["embedding"], context.images()["embedding"]
-        votes = nearest_neighbours(
-            train, labelled.train, test, self.k, len(labelled.names), self.temperature or None
-        )
+        votes = nearest_neighbours(train, labelled.train, test, self.k, len(labelled.names), self.temperature or None)
         hits = top_k_hits(votes, labelled.test, 1)
         counts = {"images": len(test), "classes": len(labelled.names), "images_of_unseen_classes": labelled.unseen}
         return Outcome({"accuracy": mean_metric(hits, 1 / len(labelled.names))}, counts)

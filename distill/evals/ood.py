@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from distill.evals.evaluation import Context, Evaluation, Outcome, Strings, Unsuitable
-from distill.evals.prompts import class_rows, log_softmax
+from distill.evals.prompts import class_rows
+from distill.metrics.classification import log_probabilities
 from distill.metrics.detection import aupr, auroc, fpr_at_95_tpr
 from distill.metrics.resampling import Metric
 
@@ -31,7 +32,7 @@ class OutOfDistribution(Evaluation):
         vectors, temperature = class_rows(context), context.subject.temperature or 0.01
         outliers = context.open_data(self.outliers)
         scores = [
-            np.exp(log_softmax(rows["embedding"] @ vectors.T / temperature)).max(axis=1)
+            np.exp(log_probabilities(rows["embedding"] @ vectors.T, temperature)).max(axis=1)
             for rows in (context.images(), context.images(outliers))
         ]
         sets = (scores[0], scores[1])

@@ -25,17 +25,12 @@ def template_rows(context: Context, classes: Classes, templates: Sequence[str]) 
 
 def vectors_of(rows: Sequence[list[np.ndarray]]) -> np.ndarray:
     """[classes, D] unit rows: for each class the mean over all names and the templates whose rows are given."""
-    return class_vectors([np.concatenate(own) for own in zip(*rows, strict=True)])
+    flat = [own for template in rows for own in template]
+    numbers = np.repeat([k for template in rows for k in range(len(template))], [len(own) for own in flat])
+    return class_vectors(np.concatenate(flat), numbers, len(rows[0]))
 
 
-def class_rows(context: Context, templates: str = "") -> np.ndarray:
+def class_rows(context: Context) -> np.ndarray:
     """[classes, D] unit rows of the classes of the data, from all templates: the data's own, or "a photo of a {}."."""
     classes = context.data.classes
     return vectors_of(template_rows(context, classes, classes.templates or PLAIN))
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis, in float64."""
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

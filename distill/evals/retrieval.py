@@ -21,8 +21,8 @@ class Retrieval(Evaluation):
     """Recall at 1, 5 and 10 in both directions over all pairs.
 
     Equal captions are one text: any of an image's captions is a right answer for it, and any image with
-    that caption is a right answer for the text. Where captions have several languages, also for each language alone, as
-    in LiT (arXiv 2111.07991, figures 6 and 7).
+    that caption is a right answer for the text. Where captions have several languages, also for each language alone,
+    as in LiT (arXiv 2111.07991, figures 6 and 7).
     """
 
     reads = ("text", "captions")

@@ -129,8 +129,8 @@ def result_of(task: str, data: str, outcome: Outcome) -> dict[str, Any]:
     """An outcome as JSON can hold it.
 
     Returns:
-        {"task", "data", its counts, "metrics": {name: value}, "intervals": {name: [low, high]} of 95 %, "chance": {name:
-        value}, "details"}. Numbers that are not finite are null.
+        {"task", "data", its counts, "metrics": {name: value}, "intervals": {name: [low, high]} of 95 %, "chance":
+        {name: value}, "details"}. Numbers that are not finite are null.
     """
     return {
         "task": task,

@@ -90,5 +90,3 @@ class Session:
                 captions = replace(captions, languages=options.languages)
             self._data[key] = read(options, Reading(captions, self.skip_bad, self.bad))
         return self._data[key]
-
-

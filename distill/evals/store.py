@@ -159,7 +159,9 @@ class Store:
                     progress.update(len(batch[0]))
         if progress is not None:
             progress.close()
-        return self._together({k: torch.cat([part[k] for part in found]).numpy() for k in found[0]} if found else {}, error)
+        return self._together(
+            {k: torch.cat([part[k] for part in found]).numpy() for k in found[0]} if found else {}, error
+        )
 
     def _together(self, own: Rows, error: UserError | None) -> Rows:
         """The rows of all processes; raises the first error of any of them, in all."""

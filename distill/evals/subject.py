@@ -41,7 +41,7 @@ class OpenOptions:
 
     Attributes:
         device: a torch device; None for a GPU where there is one.
-        alpha: of a run that was trained without heads, the teacher's weight in image embeddings; None as in its recipe.
+        alpha: of a run that was trained without heads, the teacher's weight in image embeddings; None: its recipe's.
         best: a run at its best checkpoint.
     """
 
@@ -59,7 +59,8 @@ class Subject(ABC):
         captions: how captions are read from samples.
         workers: loader processes.
         temperature: by which similarities of images and texts are divided; None if it has not been learned.
-        data, train: the shards that are measured on, and learnt from, unless others are named; empty if there are none.
+        data, train: the shards that are measured on, and learnt from, unless others are named; empty if there are
+            none.
     """
 
     rank: ClassVar[int]
@@ -146,5 +147,5 @@ def hash_tensors(tensors: Mapping[str, torch.Tensor], *parts: object) -> str:
     digest = hashlib.sha256("\0".join(map(str, parts)).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -55,6 +55,8 @@ def aligned(rows: Iterable[Sequence[str]]) -> str:
     widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
     lines = []
     for row in table:
-        cells = [f"{cell:<{w}}" if k == 0 else f"{cell:>{w}}" for k, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            f"{cell:<{w}}" if k == 0 else f"{cell:>{w}}" for k, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append(f"  {'  '.join(cells)}".rstrip())
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Zero-shot classification: each image gets the class whose texts are nearest (CLIP, arXiv 2103.00020, section 3.1)."""
+"""Zero-shot classification: an image gets the class whose texts are nearest (CLIP, arXiv 2103.00020, section 3.1)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class ZeroShot(Evaluation):
     """Top-1 and top-5 accuracy, with the texts of all templates and all names of a class averaged.
 
     Attributes:
-        search: how many templates to choose, one after the other, each the one that raises the accuracy on ``train`` most,
-            as LiT does on a small validation set (arXiv 2111.07991, appendix); 0 takes all.
+        search: how many templates to choose, one after the other, each the one that raises the accuracy on ``train``
+            most, as LiT does on a small validation set (arXiv 2111.07991, appendix); 0 takes all.
         search_images: how many images of ``train`` that choice looks at.
     """
 
@@ -45,7 +45,7 @@ class ZeroShot(Evaluation):
         labels, count = classes.labels, len(classes.names)
         hits = {k: top_k_hits(scores, labels, k) for k in (1, 5) if k < count}
         metrics = {f"top{k}": mean_metric(own, min(1.0, k / count)) for k, own in hits.items()}
-        metrics["mean_per_class"] = Metric(balanced(count), (hits[1], labels), 1 / count)
+        metrics["mean_per_class"] = Metric(mean_per_class_recall, (hits[1], labels), 1 / count)
         counts, means = per_class(hits[1], labels, count)
         by_class = [
             {"class": name, "count": int(n), "accuracy": float(share)}
@@ -59,16 +59,6 @@ class ZeroShot(Evaluation):
         train: Dataset = context.train
         chosen = np.unique(np.linspace(0, len(train) - 1, min(self.search_images, len(train))).astype(int))
         return context.images(train)["embedding"][chosen], train.classes.labels[chosen]
-
-
-class balanced:  # noqa: N801  # used like a function, and pickled like one
-    """The statistic mean_per_class_recall for a number of classes."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __call__(self, hits: np.ndarray, labels: np.ndarray) -> float:
-        return mean_per_class_recall(hits, labels, self.count)
 
 
 def choose(rows: list[list[np.ndarray]], images: np.ndarray, labels: np.ndarray, most: int) -> list[int]:

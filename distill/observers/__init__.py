@@ -1,1 +1,4 @@
-"""Observers of a training, one file each, which defines ``OBSERVER``, a :class:`distill.training.observing.Observer`."""
+"""Observers of a training, one file each.
+
+Each defines ``OBSERVER``, a subclass of :class:`distill.training.observing.Observer`.
+"""

@@ -26,7 +26,7 @@ from distill.training.observing import Numbers, Observed, Observer
 
 
 class Planned(Subject):
-    """The students of a recipe before there are any: what evaluations are possible can be found out without weights."""
+    """The students of a recipe before there are any: which evaluations are possible does not depend on weights."""
 
     def __init__(self, resolved: ResolvedRecipe) -> None:
         recipe = resolved.recipe
@@ -132,7 +132,8 @@ class Evaluations(Observer):
         """
         if name not in metrics:
             raise UserError(
-                f"The evaluation '{task}' has no metric '{name}'.", f"Set evaluate.best to one of: {', '.join(metrics)}."
+                f"The evaluation '{task}' has no metric '{name}'.",
+                f"Set evaluate.best to one of: {', '.join(metrics)}.",
             )
         value = metrics[name].value * (1 if metrics[name].higher_is_better else -1)
         if math.isfinite(value) and value > self.best_value:

@@ -15,9 +15,7 @@ from distill.ship.contents import Shipped
 from distill.ship.image_text import ImageText
 
 
-def load(
-    path: Path, device: str | None = None, alpha: float | None = None, best: bool = False
-) -> ImageText:
+def load(path: Path, device: str | None = None, alpha: float | None = None, best: bool = False) -> ImageText:
     """Load an export, or a run at its newest checkpoint.
 
     Args:

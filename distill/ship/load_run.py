@@ -14,9 +14,7 @@ from distill.training.run import is_run, read_recipe
 __all__ = ["is_run", "load_run"]
 
 
-def load_run(
-    run: Path, device: str | None = None, alpha: float | None = None, best: bool = False
-) -> ImageText:
+def load_run(run: Path, device: str | None = None, alpha: float | None = None, best: bool = False) -> ImageText:
     """The students of a run at its newest checkpoint; see :func:`distill.ship.load.load`."""
     recipe = read_recipe(run)
     if alpha is not None:

@@ -105,7 +105,7 @@ class Log:
             values = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
             self.progress.write(f"step {metrics['step']}: {values}", file=sys.stderr)
         with suppress(OSError):  # a full disk, met by a thread of TensorBoard
-            for name, value in (metrics | found).items():
+            for name, value in {**metrics, **found}.items():
                 if name not in ("step", "samples"):
                     self.board.add_scalar(name, value, metrics["step"])
         terms = {k: v for k, v in metrics.items() if k not in ("step", "lr", "examples", "epoch", "samples")}

@@ -1,4 +1,4 @@
-"""What loggers of other makers have in common: the first process logs, and a resumed run goes on in the same record."""
+"""What loggers of other makers have in common: the first process logs, and a resumed run keeps its record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What looks at a training between its steps, such as evaluations and loggers: one file each in ``distill/observers/``."""
+"""What looks at a training between its steps, such as evaluations and loggers: files in ``distill/observers/``."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class Observer(ABC):
     def wanted(cls, recipe: Recipe) -> bool:
         """Whether a recipe asks for it."""
 
-    @classmethod
-    def check(cls, resolved: ResolvedRecipe) -> None:  # noqa: B027
+    @classmethod  # noqa: B027
+    def check(cls, resolved: ResolvedRecipe) -> None:
         """Raise ``UserError`` before any work is done, if a recipe asks for what is not possible."""
 
     @abstractmethod
@@ -121,7 +121,9 @@ def wanted(recipe: Recipe) -> list[type[Observer]]:
     """The observers that a recipe asks for, in the order in which they are called."""
     names = plugins.found(*OBSERVERS)
     if unknown := [name for name in recipe.log.to if name not in names]:
-        raise UserError(f"There is no logger '{unknown[0]}'.", did_you_mean(unknown[0], names, "Known: mlflow, wandb."))
+        raise UserError(
+            f"There is no logger '{unknown[0]}'.", did_you_mean(unknown[0], names, "Known: mlflow, wandb.")
+        )
     kinds = [plugins.load("observer", name, *OBSERVERS, plugins.is_subclass(Observer)) for name in names]
     return [kind for kind in sorted(kinds, key=lambda kind: kind.rank) if kind.wanted(recipe)]
 

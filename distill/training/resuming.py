@@ -16,8 +16,8 @@ from distill.training.run import ABOUT, RECIPE, is_run, read_about, read_recipe
 from distill.training.stop_requests import STOP
 from distill.training.training_set import TrainingSet
 
-# Recipe keys that may change on resume: they affect where files lie, checks, saving, loading, measuring, ZeRO and limits, but not
-# what is learned. That moved shards and caches are still the same is checked by their hashes.
+# Recipe keys that may change on resume: they affect where files lie, checks, saving, loading, measuring, ZeRO and
+# limits, but not what is learned. That moved shards and caches are still the same is checked by their hashes.
 MAY_CHANGE = (
     r"teacher\.\d+\.(audit|cache|weights)|checkpoint\..*|zero\.stage|"
     r"data\.(workers|bad_samples|timeout|retries)|data\.eval(\.\d+)?|"

@@ -1,1 +1,4 @@
-"""Layouts of evaluation data, one file each, which defines ``LAYOUT``, a subclass of :class:`distill.evals.layout.Layout`."""
+"""Layouts of evaluation data, one file each.
+
+Each defines ``LAYOUT``, a subclass of :class:`distill.evals.layout.Layout`.
+"""

@@ -1,8 +1,8 @@
 """CLIP_benchmark's WebDataset layout: a folder with a folder of shards a split, and files that describe the classes.
 
 ``classnames.txt`` has a class a line, ``zeroshot_classification_templates.txt`` a template a line with ``{c}`` for the
-class, ``dataset_type.txt`` "retrieval" or nothing; labels are in ``KEY.cls``, a retrieval set's captions in ``KEY.txt``,
-one a line. The data sets at huggingface.co/clip-benchmark are of this kind; they have to be downloaded first.
+class, ``dataset_type.txt`` "retrieval" or nothing; labels are in ``KEY.cls``, a retrieval set's captions in
+``KEY.txt``, one a line. The sets at huggingface.co/clip-benchmark are of this kind; they have to be downloaded first.
 """
 
 from __future__ import annotations

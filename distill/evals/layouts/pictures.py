@@ -46,7 +46,7 @@ class PictureFiles(Layout):
             if row.problem:
                 bad = Bad(str(path), row.name or row.where, row.problem)
                 if not self.reading.skip_bad and row.path:
-                    raise BadSample(*bad)
+                    raise BadSample(bad.shard, bad.key, bad.reason)
                 self.reading.bad.append(bad)
                 continue
             own = splits.setdefault(row.split, {})
@@ -110,7 +110,11 @@ class RowSamples:
 def captions_of(samples: RowSamples, settings: Captions, i: int) -> list[Caption]:
     """The captions of row i in the languages asked for."""
     row = samples.rows[i]
-    kept = [one for one in dict.fromkeys(row.captions) if not settings.languages or one.language in ("", *settings.languages)]
+    kept = [
+        one
+        for one in dict.fromkeys(row.captions)
+        if not settings.languages or one.language in ("", *settings.languages)
+    ]
     if not kept:
         raise samples.read(i, []).lacks("caption")
     return kept

@@ -1,1 +1,4 @@
-"""What can be evaluated, one file a kind, which defines ``SUBJECT``, a subclass of :class:`distill.evals.subject.Subject`."""
+"""What can be evaluated, one file a kind.
+
+Each defines ``SUBJECT``, a subclass of :class:`distill.evals.subject.Subject`.
+"""

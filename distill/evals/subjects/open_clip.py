@@ -1,4 +1,4 @@
-"""Models of open_clip: ``open_clip/ARCH@WEIGHTS``, weights being a tag, a file or nothing; ``open_clip/local-dir:DIR``."""
+"""Models of open_clip: ``open_clip/ARCH@WEIGHTS``, a tag, a file or nothing; ``open_clip/local-dir:DIR``."""
 
 from __future__ import annotations
 

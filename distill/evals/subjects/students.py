@@ -57,7 +57,9 @@ class Students(Subject):
         return cls(load(Path(name), options.device, options.alpha, options.best), name, Path(name))
 
     def identity(self) -> str:
-        towers = {f"{k}.{name}": module for k, (_, part) in enumerate(self.model.parts) for name, module in modules(part)}
+        towers = {
+            f"{k}.{name}": module for k, (_, part) in enumerate(self.model.parts) for name, module in modules(part)
+        }
         tensors = {
             f"{tower}.{name}": value for tower, module in towers.items() for name, value in module.state_dict().items()
         }

@@ -26,7 +26,9 @@ class TeacherImages(Subject):
     def recognises(cls, name: str) -> bool:
         if Path(name).is_dir():
             config = Path(name) / CONFIG
-            return config.is_file() and FORMAT.split("/")[0] not in config.read_text(encoding="utf-8", errors="replace")
+            return config.is_file() and FORMAT.split("/")[0] not in config.read_text(
+                encoding="utf-8", errors="replace"
+            )
         with as_user_errors():
             return name.startswith("timm/") or name in {card.name for card in teachers.cards()}
 
@@ -36,7 +38,9 @@ class TeacherImages(Subject):
         with as_user_errors():
             card = teachers.card(name)
             if card.modality != "image":
-                raise UserError(f"The teacher '{name}' embeds texts, and evaluations need images.", "Name another one.")
+                raise UserError(
+                    f"The teacher '{name}' embeds texts, and evaluations need images.", "Name another one."
+                )
             return cls(teachers.load(card), torch.device(options.device) if options.device else default_device())
 
     def identity(self) -> str:
