@@ -9,9 +9,12 @@ from typing import Any
 import losses
 from distill import plugins
 from distill.errors import UserError, as_user_errors
-from distill.evals.runner import EVALUATIONS, tasks
-from distill.lookup import OPTIMIZERS, load_optimizer
+from distill.evals.layout import LAYOUTS
+from distill.evals.runner import tasks
+from distill.evals.subject import SUBJECTS
+from distill.lookup import EVALUATIONS, OPTIMIZERS, load_optimizer
 from distill.ship.export import FORMATS, formats
+from distill.training.observing import OBSERVERS
 from launch import launchers
 from students import text_tower_class, texts
 
@@ -26,6 +29,13 @@ def installed_parts() -> dict[str, dict[str, str]]:
             "--launcher": summaries(launchers.names(), launchers.find),
             "--format": summaries(formats(), lambda name: plugins.load("export format", name, *FORMATS)),
             "--task": summaries(tasks(), lambda name: plugins.load("evaluation", name, *EVALUATIONS)),
+            "what distill evaluate measures": summaries(
+                plugins.found(*SUBJECTS), lambda name: plugins.load("subject", name, *SUBJECTS)
+            ),
+            "--data": summaries(plugins.found(*LAYOUTS), lambda name: plugins.load("layout", name, *LAYOUTS)),
+            "log.to, [[evaluate]]": summaries(
+                plugins.found(*OBSERVERS), lambda name: plugins.load("observer", name, *OBSERVERS)
+            ),
         }
 
 

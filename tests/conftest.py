@@ -23,6 +23,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+# Embeddings that evaluations keep are of this test run.
+os.environ.setdefault("DISTILL_CACHE", tempfile.mkdtemp(prefix="distill-cache-"))
 # No test downloads anything.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -214,6 +216,12 @@ def distill(
     if status is not None and code != status:
         raise AssertionError(f"{words}: status {code}, expected {status}\n{result.stdout}\n{result.stderr}")
     return result
+
+
+def evaluated(*arguments: object, cwd: Path | None = None, **env: str) -> dict[str, Any]:
+    """The result of the first task of ``distill evaluate``."""
+    found = json.loads(distill("evaluate", *arguments, "--json", "-", cwd=cwd, **env).stdout)
+    return dict(found["results"][0])
 
 
 def _distill(words: list[str], pipes: tuple[Any, Any], cwd: str, environment: dict[str, str]) -> None:

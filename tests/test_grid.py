@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import distill
+from conftest import distill, evaluated
 from safetensors.torch import load_file
 
 import distill as package
@@ -251,8 +251,7 @@ def test_alpha_mixes_student_and_teacher_embeddings_if_there_is_no_head(home: Pa
         assert torch.allclose(rows[1.0][:8], torch.nn.functional.normalize(adapted, dim=1), atol=1e-5)
     pictures = [decode(data.read(i)) for i in range(3)]
     assert torch.allclose(package.load(folder, alpha=0.3).encode_image(pictures), rows[0.3][:3], atol=1e-5)
-    scores = distill("evaluate", folder, "--task", "retrieval", "--data", shards, "--alpha", "0.3").stdout
-    assert json.loads(scores)["images"] == 64
+    assert evaluated(folder, "--task", "retrieval", "--data", shards, "--alpha", "0.3")["images"] == 64
     with_heads = run(home, "3T", [])
     error = distill("evaluate", with_heads, "--task", "retrieval", "--data", shards, "--alpha", "0.3", status=2).stderr
     assert "no head stands between" in error and error.count("\n") == 1

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import distill, losses_of
+from conftest import distill, evaluated, losses_of
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -92,5 +92,4 @@ def test_its_export_gives_the_same_embeddings_as_then(old: Path) -> None:
     torch.testing.assert_close(export.encode_image(IMAGES), then["image"], rtol=0, atol=1e-5)
     texts = export.encode_text(["a red circle", "ein Kreis, rot"])
     torch.testing.assert_close(texts, then["text"], rtol=0, atol=1e-5)
-    scores = distill("evaluate", old / "export", "--task", "retrieval", "--data", old / "shards").stdout
-    assert json.loads(scores)["images"] == 16
+    assert evaluated(old / "export", "--task", "retrieval", "--data", old / "shards")["images"] == 16

@@ -21,8 +21,7 @@ import distill
 from distill.cli import launch_options
 from distill.data.shards import Shards
 from distill.errors import UserError
-from distill.evals import runner
-from distill.lookup import resolve
+from distill.lookup import find_evaluation, resolve
 from distill.recipe import load
 
 SCRIPT = str(Path(sys.executable).with_name("distill"))
@@ -124,14 +123,13 @@ def test_its_export_format_is_written(package: Installed) -> None:
 
 
 def test_its_evaluation_has_its_own_options_and_data(package: Installed) -> None:
-    words = ("evaluate", "one", "--task", "knn", "--data", "shards/train-000001.tar")
-    found = json.loads(package.distill(*words, "--set", "k=3", "--set", "train=shards/train-000000.tar"))
-    assert found["k"] == 3 and 0 < found["metrics"]["accuracy"] <= 1
+    words = ("evaluate", "one", "--task", "last_word", "--data", "shards/train-000001.tar", "--json", "-")
+    found = json.loads(package.distill(*words, "--set", "k=3", "--train", "shards/train-000000.tar"))["results"][0]
+    assert found["details"] == {"k": 3} and 0 < found["metrics"]["accuracy"] <= 1
     for wrong, message in (
-        (("--set", "trian=x"), "The evaluation 'knn' has no option 'trian'. Did you mean 'train'?"),
-        (("--set", "k=0"), "The evaluation 'knn' does not accept its option 'k': "),
-        (("--language", "en"), "The evaluation 'knn' has no option 'languages'"),
-        ((), "Name shards with --set train=SHARDS"),
+        (("--set", "trian=x"), "The evaluation 'last_word' has no option 'trian'. Did you mean 'train'?"),
+        (("--set", "k=0"), "The evaluation 'last_word' does not accept its option 'k': "),
+        (("--train", "nowhere.tar"), "The shard nowhere.tar does not exist."),
     ):
         assert message in package.distill(*words, *wrong, status=2)
 
@@ -147,7 +145,7 @@ LOADERS: dict[str, Callable[[str], object]] = {
     "optimizers": partial(resolved_with, setting="optim.name=NAME"),
     "teachers": partial(resolved_with, setting="teacher.0.name=mine/NAME"),
     "launchers": partial(launch_options.build, options={}),
-    "evaluations": partial(runner.with_options, options={}),
+    "evaluations": partial(find_evaluation, options={}),
     "export_formats": lambda name: distill.export("no-run", "out", name),
 }
 
@@ -175,7 +173,7 @@ def test_a_plugin_that_cannot_be_loaded_is_an_error_of_the_user(
     "words, listed",
     [
         (("teachers", "list", "extra"), "extra/lite0"),
-        (("evaluate", "--help"), "Tasks: knn, retrieval"),
+        (("evaluate", "--help"), "few_shot, fidelity, knn, last_word, linear"),
         (("export", "--help"), "Formats: distill, npz"),
         (("recipe", "parts"), "plain                So many processes on this machine."),
         (("recipe", "parts"), "convolutional        One convolution, the maximum over the text, and a linear layer."),

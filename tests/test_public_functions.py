@@ -207,13 +207,14 @@ def test_evaluate_can_leave_out_bad_samples_and_names_them(home: Path) -> None:
     (home / "worse").mkdir()
     (home / "worse" / "a.tar").write_bytes(good)
     write_tar(home / "worse" / "b.tar", odd)
-    words = ["evaluate", "export", "--task", "retrieval", "--data"]
-    expected = json.loads(distill(*words, "good", cwd=home).stdout)
+    words = ["evaluate", "export", "--task", "retrieval", "--json", "-", "--data"]
+    expected = json.loads(distill(*words, "good", cwd=home).stdout)["results"][0]
     refused = distill(*words, "worse", cwd=home, status=2).stderr
     assert "--skip-bad" in refused and re.search("'(bad|mute)'", refused)
     result = distill(*words, "worse", "--skip-bad", cwd=home)
-    found = json.loads(result.stdout)
+    found = json.loads(result.stdout)["results"][0]
     assert found.pop("bad") == 2 and [one["key"] for one in found.pop("bad_examples")] == ["bad", "mute"]
+    assert found.pop("data") == "worse" and expected.pop("data") == "good"
     assert found == expected and "2 samples left out" in result.stderr
     again = package.evaluate(home / "export", "retrieval", data=str(home / "worse"), skip_bad=True)
     assert again["bad"] == 2 and again["metrics"] == expected["metrics"]

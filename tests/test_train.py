@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import COLOURS, RECIPE, SHAPES, distill, losses_of, picture
+from conftest import COLOURS, RECIPE, SHAPES, distill, evaluated, losses_of, picture
 from PIL import Image
 from reference import recalls
 from safetensors import safe_open
@@ -110,8 +110,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(home: Path) -> None:
 def test_every_packaged_objective_trains_exports_and_evaluates(home: Path, shards: Path, method: str) -> None:
     distill("train", "recipe.toml", "--out", method, *sets(*METHODS[method]), cwd=home)
     distill("export", method, "--out", f"{method}-export", cwd=home)
-    result = distill("evaluate", f"{method}-export", "--task", "retrieval", "--data", shards, cwd=home)
-    found = json.loads(result.stdout)
+    found = evaluated(f"{method}-export", "--task", "retrieval", "--data", shards, cwd=home)
     assert found["images"] == 64 and found["texts"] == 64
     assert losses_of(home / method)[-1] < losses_of(home / method)[0]
     config = json.loads((home / f"{method}-export" / "config.json").read_text())
@@ -191,9 +190,10 @@ def test_evaluate_gives_the_same_metrics_for_run_and_export_and_as_brute_force(
     home: Path, export: Path, shards: Path
 ) -> None:
     data = ["--task", "retrieval", "--data", shards, "--language", "en"]
-    of_run = json.loads(distill("evaluate", "run", *data, cwd=home).stdout)
-    of_export = json.loads(distill("evaluate", "export", *data, "--json", "scores.json", cwd=home).stdout)
-    assert of_run == of_export == json.loads((home / "scores.json").read_text())
+    of_run = evaluated("run", *data, cwd=home)
+    table = distill("evaluate", "export", *data, "--json", "scores.json", cwd=home).stdout
+    of_export = json.loads((home / "scores.json").read_text())["results"][0]
+    assert of_run == of_export and f"{of_run['metrics']['t2i_r10']:.4f}" in table
     assert (of_run["images"], of_run["texts"]) == (64, 32)
 
     model, opened = package.load(export), Shards.open([str(shards)])
@@ -245,8 +245,7 @@ def test_embed_writes_embeddings_and_names(home: Path, export: Path, shards: Pat
 def test_three_towers_learns_shapes_and_colours(home: Path, shards: Path) -> None:
     longer = sets("train.steps=150", "optim.lr=2e-3", "student.tokenizer.vocab=60")
     distill("train", "recipe.toml", "--out", "longer", *longer, cwd=home)
-    result = distill("evaluate", "longer", "--task", "retrieval", "--data", shards, "--language", "en", cwd=home)
-    found = json.loads(result.stdout)
+    found = evaluated("longer", "--task", "retrieval", "--data", shards, "--language", "en", cwd=home)
     assert found["metrics"]["t2i_r1"] > 0.5 > 5 * found["chance"]["t2i_r1"]
     model = package.load(home / "longer")
     right = [

@@ -11,7 +11,6 @@ import numpy as np
 
 from distill.errors import UserError
 from distill.evals.dataset import Classes
-from distill.files import read_table
 
 KEYS = ("label", "class", "cls")  # of a sample's JSON or columns of a table, if no other is named
 Names = tuple[tuple[str, ...], ...]
@@ -90,11 +89,15 @@ def read_names(file: str) -> Names:
         UserError: if it cannot be read, holds something else, or two classes have one name.
     """
     path = Path(file)
-    if path.suffix.lower() == ".json":
-        found = names_in(read_table(path, json.loads), path)
-    else:
-        lines = read_table(path, lambda text: {"lines": text.split("\n")})["lines"]
-        found = tuple((line.strip(),) for line in lines if line.strip())
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".json":
+            found = names_in(json.loads(text), path)
+        else:
+            found = tuple((line.strip(),) for line in text.split("\n") if line.strip())
+    except (OSError, ValueError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"The classes {path} cannot be read: {why}.", "Name a file with a class a line.") from error
     flat = [name for names in found for name in names]
     if len(found) < 2:
         raise UserError(f"{file} names {len(found)} classes.", "A classification needs at least two.")

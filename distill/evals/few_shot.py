@@ -10,7 +10,7 @@ from pydantic import Field
 from distill.evals.evaluation import Context, Evaluation, Outcome
 from distill.evals.learned import Labelled
 from distill.metrics.classification import top_k_hits
-from distill.metrics.classifiers import few_shot_choice, logistic, ridge
+from distill.metrics.classifiers import L2, few_shot_choice, logistic, ridge
 from distill.metrics.resampling import mean_metric
 
 
@@ -22,7 +22,7 @@ class FewShot(Evaluation):
         seeds: how many draws.
         method: "ridge" is regression on the classes with a squared penalty in closed form, as in Three Towers (arXiv
             2305.16999, section 4.1); "logistic" scikit-learn's logistic regression.
-        l2: the penalty of "ridge".
+        l2: the penalty of "ridge", for features of variance 1; the default is that of the papers' code.
         c: the inverse penalty of "logistic".
     """
 
@@ -31,7 +31,7 @@ class FewShot(Evaluation):
     shots: tuple[int, ...] = (1, 5, 10)
     seeds: int = Field(default=3, gt=0)
     method: Literal["ridge", "logistic"] = "ridge"
-    l2: float = Field(default=1.0, gt=0)
+    l2: float = Field(default=L2, gt=0)
     c: float = Field(default=1.0, gt=0)
 
     def check(self, context: Context) -> None:

@@ -41,7 +41,7 @@ class Fidelity(Evaluation):
         teacher = context.open_teacher(self.teacher)
         own, its = context.images(), context.images(subject=teacher)
         metrics = {
-            "cka": Metric(linear_cka, (own["embedding"], its["embedding"])),
+            "cka": Metric(linear_cka, (own["embedding"], its["embedding"]), rounds=100),
             "neighbour_overlap": mean_metric(
                 neighbour_overlap(own["embedding"], its["embedding"], min(self.k, len(own["embedding"]) - 1))
             ),

@@ -71,7 +71,7 @@ class Robustness(Evaluation):
 
 def corrupted(name: str, severity: int, picture: Image.Image, key: str) -> Image.Image:
     """A picture after a corruption."""
-    return Image.fromarray(np.asarray(corruptions.apply(name, np.asarray(picture.convert("RGB")), severity, key)))
+    return corruptions.apply(name, picture, severity, key)
 
 
 def zero_shot(context: Context):  # type: ignore[no-untyped-def]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from pydantic import Field
 
@@ -36,12 +38,15 @@ class ZeroShot(Evaluation):
     def measure(self, context: Context) -> Outcome:
         classes = context.data.classes
         templates = classes.templates or PLAIN
-        rows, details = template_rows(context, classes, templates), {}
+        rows, details = template_rows(context, classes, templates), dict[str, Any]()
         if self.search:
             chosen = choose(rows, *self.validation(context), self.search)
             rows = [rows[k] for k in chosen]
             details = {"templates": [templates[k] for k in chosen]}
-        scores = context.images()["embedding"] @ vectors_of(rows).T
+        vectors = vectors_of(rows)
+        if equal := equal_rows(vectors):
+            details["classes_with_equal_texts"] = equal
+        scores = context.images()["embedding"] @ vectors.T
         labels, count = classes.labels, len(classes.names)
         hits = {k: top_k_hits(scores, labels, k) for k in (1, 5) if k < count}
         metrics = {f"top{k}": mean_metric(own, min(1.0, k / count)) for k, own in hits.items()}
@@ -59,6 +64,12 @@ class ZeroShot(Evaluation):
         train: Dataset = context.train
         chosen = np.unique(np.linspace(0, len(train) - 1, min(self.search_images, len(train))).astype(int))
         return context.images(train)["embedding"][chosen], train.classes.labels[chosen]
+
+
+def equal_rows(vectors: np.ndarray) -> int:
+    """How many rows are equal to another one: their texts differ only in what the text tower does not read."""
+    _, counts = np.unique(vectors.round(6), axis=0, return_counts=True)
+    return int(counts[counts > 1].sum())
 
 
 def choose(rows: list[list[np.ndarray]], images: np.ndarray, labels: np.ndarray, most: int) -> list[int]:

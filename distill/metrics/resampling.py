@@ -29,6 +29,7 @@ class Metric:
             Application", 1997, section 3.8, strategy 1).
         independent: whether each array has samples of its own, which are resampled without regard to those of the
             other arrays. The arrays may then differ in length.
+        rounds: the number of resamples of :meth:`interval`; fewer for a statistic that takes long.
 
     Raises:
         ValueError: if there is no array, the lengths differ, or ``groups`` are given for independent arrays.
@@ -40,6 +41,7 @@ class Metric:
     higher_is_better: bool = True
     groups: np.ndarray | None = None
     independent: bool = False
+    rounds: int = 1000
 
     def __post_init__(self) -> None:
         lengths = {len(array) for array in self.arrays}
@@ -62,19 +64,19 @@ class Metric:
         """The number of samples; of each array, if they are independent."""
         return tuple(len(array) for array in (self.arrays if self.independent else self.arrays[:1]))
 
-    def interval(self, level: float = 0.95, rounds: int = 1000, seed: int = 0) -> tuple[float, float]:
+    def interval(self, level: float = 0.95, rounds: int | None = None, seed: int = 0) -> tuple[float, float]:
         """The percentile bootstrap interval: quantiles of the statistic over random resamples.
 
         Args:
             level: the share of experiments in which the interval is to contain the true value.
-            rounds: the number of resamples.
+            rounds: the number of resamples; None for ``self.rounds``.
             seed: decides which resamples are drawn: the same seed and number of samples give the same ones.
 
         Returns:
             (low, high); (nan, nan) if there are fewer than two samples, or groups, that could be exchanged.
             Resamples for which the statistic is NaN, because a class does not occur in them, say, are left out.
         """
-        return quantiles(self.replicates(rounds, seed), level)
+        return quantiles(self.replicates(rounds or self.rounds, seed), level)
 
     def replicates(self, rounds: int, seed: int = 0) -> np.ndarray:
         """[rounds] float64: the statistic of each resample; all NaN if there are fewer than two samples or groups."""
@@ -144,7 +146,7 @@ def mean_metric(
 
 
 def paired_difference(
-    a: Metric, b: Metric, level: float = 0.95, rounds: int = 1000, seed: int = 0
+    a: Metric, b: Metric, level: float = 0.95, rounds: int | None = None, seed: int = 0
 ) -> tuple[float, float, float]:
     """By how much ``a`` is larger than ``b``, which was measured on the same samples, in the same order.
 
@@ -162,6 +164,7 @@ def paired_difference(
         raise ValueError("the metrics are not of the same samples: only one has groups, or independent arrays")
     if a.groups is not None and b.groups is not None and not np.array_equal(a.groups, b.groups):
         raise ValueError("the metrics are not of the same samples: their groups differ")
+    rounds = rounds or min(a.rounds, b.rounds)
     low, high = quantiles(a.replicates(rounds, seed) - b.replicates(rounds, seed), level)
     return a.value - b.value, low, high
 
