@@ -199,6 +199,7 @@ def pack(
     captions: Sequence[str] = (),
     template: str = "",
     separator: str = "",
+    keep: Sequence[str] = (),
     test_percent: int | None = None,
     split_by: str = "file",
     drop_duplicates: bool = False,
@@ -219,6 +220,7 @@ def pack(
         captions: a table's columns of captions, or the keys of captions in the JSON of shards; default usual names.
         template: the caption of a class, with {} for its name; default "a photo of a {}", with "an" before a vowel.
         separator: of a table's columns; default the one with which its first line makes sense.
+        keep: a table's columns that become entries of the sample's JSON, besides label, class and cls.
         test_percent: how many percent of the pictures go into ``test-*.tar``; None keeps the source's own splits.
         split_by: "file": equal files are all for training or all for testing; "content": so are pictures that look
             alike, also by way of others.
@@ -236,7 +238,7 @@ def pack(
     from distill.data.packing.run import pack_source
     from distill.data.packing.source import Options
 
-    options = Options(None if root is None else Path(root), image, tuple(captions), template, separator)
+    options = Options(None if root is None else Path(root), image, tuple(captions), template, separator, tuple(keep))
     settings = Settings(test_percent, split_by, drop_duplicates, tuple(map(str, dedup_against)), per_shard)
     return pack_source(Path(source), Path(out), options, settings)
 

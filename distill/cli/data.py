@@ -107,6 +107,7 @@ def check(
 @click.option("--root", type=click.Path(path_type=Path), help="The folder to which a table's paths are relative.")
 @click.option("--image", default="", help="A table's column with files; default image, filepath, path or similar.")
 @click.option("--caption", "captions", multiple=True, help="A table's column with captions; repeatable.")
+@click.option("--keep", multiple=True, help="A table's column for the samples' JSON; repeatable.")
 @click.option("--separator", default="", help="Between a table's columns: one character, or tab; default: recognised.")
 @click.option(
     "--template", default="", help="The caption of each class; default 'a photo of a {}' ('an' before a vowel)."
