@@ -56,7 +56,7 @@ def write_clip_benchmark(folder: Path) -> None:
         for shard, own in ((0, numbers[:20]), (1, numbers[20:])):
             labelled = [m for n in own for m in ((f"s{n}.png", image(n)), (f"s{n}.cls", str(n % 4).encode()))]
             write_tar(folder / "wds" / split / f"{shard}.tar", labelled)
-            texts = {n: f"{caption(n)}\n{SHAPES[n % 4]} number {n}" for n in own}
+            texts = {n: f"{caption(n)}, {n}\n{SHAPES[n % 4]} number {n}" for n in own}
             captioned = [m for n in own for m in ((f"s{n}.png", image(n)), (f"s{n}.txt", texts[n].encode()))]
             write_tar(folder / "wds-retrieval" / split / f"{shard}.tar", captioned)
     (folder / "wds" / "classnames.txt").write_text("\n".join(SHAPES))
