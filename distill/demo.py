@@ -24,7 +24,7 @@ from distill.evals import retrieval
 from distill.files import write_text
 from distill.lookup import resolve
 from distill.recipe import dump, load
-from distill.report.sheet import ImageAnswers, TextAnswers, write_sheet
+from distill.reporting.sheet import ImageAnswers, TextAnswers, write_sheet
 from distill.ship.embed import embed_images
 from distill.ship.export import export
 from distill.ship.image_text import ImageText

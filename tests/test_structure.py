@@ -29,7 +29,7 @@ IMPORT_ORDER = (
         "rules",
     ),
     *("resolved", "lookup", "remarks", "recipe_reference"),
-    *("data", "training", "ship", "evals", "report", "demo", "parts", "api", "cli"),
+    *("data", "training", "ship", "evals", "reporting", "demo", "parts", "api", "cli"),
 )
 
 

@@ -1,0 +1,144 @@
+"""Queries of the evaluation data with a model's best answers: drawn at random, the best and the worst ones."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from PIL import Image
+
+from distill.data.captions import Captions
+from distill.data.shards import Shards
+from distill.data.views import decode
+from distill.errors import BadSample, UserError
+from distill.evals.retrieval import relevance
+from distill.evals.runner import context_of
+from distill.evals.usable import ChosenSamples
+from distill.reporting.facts import Answer, Gallery, Picture, Query
+from distill.ship.embed import embed_images
+from distill.ship.image_text import ImageText
+
+SIDE = 96  # pixels of a thumbnail's longer side
+SEED = 0  # of the random draws
+MOST_SAMPLES = 1000  # images that are searched; of larger data so many are drawn
+ANSWERS = 5  # a query
+TIE = 1e-6  # see distill.evals.metrics
+
+
+def make_gallery(
+    model: ImageText, specs: Sequence[str], draws: tuple[int, int, int] = (6, 3, 3), most: int = MOST_SAMPLES
+) -> Gallery:
+    """Search the evaluation data in both directions.
+
+    Args:
+        model: the students.
+        specs: names of shards.
+        draws: in each direction the number of queries that are drawn at random, of the best and of the worst ones.
+        most: how many images are searched at most.
+
+    Raises:
+        UserError: if the model has no text tower, or there are not two usable samples with different captions.
+    """
+    model.check_text()
+    shards, captions = Shards.open(specs, strict=False, quiet=True), context_of(model).captions
+    generator = np.random.default_rng(SEED)
+    drawn = np.sort(generator.permutation(len(shards))[:most])
+    chosen, images = embedded(model, shards, captions, drawn)
+    texts, texts_of_image, images_of_text = relevance(chosen, captions)
+    if len(texts) < 2:
+        raise UserError("A search needs at least two different captions.", "Name other shards.")
+    scores = images @ model.encode_text(texts).numpy().T
+
+    @cache
+    def picture(i: int) -> Picture:
+        return Picture(thumbnail(decode(chosen.read(i, ["image"]))), texts[texts_of_image[i][0]])
+
+    def text_query(t: int) -> Query:
+        best, rank, first = answers(scores[:, t], images_of_text[t])
+        found = tuple(Answer(picture(i), i in images_of_text[t]) for i in best)
+        return Query(texts[t], found, rank, picture(first))
+
+    def image_query(i: int) -> Query:
+        best, rank, first = answers(scores[i], texts_of_image[i])
+        found = tuple(Answer(texts[t], t in texts_of_image[i]) for t in best)
+        return Query(picture(i), found, rank, texts[first])
+
+    by_text = draw(scores.T, images_of_text, generator, draws)
+    by_image = draw(scores, texts_of_image, generator, draws)
+    groups = {
+        name: (tuple(map(text_query, by_text[name])), tuple(map(image_query, by_image[name]))) for name in by_text
+    }
+    return Gallery(len(chosen), len(texts), len(shards), SEED, groups)
+
+
+def embedded(
+    model: ImageText, shards: Shards, captions: Captions, numbers: Sequence[int] | np.ndarray
+) -> tuple[ChosenSamples, np.ndarray]:
+    """The usable ones of some samples, and [n, D] the embeddings of their images.
+
+    Raises:
+        UserError: if none of them can be used.
+    """
+    readable = []
+    for i in map(int, numbers):
+        try:
+            captions.read(shards.read(i, ["txt", "json"]))
+        except BadSample:
+            continue
+        readable.append(i)
+    bad: dict[int, str] = {}
+    rows = embed_images(model, ChosenSamples(shards, readable), bad=bad).numpy() if readable else np.empty((0, 0))
+    good = [k for k in range(len(readable)) if k not in bad]
+    if not good:
+        raise UserError("No sample of the evaluation data can be used.", "Name other shards with --data.")
+    return ChosenSamples(shards, [readable[k] for k in good]), rows[good]
+
+
+def answers(scores: np.ndarray, right: Sequence[int]) -> tuple[list[int], int, int]:
+    """The best candidates of a query, the rank of its best correct one, and that one.
+
+    Args:
+        scores: [c], of the candidates.
+        right: the numbers of the correct ones, at least one.
+    """
+    best = np.argsort(-scores, kind="stable")[:ANSWERS].tolist()
+    first = max(right, key=lambda i: float(scores[i]))
+    wrong = np.ones(len(scores), dtype=bool)
+    wrong[list(right)] = False
+    return best, 1 + int(np.count_nonzero(wrong & (scores >= scores[first] - TIE))), first
+
+
+def draw(
+    scores: np.ndarray, right: Sequence[Sequence[int]], generator: np.random.Generator, draws: tuple[int, int, int]
+) -> dict[str, list[int]]:
+    """The numbers of queries drawn at random, of the best and of the worst ones; none occurs twice.
+
+    Args:
+        scores: [q, c], of all candidates for all queries.
+        right: for each query the numbers of its correct candidates.
+        generator: of random numbers.
+        draws: how many of each kind.
+    """
+    at_random = generator.permutation(len(scores))[: draws[0]].tolist()
+    quality = np.array([margin(row, own) for row, own in zip(scores, right, strict=True)])
+    rest = [int(q) for q in np.lexsort((-quality[:, 1], quality[:, 0])) if q not in at_random]
+    best = rest[: draws[1]]
+    worst = rest[len(best) :][::-1][: draws[2]]
+    return {"random": at_random, "best": best, "worst": worst}
+
+
+def margin(scores: np.ndarray, right: Sequence[int]) -> tuple[float, float]:
+    """The rank of a query's best correct candidate, and by how much it scores above the best wrong one."""
+    _, rank, first = answers(scores, right)
+    wrong = np.delete(scores, list(right))
+    return float(rank), float(scores[first] - wrong.max()) if len(wrong) else 0.0
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """A JPEG file of at most ``SIDE`` pixels a side."""
+    small, buffer = image.convert("RGB"), io.BytesIO()
+    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    small.save(buffer, "JPEG", quality=82)
+    return buffer.getvalue()
