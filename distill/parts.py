@@ -11,6 +11,8 @@ from distill import plugins
 from distill.errors import UserError, as_user_errors
 from distill.evals.runner import EVALUATIONS, tasks
 from distill.lookup import OPTIMIZERS, load_optimizer
+from distill.reporting.write import FORMATS as REPORT_FORMATS
+from distill.reporting.write import formats as report_formats
 from distill.ship.export import FORMATS, formats
 from launch import launchers
 from students import text_tower_class, texts
@@ -25,6 +27,9 @@ def installed_parts() -> dict[str, dict[str, str]]:
             "optim.name": summaries(plugins.found(*OPTIMIZERS), load_optimizer),
             "--launcher": summaries(launchers.names(), launchers.find),
             "--format": summaries(formats(), lambda name: plugins.load("export format", name, *FORMATS)),
+            "report --format": summaries(
+                report_formats(), lambda name: plugins.load("report format", name, *REPORT_FORMATS)
+            ),
             "--task": summaries(tasks(), lambda name: plugins.load("evaluation", name, *EVALUATIONS)),
         }
 

@@ -52,8 +52,8 @@ def of_training(facts: RunFacts) -> Iterator[str]:
         )
     if "tau" in curves and curves["tau"].last <= LOWEST_TAU:
         yield (
-            f"The temperature ended at {short(curves['tau'].last)}, its lower limit: the batch may be too easy or hold "
-            "repeated captions. Try a larger train.batch_size."
+            f"The temperature ended at {short(curves['tau'].last)}, its lower limit: the batch may be too easy or "
+            "hold repeated captions. Try a larger train.batch_size."
         )
 
 
@@ -164,7 +164,9 @@ def of_details(result: Result) -> Iterator[str]:
             )
     accuracy = result["metrics"].get("accuracy")
     poor = [one for one in details.get("by_class", ()) if one["count"] >= CLASS_COUNT]
-    poor = sorted((one for one in poor if accuracy and one["accuracy"] < accuracy / 2), key=lambda one: one["accuracy"])
+    poor = sorted(
+        (one for one in poor if accuracy and one["accuracy"] < accuracy / 2), key=lambda one: one["accuracy"]
+    )
     if poor:
         named = ", ".join(f"{one['class']} {percent(one['accuracy'], 0)}" for one in poor[:3])
         yield (

@@ -139,11 +139,13 @@ class Examples:
         title: how they were chosen, and in which direction.
         queries: all answered by pictures, or all by texts.
         candidates: among how many was searched.
+        nested: whether they stand below a :class:`Heading`.
     """
 
     title: str
     queries: Sequence[Query]
     candidates: int
+    nested: bool = False
 
 
 @dataclass(frozen=True)

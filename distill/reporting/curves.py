@@ -73,7 +73,7 @@ def joined(
 
 
 def read_curves(path: Path) -> Curves:
-    """The curves in a run's ``metrics.jsonl``; lines that are damaged, as of a run that was killed, are passed over."""
+    """The curves in a run's ``metrics.jsonl``; damaged lines, as of a run that was killed, are passed over."""
     logged, evaluated, last = dict[str, Groups](), dict[str, Groups](), 0
     if not path.is_file():
         return Curves()

@@ -24,6 +24,7 @@ SIDE = 96  # pixels of a thumbnail's longer side
 SEED = 0  # of the random draws
 MOST_SAMPLES = 1000  # images that are searched; of larger data so many are drawn
 ANSWERS = 5  # a query
+LONGEST = 200  # characters of a caption that are shown
 TIE = 1e-6  # see distill.evals.metrics
 
 
@@ -51,19 +52,21 @@ def make_gallery(
         raise UserError("A search needs at least two different captions.", "Name other shards.")
     scores = images @ model.encode_text(texts).numpy().T
 
+    shown = [text if len(text) <= LONGEST else f"{text[:LONGEST]}…" for text in texts]
+
     @cache
     def picture(i: int) -> Picture:
-        return Picture(thumbnail(decode(chosen.read(i, ["image"]))), texts[texts_of_image[i][0]])
+        return Picture(thumbnail(decode(chosen.read(i, ["image"]))), shown[texts_of_image[i][0]])
 
     def text_query(t: int) -> Query:
         best, rank, first = answers(scores[:, t], images_of_text[t])
         found = tuple(Answer(picture(i), i in images_of_text[t]) for i in best)
-        return Query(texts[t], found, rank, picture(first))
+        return Query(shown[t], found, rank, picture(first))
 
     def image_query(i: int) -> Query:
         best, rank, first = answers(scores[i], texts_of_image[i])
-        found = tuple(Answer(texts[t], t in texts_of_image[i]) for t in best)
-        return Query(picture(i), found, rank, texts[first])
+        found = tuple(Answer(shown[t], t in texts_of_image[i]) for t in best)
+        return Query(picture(i), found, rank, shown[first])
 
     by_text = draw(scores.T, images_of_text, generator, draws)
     by_image = draw(scores, texts_of_image, generator, draws)

@@ -17,6 +17,7 @@ from distill.training.shard_set import SHARDS
 
 EXAMPLES = 5  # of samples that could not be used
 REASONS = 8  # the most frequent ones
+LONGEST = 200  # characters of a reason or a key
 
 
 def read_ledger(run: Path, about: dict[str, Any]) -> Ledger:
@@ -28,11 +29,11 @@ def read_ledger(run: Path, about: dict[str, Any]) -> Ledger:
     """
     reasons, examples, missing = Counter[str](), list[tuple[str, str, str]](), 0
     for line in lines_of(run / BAD_SAMPLES):
-        reason = without_folders(str(line.get("reason", "")), run)
+        reason = without_folders(str(line.get("reason", "")), run)[:LONGEST]
         reasons[kind_of(reason)] += 1
         missing += int(line.get("missing") or 0)
         if len(examples) < EXAMPLES:
-            examples.append((shard_name(str(line.get("shard", ""))), str(line.get("key", "")), reason))
+            examples.append((shard_name(str(line.get("shard", ""))), str(line.get("key", ""))[:LONGEST], reason))
     events = Counter(str(line.get("event", "")) for line in lines_of(run / EVENTS))
     tokenizer = about.get("tokenizer") or {}
     return Ledger(
@@ -61,7 +62,10 @@ def left_out(run: Path) -> dict[str, int]:
     folders = dict.fromkeys(indexes.path(k).parent for k in range(len(indexes)))
     counts = Counter[str]()
     for folder in folders:
-        counts.update(kind_of(without_folders(str(line.get("reason", "")))) for line in lines_of(folder / LEFT_OUT_FILE))
+        counts.update(
+            kind_of(without_folders(str(line.get("reason", ""))[:LONGEST]))
+            for line in lines_of(folder / LEFT_OUT_FILE)
+        )
     return dict(counts.most_common(REASONS))
 
 

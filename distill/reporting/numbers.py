@@ -8,7 +8,9 @@ from typing import Any
 
 NARROW = "\u202f"  # a narrow space at which no line breaks
 # Metrics that are shares from 0 to 1, by parts of their names; others are shown as plain numbers.
-SHARE = re.compile(r"(^|_)(r\d+|recall\w*|accuracy|top\d+|knn\w*|linear\w*|agreement|overlap|retention|error|ece)(_|$)")
+SHARE = re.compile(
+    r"(^|_)(r\d+|recall\w*|accuracy|top\d+|knn\w*|linear\w*|agreement|overlap|retention|error|ece)(_|$)"
+)
 LABELS = {
     "i2t": "image → text",
     "t2i": "text → image",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,22 @@ from distill.config import Recipe
 from distill.reporting.public import public_tree
 from distill.ship.provenance import public_recipe, shards_of, teacher_name
 
+MOST_ITEMS = 20  # of a list of a recipe, such as one of shards
+
 
 def recipe_text(recipe: Recipe) -> str:
     """The recipe as TOML, of paths only the last part."""
-    return tomli_w.dumps(public_tree(public_recipe(recipe)))
+    return tomli_w.dumps(shortened(public_tree(public_recipe(recipe))))
+
+
+def shortened(value: Any) -> Any:
+    """A tree in which of every long list only the first items are left, with the number of the others."""
+    if isinstance(value, dict):
+        return {key: shortened(one) for key, one in value.items()}
+    if not isinstance(value, list):
+        return value
+    further = [f"and {len(value) - MOST_ITEMS:,} more"] if len(value) > MOST_ITEMS else []
+    return [shortened(one) for one in value[:MOST_ITEMS]] + further
 
 
 def provenance_rows(recipe: Recipe, run: Path, about: dict[str, Any]) -> list[tuple[str, str]]:
@@ -32,7 +45,8 @@ def provenance_rows(recipe: Recipe, run: Path, about: dict[str, Any]) -> list[tu
         rows.append((f"Weights of {teacher_name(name)}, SHA-256", weights))
     for name, audit in about.get("teacher_audits", {}).items():
         if audit and audit.get("rows"):
-            found = f"{audit['rows']} rows compared with the loaded teacher, cosine at least {audit['min_cosine']:.5f}"
+            least = math.floor(audit["min_cosine"] * 1e5) / 1e5
+            found = f"{audit['rows']} rows compared with the loaded teacher, cosine at least {least:.5f}"
             rows.append((f"Cache of {teacher_name(name)}", found))
     shards = shards_of(run)
     if shards is not None:

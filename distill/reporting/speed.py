@@ -39,8 +39,9 @@ def measure_speed(model: ImageText, resolved: ResolvedRecipe) -> Speed:
         towers.append(image_tower("teacher", net, first.image_size, device))
     where = "a GPU" if device.type == "cuda" else f"the CPU with {torch.get_num_threads()} threads"
     method = (
-        f"Measured on the machine that wrote this report, on {where}, in float32, without loading pictures: the median "
-        f"of up to {REPEATS} forward passes after a first one, for {BATCH} inputs at a time and for a single one."
+        f"Measured on the machine that wrote this report, on {where}, in float32, without loading pictures: the "
+        f"median of up to {REPEATS} forward passes after a first one, for {BATCH} inputs at a time and for a single "
+        "one."
     )
     return Speed(tuple(towers), method)
 

@@ -25,7 +25,7 @@ def blocks(runs: Sequence[RunFacts]) -> list[Block]:
         "spikes of the loss": [count(run.ledger.spikes) for run in runs],
     }
     cells: list[list[Cell]] = [[name, *values] for name, values in rows.items() if any(v != "–" for v in values)]
-    columns = ["", *(run.name for run in runs)] if several else ["", "number"]
+    columns = ["quantity", *(run.name for run in runs)] if several else ["quantity", "number"]
     found: list[Block] = [Table("The training data", columns, cells)]
     shown: list[Ledger] = []
     for run in runs:

@@ -27,14 +27,14 @@ def blocks(runs: Sequence[RunFacts]) -> list[Block]:
         drawn = "" if gallery.samples == gallery.of else f", drawn at random from {count(gallery.of)}"
         found.append(
             Text(
-                f"Searched were {count(gallery.samples)} images{drawn} with {count(gallery.texts)} different captions. "
-                f"The first queries are a fair draw (seed {gallery.seed}); best and worst ones were chosen by the rank "
-                "of the right answer. ✓ marks right answers, ✗ wrong ones."
+                f"Searched were {count(gallery.samples)} images{drawn} with {count(gallery.texts)} different "
+                f"captions. The first queries are a fair draw (seed {gallery.seed}); best and worst ones were chosen "
+                "by the rank of the right answer. ✓ marks right answers, ✗ wrong ones."
             )
         )
         for direction, name, candidates in ((0, "Texts", gallery.samples), (1, "Images", gallery.texts)):
             for draw, both in gallery.groups.items():
                 if both[direction]:
                     title = f"{name}, {DRAWS.get(draw, draw)}"
-                    found.append(Examples(title, both[direction], candidates))
+                    found.append(Examples(title, both[direction], candidates, len(runs) > 1))
     return found

@@ -13,7 +13,7 @@ def blocks(runs: Sequence[RunFacts]) -> list[Block]:
     keys = list(dict.fromkeys(key for run in runs for key, _ in run.provenance))
     values = [dict(run.provenance) for run in runs]
     rows = [[key, *(own.get(key, "–") for own in values)] for key in keys]
-    columns = ["", *(run.name for run in runs)] if len(runs) > 1 else ["", "value"]
+    columns = ["property", *(run.name for run in runs)] if len(runs) > 1 else ["property", "value"]
     every = frozenset(range(1, len(columns)))
     found: list[Block] = [Table("Versions, seeds and fingerprints", columns, rows, every)]
     found += [Code(f"Recipe of {run.name}" if len(runs) > 1 else "Recipe", run.recipe) for run in runs]

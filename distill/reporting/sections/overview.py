@@ -88,13 +88,17 @@ def size_and_speed(student: Tower | None, teacher: Tower | None) -> list[Tile]:
 
 def millions(number: int) -> str:
     """A number of parameters: "0.91 M"."""
-    return f"{short(number / 1e6)} M" if number >= 1e5 else count(number)
+    return (
+        f"{number / 1e6:,.{0 if number >= 1e8 else 1 if number >= 1e7 else 2}f} M" if number >= 1e5 else count(number)
+    )
 
 
 def summary(runs: Sequence[RunFacts]) -> Table:
     """A row for each run of a comparison."""
     columns = ["run", "objective", "teacher", "steps", "parameters, image student", "images per second", "last loss"]
-    metrics = list(dict.fromkeys((result["task"], metric) for run in runs for result, metric in main_metrics(run.results)))
+    metrics = list(
+        dict.fromkeys((result["task"], metric) for run in runs for result, metric in main_metrics(run.results))
+    )
     columns[4:4] = [metric_label(metric) for _, metric in metrics]
     rows = []
     for run in runs:
@@ -114,5 +118,3 @@ def summary(runs: Sequence[RunFacts]) -> Table:
             ]
         )
     return Table("The runs side by side", columns, rows, frozenset({1, 2}))
-
-

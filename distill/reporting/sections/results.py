@@ -29,7 +29,9 @@ def task_blocks(task: str, runs: Sequence[RunFacts]) -> list[Block]:
     results = {run.name: result for run in runs if (result := run.result(task)) is not None}
     found: list[Block] = [Heading(task.replace("_", " ").capitalize()), table(results, len(runs) > 1)]
     if rows := difference_rows(task, runs):
-        found.append(Table(difference_caption(rows), ["metric", "runs", "difference", "95 % interval"], rows, frozenset({1})))
+        found.append(
+            Table(difference_caption(rows), ["metric", "runs", "difference", "95 % interval"], rows, frozenset({1}))
+        )
         found += [Bullets(clear)] if (clear := clear_differences(task, runs)) else []
     if drawn := plots(results):
         found.append(Plots(drawn))
@@ -155,4 +157,6 @@ def clear_differences(task: str, runs: Sequence[RunFacts]) -> list[str]:
         if bounds and (bounds[0] > 0 or bounds[1] < 0):
             text = f"{metric_label(metric)} {difference(metric, found['value'])}"
             by_pair.setdefault((name, other), []).append(text)
-    return [f"{name} differs from {other} beyond chance: {'; '.join(texts)}." for (name, other), texts in by_pair.items()]
+    return [
+        f"{name} differs from {other} beyond chance: {'; '.join(texts)}." for (name, other), texts in by_pair.items()
+    ]

@@ -17,7 +17,15 @@ def blocks(runs: Sequence[RunFacts]) -> list[Block]:
     found: list[Block] = []
     rows = [row(run.name if several else "", tower, run) for run in runs for tower in run.speed.towers]
     if rows:
-        columns = ["network", "input", "parameters", "weights", "inputs per second", "ms for one", "times the teacher's speed"]
+        columns = [
+            "network",
+            "input",
+            "parameters",
+            "weights",
+            "inputs per second",
+            "ms for one",
+            "times the teacher's speed",
+        ]
         found.append(without_empty(Table("Size and speed", columns, rows, frozenset({1}))))
         method = next(run.speed.method for run in runs if run.speed.towers)
         found.append(Text(method))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from distill.reporting.blocks import Block, Heading, Line, Plot, Plots
+from distill.reporting.drawing import spaced
 from distill.reporting.facts import RunFacts, Series
 from distill.reporting.numbers import is_share, metric_label
 
 OTHERS = ("lr", "examples_per_s")  # what is logged besides loss terms and temperatures
 MOST_LINES = 6  # of one run in a plot
+MOST_POINTS = 4000  # of all lines of a plot together, so that a report stays small
 NOTE = "Lines are means of neighbouring steps, bands reach from the smallest to the largest value."
 
 
@@ -61,11 +63,10 @@ def plots_of(
     group: Sequence[str], curves: Mapping[str, Mapping[str, Series]], several: bool, task: str = ""
 ) -> list[Plot]:
     """A plot of some curves: of one run with a line for each curve, of several with a line for each run."""
+    chosen = [(run, name, own[name]) for run, own in curves.items() for name in group if name in own]
     lines = [
-        line(run if several else metric_label(metric(name)), own[name])
-        for run, own in curves.items()
-        for name in group
-        if name in own
+        line(run if several else metric_label(metric(name)), series, MOST_POINTS // len(chosen))
+        for run, name, series in chosen
     ]
     if not lines:
         return []
@@ -81,8 +82,9 @@ def upper_first(text: str) -> str:
     return text if "↔" in text else text[:1].upper() + text[1:]
 
 
-def line(name: str, series: Series) -> Line:
-    """A curve as a line, with a band if its groups hold several values."""
+def line(name: str, series: Series, most: int) -> Line:
+    """A curve as a line of at most so many points, with a band if its groups hold several values."""
     grouped = max(series.counts) > 1
-    band = list(zip(series.lows, series.highs, strict=True)) if grouped else []
-    return Line(name, list(zip(series.steps, series.means, strict=True)), band)
+    kept = spaced(len(series.steps), most)
+    band = [(series.lows[k], series.highs[k]) for k in kept] if grouped else []
+    return Line(name, [(series.steps[k], series.means[k]) for k in kept], band)
