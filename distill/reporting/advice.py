@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from distill.reporting.facts import Result, RunFacts, Series
-from distill.reporting.numbers import count, interval, metric_label, metric_value, percent, short
+from distill.reporting.numbers import count, interval, metric_label, metric_value, percent, short, task_name
 from distill.wording import counted
 
 TAIL = 0.1  # share of the steps at the end whose mean loss is compared with that of as many before them
@@ -131,10 +131,11 @@ def near_chance(result: Result) -> Iterator[str]:
     ]
     if unclear and len(unclear) == sum(metric in result["chance"] for metric in result["intervals"]):
         metric = unclear[-1]
+        bounds, guessed = result["intervals"][metric], result["chance"][metric]
         yield (
-            f"{result['task']}: nothing can be told from guessing on {counted(result['samples'], 'sample')} "
-            f"({metric_label(metric)}: {interval(metric, result['intervals'][metric])}, chance "
-            f"{metric_value(metric, result['chance'][metric])}). Train longer, or measure on more samples."
+            f"{task_name(result['task'])}: nothing can be told from guessing on "
+            f"{counted(result['samples'], 'sample')} ({metric_label(metric)}: {interval(metric, bounds)}, chance "
+            f"{metric_value(metric, guessed)}). Train longer, or measure on more samples."
         )
 
 
@@ -159,8 +160,8 @@ def of_details(result: Result) -> Iterator[str]:
         gap = sum(one["count"] * (one["confidence"] - one["accuracy"]) for one in bins) / total
         if abs(gap) > CONFIDENCE:
             yield (
-                f"{result['task']}: probabilities are {percent(abs(gap))} too {'high' if gap > 0 else 'low'} on "
-                "average; do not read them as they are."
+                f"{task_name(result['task'])}: probabilities are {100 * abs(gap):.1f} percentage points too "
+                f"{'high' if gap > 0 else 'low'} on average; do not read them as they are."
             )
     accuracy = result["metrics"].get("accuracy")
     poor = [one for one in details.get("by_class", ()) if one["count"] >= CLASS_COUNT]
@@ -170,8 +171,9 @@ def of_details(result: Result) -> Iterator[str]:
     if poor:
         named = ", ".join(f"{one['class']} {percent(one['accuracy'], 0)}" for one in poor[:3])
         yield (
-            f"{result['task']}: {counted(len(poor), 'class', 'classes')} with at least {CLASS_COUNT} samples "
-            f"{'is' if len(poor) == 1 else 'are'} below half of the mean accuracy ({named}): look at their captions."
+            f"{task_name(result['task'])}: {counted(len(poor), 'class', 'classes')} with at least {CLASS_COUNT} "
+            f"samples {'is' if len(poor) == 1 else 'are'} below half of the mean accuracy ({named}): look at "
+            "their captions."
         )
     curve = details.get("curve") or []
     if details.get("curve_x") == "alpha" and curve:
@@ -179,6 +181,6 @@ def of_details(result: Result) -> Iterator[str]:
         best = max(curve, key=lambda point: point["value"])
         if "low" in best and "high" in alone and best["low"] > alone["high"]:
             yield (
-                f"{result['task']}: with --alpha {short(best['x'])} it is {percent(best['value'])} instead of "
+                f"{task_name(result['task'])}: with --alpha {best['x']:g} it is {percent(best['value'])} instead of "
                 f"{percent(alone['value'])} without the teacher, and their intervals do not overlap."
             )

@@ -54,6 +54,7 @@ class Bar:
         scale: the share at which the bar is full.
         interval: (low, high) of it; None if there is none.
         chance: the share that guessing gives; None if it is not known.
+        detail: a second line under the number; "" for none.
     """
 
     text: str
@@ -61,6 +62,7 @@ class Bar:
     scale: float = 1.0
     interval: tuple[float, float] | None = None
     chance: float | None = None
+    detail: str = ""
 
 
 Cell = str | Bar

@@ -10,7 +10,7 @@ from typing import Any
 
 from distill.reporting.facts import Curves, Series
 
-MOST_GROUPS = 240  # points of a curve; twice as many at most before neighbours are joined
+MOST_GROUPS = 100  # points of a curve; twice as many at most before neighbours are joined
 NOT_CURVES = frozenset({"step", "samples", "examples", "epoch", "evaluate"})
 
 

@@ -106,11 +106,12 @@ def answers(scores: np.ndarray, right: Sequence[int]) -> tuple[list[int], int, i
         scores: [c], of the candidates.
         right: the numbers of the correct ones, at least one.
     """
-    best = np.argsort(-scores, kind="stable")[:ANSWERS].tolist()
-    first = max(right, key=lambda i: float(scores[i]))
-    wrong = np.ones(len(scores), dtype=bool)
-    wrong[list(right)] = False
-    return best, 1 + int(np.count_nonzero(wrong & (scores >= scores[first] - TIE))), first
+    correct = np.zeros(len(scores), dtype=np.float32)
+    correct[list(right)] = 1
+    # Wrong candidates come before correct ones with which they tie, as in distill.evals.metrics.
+    order = np.lexsort((correct, -(scores - np.float32(TIE) * correct)))
+    rank = int(np.argmax(correct[order]))
+    return order[:ANSWERS].tolist(), 1 + rank, int(order[rank])
 
 
 def draw(

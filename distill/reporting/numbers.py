@@ -12,8 +12,8 @@ SHARE = re.compile(
     r"(^|_)(r\d+|recall\w*|accuracy|top\d+|knn\w*|linear\w*|agreement|overlap|retention|error|ece)(_|$)"
 )
 LABELS = {
-    "i2t": "image → text",
-    "t2i": "text → image",
+    "i2t": "image\u00a0→\u00a0text",
+    "t2i": "text\u00a0→\u00a0image",
     "cka": "CKA",
     "ece": "expected calibration error",
     "nll": "negative log-likelihood",
@@ -94,6 +94,11 @@ def metric_label(metric: str) -> str:
     parts = [re.sub(r"^r(\d+)$", r"R@\1", LABELS.get(part, part)) for part in metric.split("_")]
     separator = ", " if parts and parts[0] in (LABELS["i2t"], LABELS["t2i"]) else " "
     return f"{parts[0]}{separator}{' '.join(parts[1:])}" if len(parts) > 1 else parts[0]
+
+
+def task_name(task: str) -> str:
+    """The name of a task as a title: "zero_shot" is "Zero shot"."""
+    return task[:1].upper() + task[1:].replace("_", " ")
 
 
 def interval(metric: str, bounds: Any) -> str:

@@ -38,7 +38,7 @@ def write(runs: Sequence[RunFacts]) -> str:
 
 def escape(text: str) -> str:
     """A text that Markdown and HTML show as it is."""
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"[ \t\r\n]+", " ", text).strip().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]#|~!])", r"\\\1", text)
 
 
@@ -69,9 +69,16 @@ def table_lines(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> list[
     """A table."""
     lines = ["| " + " | ".join(map(escape, columns)) + " |", "|" + " --- |" * len(columns)]
     for row in rows:
-        cells = [escape(cell.text if isinstance(cell, Bar) else cell) for cell in row]
+        cells = [escape(cell_text(cell)) for cell in row]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def cell_text(cell: Cell) -> str:
+    """The text of a cell."""
+    if not isinstance(cell, Bar):
+        return cell
+    return f"{cell.text} ({cell.detail})" if cell.detail else cell.text
 
 
 def plot_lines(plot: Plot) -> list[str]:

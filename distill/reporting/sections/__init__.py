@@ -23,7 +23,7 @@ def document(runs: Sequence[RunFacts]) -> Document:
     ]
     shown = [section for section in sections if section.blocks]
     if len(runs) > 1:
-        return Document(" · ".join(run.name for run in runs), f"A comparison of {len(runs)} runs.", shown)
+        return Document(f"Comparison of {len(runs)} runs", ", ".join(run.name for run in runs), shown)
     run = runs[0]
     teachers = f"taught by {', '.join(run.teachers)}" if run.teachers else "without a teacher"
     summary = (

@@ -17,7 +17,7 @@ def plots(results: Mapping[str, Result]) -> list[Plot]:
     """The reliability diagram and the curve of a task, with a line for each run."""
     found = []
     reliability = [
-        Line(name, points)
+        Line(name if len(results) > 1 else "measured", points)
         for name, result in results.items()
         if (points := [(b["confidence"], b["accuracy"]) for b in bins_of(result)])
     ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from distill.reporting.advice import advice
 from distill.reporting.blocks import Block, Bullets, Heading, Table, Tile, Tiles
 from distill.reporting.facts import Result, RunFacts, Tower
-from distill.reporting.numbers import count, interval, metric_label, metric_value, percent, short
+from distill.reporting.numbers import count, interval, metric_label, metric_value, percent, short, task_name
 
 MOST_METRICS = 4
 PREFERRED = ("t2i_r10", "i2t_r10", "accuracy", "top1")  # metrics that stand for a task; otherwise its first one
@@ -23,11 +23,16 @@ def blocks(runs: Sequence[RunFacts]) -> list[Block]:
 
 def named_list(title: str, runs: Sequence[RunFacts], items: dict[str, list[str]]) -> list[Block]:
     """A heading and a list, with the names of the runs if there are several; nothing if no run has an item."""
-    if not any(items.values()):
+    owners: dict[str, list[str]] = {}
+    for name, own in items.items():
+        for sentence in own:
+            owners.setdefault(sentence, []).append(name)
+    if not owners:
         return []
     if len(runs) == 1:
-        return [Heading(title), Bullets(items[runs[0].name])]
-    return [Heading(title), Bullets([f"{name}: {sentence}" for name, own in items.items() for sentence in own])]
+        return [Heading(title), Bullets(list(owners))]
+    named = {s: "All runs" if len(names) == len(runs) else ", ".join(names) for s, names in owners.items()}
+    return [Heading(title), Bullets([f"{names}: {sentence}" for sentence, names in named.items()])]
 
 
 def main_metrics(results: Sequence[Result]) -> list[tuple[Result, str]]:
@@ -49,9 +54,8 @@ def tiles(run: RunFacts) -> list[Tile]:
             notes.append(f"95 % interval {interval(metric, bounds)}")
         if metric in result["chance"]:
             notes.append(f"chance {metric_value(metric, result['chance'][metric])}")
-        task = "" if metric_label(metric).startswith(("image", "text")) else f"{result['task']}, "
         value = metric_value(metric, result["metrics"][metric])
-        found.append(Tile(value, f"{task}{metric_label(metric)}", "; ".join(notes)))
+        found.append(Tile(value, tile_label(result["task"], metric), "; ".join(notes)))
     fidelity = run.result("fidelity")
     for metric in ("retention_knn", "retention_linear"):
         if fidelity is not None and metric in fidelity["metrics"]:
@@ -64,6 +68,12 @@ def tiles(run: RunFacts) -> list[Tile]:
         loss = run.curves.logged["loss"]
         found.append(Tile(short(loss.last), "loss of the last step", f"{short(loss.first)} at the first"))
     return found
+
+
+def tile_label(task: str, metric: str) -> str:
+    """The name of a metric with its task, unless it is one of retrieval, whose names say what they are."""
+    label = metric_label(metric)
+    return label if task == "retrieval" else f"{task_name(task)}: {label}"
 
 
 def size_and_speed(student: Tower | None, teacher: Tower | None) -> list[Tile]:
@@ -99,7 +109,7 @@ def summary(runs: Sequence[RunFacts]) -> Table:
     metrics = list(
         dict.fromkeys((result["task"], metric) for run in runs for result, metric in main_metrics(run.results))
     )
-    columns[4:4] = [metric_label(metric) for _, metric in metrics]
+    columns[4:4] = [tile_label(task, metric) for task, metric in metrics]
     rows = []
     for run in runs:
         student, loss = run.speed.tower("image student"), run.curves.logged.get("loss")

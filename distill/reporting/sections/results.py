@@ -7,9 +7,17 @@ from typing import Any
 
 from distill.reporting.blocks import Bar, Block, Bullets, Cell, Heading, Plots, Table
 from distill.reporting.facts import Result, RunFacts
-from distill.reporting.numbers import difference, interval, is_share, metric_label, metric_value, percent
+from distill.reporting.numbers import (
+    count,
+    difference,
+    interval,
+    is_share,
+    metric_label,
+    metric_value,
+    percent,
+    task_name,
+)
 from distill.reporting.sections.details import breakdowns, plots
-from distill.wording import counted
 
 SCALES = (0.05, 0.1, 0.25, 0.5, 1.0)  # at which bars of a table may be full
 
@@ -27,7 +35,7 @@ def blocks(runs: Sequence[RunFacts]) -> list[Block]:
 def task_blocks(task: str, runs: Sequence[RunFacts]) -> list[Block]:
     """Heading, table, differences, plots and breakdowns of one task."""
     results = {run.name: result for run in runs if (result := run.result(task)) is not None}
-    found: list[Block] = [Heading(task.replace("_", " ").capitalize()), table(results, len(runs) > 1)]
+    found: list[Block] = [Heading(task_name(task)), table(results, len(runs) > 1)]
     if rows := difference_rows(task, runs):
         found.append(
             Table(difference_caption(rows), ["metric", "runs", "difference", "95 % interval"], rows, frozenset({1}))
@@ -43,7 +51,9 @@ def table(results: Mapping[str, Result], several: bool) -> Table:
     first = next(iter(results.values()))
     metrics = list(dict.fromkeys(metric for result in results.values() for metric in result["metrics"]))
     scale = bar_scale(results.values())
-    caption = f"On {counted(first['samples'], 'sample')} of {shards(first['data'])}."
+    caption = (
+        f"On {count(first['samples'])} {'sample' if first['samples'] == 1 else 'samples'} of {shards(first['data'])}."
+    )
     if any(map(is_share, metrics)):
         marks = "; the mark is chance" if any(result["chance"] for result in results.values()) else ""
         ranges = ", the line across its end the interval" if any(r["intervals"] for r in results.values()) else ""
@@ -93,11 +103,11 @@ def cell(result: Result, metric: str, scale: float, with_interval: bool) -> Cell
     """The value of a metric, with a bar if it is a share."""
     value = result["metrics"].get(metric)
     text, bounds = metric_value(metric, value), result["intervals"].get(metric)
-    if with_interval and bounds:
-        text += f" ({interval(metric, bounds)})"
+    detail = interval(metric, bounds) if with_interval and bounds else ""
     if value is None or not is_share(metric):
-        return text
-    return Bar(text, value, scale, (bounds[0], bounds[1]) if bounds else None, result["chance"].get(metric))
+        return f"{text} ({detail})" if detail else text
+    whisker = (bounds[0], bounds[1]) if bounds else None
+    return Bar(text, value, scale, whisker, result["chance"].get(metric), detail)
 
 
 def chance_of(results: Any, metric: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distill.reporting.blocks import Block, Cell, Table, Text
+from distill.reporting.blocks import Block, Cell, Heading, Table, Text
 from distill.reporting.facts import RunFacts, Tower
 from distill.reporting.numbers import count, short
 from distill.reporting.sections.results import table, without_empty
@@ -31,6 +31,7 @@ def blocks(runs: Sequence[RunFacts]) -> list[Block]:
         found.append(Text(method))
     fidelity = {run.name: result for run in runs if (result := run.result("fidelity")) is not None}
     if fidelity:
+        found.append(Heading("What the student keeps of the teacher"))
         found.append(table(fidelity, several))
     return found
 

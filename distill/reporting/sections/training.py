@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from distill.reporting.blocks import Block, Heading, Line, Plot, Plots
+from distill.reporting.blocks import Block, Heading, Line, Plot, Plots, Text
 from distill.reporting.drawing import spaced
 from distill.reporting.facts import RunFacts, Series
 from distill.reporting.numbers import is_share, metric_label
@@ -12,7 +12,7 @@ from distill.reporting.numbers import is_share, metric_label
 OTHERS = ("lr", "examples_per_s")  # what is logged besides loss terms and temperatures
 MOST_LINES = 6  # of one run in a plot
 MOST_POINTS = 4000  # of all lines of a plot together, so that a report stays small
-NOTE = "Lines are means of neighbouring steps, bands reach from the smallest to the largest value."
+NOTE = "Where steps are joined, lines are their means, and bands reach from the smallest to the largest value."
 
 
 def blocks(runs: Sequence[RunFacts]) -> list[Block]:
@@ -26,6 +26,8 @@ def blocks(runs: Sequence[RunFacts]) -> list[Block]:
     for group in (*groups, *([name] for name in OTHERS if name in logged)):
         plots += plots_of(group, {run.name: run.curves.logged for run in runs}, several)
     found: list[Block] = [Plots(plots)] if plots else []
+    if any(line.band for plot in plots for line in plot.lines):
+        found = [Text(NOTE), *found]
     evaluated = names(run.curves.evaluated for run in runs)
     tasks = dict.fromkeys(name.partition("/")[0] for name in evaluated)
     plots = []
@@ -73,8 +75,7 @@ def plots_of(
     label = metric_label(metric(group[0]))
     title = (f"{task}: {label}" if task else label) if several or len(group) == 1 else task or "loss terms"
     shares = bool(task) and all(is_share(metric(name)) for name in group)
-    note = NOTE if any(one.band for one in lines) else ""
-    return [Plot(upper_first(title), "step", "" if len(group) > 1 else label, lines, percent=shares, note=note)]
+    return [Plot(upper_first(title), "step", "" if len(group) > 1 else label, lines, percent=shares)]
 
 
 def upper_first(text: str) -> str:
