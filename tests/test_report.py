@@ -318,3 +318,13 @@ def test_left_out_rows_of_packing_are_counted(runs: Path, tmp_path: Path) -> Non
     (runs / "shards" / "left-out.jsonl").unlink()
     assert facts.ledger.left_out == {"there is no caption": 1, "it does not decode": 1}
     assert facts.ledger.bad == len(lines_of(runs / "scratch" / "bad-samples.jsonl")) == 1
+
+
+def test_paired_differences_are_shown_and_named_where_their_interval_excludes_0() -> None:
+    text = Elements(html.write(compared(3))).text
+    for words in ("+3.1 (+1.1 to +5.2)", "−0.4 (−2.0 to +1.3)", "run 0 − run 2", "−0.200 (−0.300 to −0.100)"):
+        assert words in text
+    assert "run 0 differs from run 2 beyond chance: text\u00a0→\u00a0image, R@10 +3.1." in text
+    assert "beyond chance: image" not in text and "beyond chance: negative log-likelihood −0.200." in text
+    text = Elements(html.write(compared(5))).text
+    assert "run 0 − run 4" in text and "run 3 − run 4" not in text

@@ -19,6 +19,7 @@ from distill.reporting.numbers import (
 )
 from distill.reporting.sections.details import breakdowns, plots
 
+MOST_RUNS_IN_PAIRS = 3  # with more runs, each is compared with the first one only
 SCALES = (0.05, 0.1, 0.25, 0.5, 1.0)  # at which bars of a table may be full
 
 
@@ -36,10 +37,8 @@ def task_blocks(task: str, runs: Sequence[RunFacts]) -> list[Block]:
     """Heading, table, differences, plots and breakdowns of one task."""
     results = {run.name: result for run in runs if (result := run.result(task)) is not None}
     found: list[Block] = [Heading(task_name(task)), table(results, len(runs) > 1)]
-    if rows := difference_rows(task, runs):
-        found.append(
-            Table(difference_caption(rows), ["metric", "runs", "difference", "95 % interval"], rows, frozenset({1}))
-        )
+    if differences := difference_table(task, runs):
+        found.append(differences)
         found += [Bullets(clear)] if (clear := clear_differences(task, runs)) else []
     if drawn := plots(results):
         found.append(Plots(drawn))
@@ -124,49 +123,51 @@ def without_empty(table: Table) -> Table:
     return Table(table.caption, [table.columns[k] for k in kept], rows, words)
 
 
-def pairs(task: str, runs: Sequence[RunFacts]) -> list[tuple[str, str, str, Mapping[str, Any]]]:
-    """(run, other run, metric, difference) of each run to those after it."""
-    order = [run.name for run in runs]
-    return [
-        (run.name, other, metric, found)
-        for k, run in enumerate(runs)
-        for other in order[k + 1 :]
-        for metric, found in run.differences.get(other, {}).get(task, {}).items()
+def pairs(task: str, runs: Sequence[RunFacts]) -> dict[tuple[str, str], Mapping[str, Mapping[str, Any]]]:
+    """The differences of two runs by metric, by the names of both: of all pairs of a few runs, of the first run with
+    each of many."""
+    firsts = runs if len(runs) <= MOST_RUNS_IN_PAIRS else runs[:1]
+    return {
+        (run.name, other.name): found
+        for k, run in enumerate(firsts)
+        for other in runs[k + 1 :]
+        if (found := run.differences.get(other.name, {}).get(task))
+    }
+
+
+def difference_table(task: str, runs: Sequence[RunFacts]) -> Table | None:
+    """The differences of pairs of runs, a column for each; None if there are none."""
+    found = pairs(task, runs)
+    metrics = dict.fromkeys(metric for values in found.values() for metric in values)
+    if not metrics:
+        return None
+    caption = "Differences on the same samples; those of shares are in percentage points. "
+    known = any(one.get("interval") for values in found.values() for one in values.values())
+    caption += "In brackets the 95 % interval." if known else "Their intervals are not known."
+    rows = [
+        [metric_label(metric), *(difference_text(metric, values.get(metric)) for values in found.values())]
+        for metric in metrics
     ]
+    return Table(caption, ["metric", *(f"{name} − {other}" for name, other in found)], rows)
 
 
-def difference_rows(task: str, runs: Sequence[RunFacts]) -> list[list[Cell]]:
-    """The rows of the table of differences."""
-    return [
-        [
-            metric_label(metric),
-            f"{name} − {other}",
-            difference(metric, found["value"]),
-            bounds_text(metric, found.get("interval")),
-        ]
-        for name, other, metric, found in pairs(task, runs)
-    ]
-
-
-def bounds_text(metric: str, bounds: Any) -> str:
-    """The interval of a difference as text."""
-    return f"{difference(metric, bounds[0])} to {difference(metric, bounds[1])}" if bounds else "–"
-
-
-def difference_caption(rows: Sequence[Sequence[Cell]]) -> str:
-    """What the table of differences shows."""
-    caption = "Differences on the same samples; of shares in percentage points."
-    return caption if any(row[3] != "–" for row in rows) else f"{caption} Their intervals are not known."
+def difference_text(metric: str, found: Mapping[str, Any] | None) -> str:
+    """A difference with its interval, if it has one."""
+    if found is None:
+        return "–"
+    text, bounds = difference(metric, found["value"]), found.get("interval")
+    return f"{text} ({difference(metric, bounds[0])} to {difference(metric, bounds[1])})" if bounds else text
 
 
 def clear_differences(task: str, runs: Sequence[RunFacts]) -> list[str]:
     """Sentences on the differences whose interval excludes 0, as one for each pair of runs."""
     by_pair: dict[tuple[str, str], list[str]] = {}
-    for name, other, metric, found in pairs(task, runs):
-        bounds = found.get("interval")
-        if bounds and (bounds[0] > 0 or bounds[1] < 0):
-            text = f"{metric_label(metric)} {difference(metric, found['value'])}"
-            by_pair.setdefault((name, other), []).append(text)
+    for pair, values in pairs(task, runs).items():
+        for metric, found in values.items():
+            bounds = found.get("interval")
+            if bounds and (bounds[0] > 0 or bounds[1] < 0):
+                text = f"{metric_label(metric)} {difference(metric, found['value'])}"
+                by_pair.setdefault(pair, []).append(text)
     return [
         f"{name} differs from {other} beyond chance: {'; '.join(texts)}." for (name, other), texts in by_pair.items()
     ]
