@@ -18,6 +18,8 @@ from distill.evals.runner import EVALUATIONS, tasks
 from distill.lookup import OPTIMIZERS, load_optimizer
 from distill.recipe import packaged, purpose
 from distill.recipe_reference import Key, keys_of, one_line, plain, reference
+from distill.reporting.write import FORMATS as REPORT_FORMATS
+from distill.reporting.write import formats as report_formats
 from distill.ship.export import FORMATS, formats
 from launch import launchers
 from students import text_tower_class, texts
@@ -80,6 +82,7 @@ def parts() -> str:
         ("Optimisers: `optim.name`", plugins.found(*OPTIMIZERS), load_optimizer),
         ("Launchers: `--launcher`", launchers.names(), launchers.find),
         ("Export formats: `--format`", formats(), lambda name: plugins.load("export format", name, *FORMATS)),
+        ("Report formats: `distill report --format`", report_formats(), load_report_format),
         ("Evaluations: `--task`", tasks(), lambda name: plugins.load("evaluation", name, *EVALUATIONS)),
     ]
     for title, names, load in kinds:
@@ -96,6 +99,10 @@ def parts() -> str:
         "Any model of timm that gives features, by its name; the other keys are options of `timm.create_model`.\n"
     ]
     return "\n".join(lines)
+
+
+def load_report_format(name: str) -> Any:
+    return plugins.load("report format", name, *REPORT_FORMATS)
 
 
 def teacher_cards() -> str:
