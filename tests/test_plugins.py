@@ -126,7 +126,8 @@ def test_its_report_format_is_written(package: Installed) -> None:
     words = ("report", "one", "two", "--data", "shards/train-000001.tar", "--format", "plain_numbers")
     assert package.distill(*words, "--out", "runs.txt") == "The report is in runs.txt.\n"
     one, two = map(json.loads, (package.home / "runs.txt").read_text().splitlines())
-    found = json.loads(package.distill("evaluate", "two", "--task", "retrieval", "--data", "shards/train-000001.tar"))
+    words = ("evaluate", "two", "--task", "retrieval", "--data", "shards/train-000001.tar", "--json", "-")
+    (found,) = json.loads(package.distill(*words))["results"]
     assert (one["run"], two["run"]) == ("one", "two") and two["retrieval"] == found["metrics"]
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from distill.data.captions import Caption
-from distill.errors import UserError
-from distill.evals.evaluation import Context, Evaluation, Metric, Outcome, Unsuitable
+from distill.errors import BadSample, UserError
+from distill.evals.evaluation import CHECKS, Context, Dataset, Evaluation, Metric, Outcome, Unsuitable
 from distill.metrics import ranking
 from distill.metrics.resampling import mean, mean_metric
 
@@ -34,12 +35,12 @@ class Retrieval(Evaluation):
     merge: bool = True
 
     def check(self, context: Context) -> None:
-        super().check(context)
-        languages = {caption.language for own in context.data.captions for caption in own}
-        if self.languages and languages.isdisjoint(self.languages):
+        CHECKS["text"](context)
+        if self.languages and not speaks(context.data, self.languages):
             raise UserError(
                 f"No caption says that its language is {' or '.join(self.languages)}.", "Leave out --language."
             )
+        super().check(context)
         if len(Relevance.of(context.data.captions).texts) < 2:
             raise Unsuitable("Retrieval needs at least two different captions.", "Name other data.")
 
@@ -125,6 +126,15 @@ def recall_metrics(images: np.ndarray, texts: np.ndarray, relevance: Relevance) 
 def mean_of_means(first: np.ndarray, second: np.ndarray) -> float:
     """The mean of the means of two arrays."""
     return (mean(first) + mean(second)) / 2
+
+
+def speaks(data: Dataset, languages: Sequence[str]) -> bool:
+    """Whether any caption says that it is in one of some languages."""
+    for i in range(len(data)):
+        with suppress(BadSample):  # it has captions in other languages only
+            if any(caption.language in languages for caption in data.read_captions(i)):
+                return True
+    return False
 
 
 def languages_of(captions: Sequence[Sequence[Caption]]) -> list[str]:
