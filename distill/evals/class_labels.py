@@ -101,7 +101,8 @@ def read_names(file: str) -> Names:
         if path.suffix.lower() == ".json":
             found = names_in(json.loads(text), path)
         else:
-            found = tuple((line.strip(),) for line in text.split("\n") if line.strip())
+            # An empty line among others is a class without a name: those after it keep their numbers.
+            found = tuple((line.strip(),) for line in text.rstrip().split("\n"))
     except (OSError, ValueError, RecursionError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UserError(f"The classes {path} cannot be read: {why}.", "Name a file with a class a line.") from error
