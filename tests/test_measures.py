@@ -241,6 +241,16 @@ def test_cka_equals_that_of_kernels_and_ignores_rotation_scale_and_shift() -> No
     assert similarity.linear_cka(rng.normal(size=(20000, 3)), rng.normal(size=(20000, 4))) < 0.001
 
 
+def test_cka_of_chosen_samples_is_that_of_their_rows() -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(60, 7)).astype(np.float32), rng.normal(size=(60, 12))
+    y[:, :3] += x[:, :3]
+    cka = similarity.ResampledCKA(x, y)
+    for numbers in (np.arange(60), rng.integers(60, size=60), np.arange(5)):
+        assert cka(numbers) == pytest.approx(similarity.linear_cka(x[numbers], y[numbers]), abs=1e-6)
+    assert np.isnan(cka(np.full(9, 3))) and np.isnan(similarity.ResampledCKA(np.ones((9, 3)), y[:9])(np.arange(9)))
+
+
 def test_cka_of_a_collapsed_representation_is_undefined() -> None:
     x = unit_rows(30, 5, 7)
     for same in (np.tile(unit_rows(1, 9, 8), (30, 1)), np.zeros((30, 9))):

@@ -11,7 +11,9 @@ from distill.evals.learned import Labelled
 from distill.metrics.classification import top_k_hits
 from distill.metrics.classifiers import nearest_neighbours, ridge
 from distill.metrics.resampling import Metric, mean, mean_metric
-from distill.metrics.similarity import linear_cka, neighbour_overlap
+from distill.metrics.similarity import ResampledCKA, linear_cka, neighbour_overlap
+
+FEW = 2000  # samples whose products are kept for the interval of the CKA: 32 MB
 
 
 class Fidelity(Evaluation):
@@ -41,7 +43,7 @@ class Fidelity(Evaluation):
         teacher = context.open_teacher(self.teacher)
         own, its = context.images(), context.images(subject=teacher)
         metrics = {
-            "cka": Metric(linear_cka, (own["embedding"], its["embedding"]), rounds=100),
+            "cka": cka_metric(own["embedding"], its["embedding"]),
             "neighbour_overlap": mean_metric(
                 neighbour_overlap(own["embedding"], its["embedding"], min(self.k, len(own["embedding"]) - 1))
             ),
@@ -68,6 +70,13 @@ class Fidelity(Evaluation):
             metrics[f"teacher_{name}"] = mean_metric(hits[1], 1 / count)
             metrics[f"retention_{name}"] = Metric(ratio_of_means, (hits[0], hits[1]))
         return Outcome(metrics, counts | {"classes": count}, {"teacher": teacher.name})
+
+
+def cka_metric(own: np.ndarray, its: np.ndarray) -> Metric:
+    """Linear CKA, whose interval takes long: of many samples it is from fewer resamples."""
+    if len(own) <= FEW:
+        return Metric(ResampledCKA(own, its), (np.arange(len(own)),), rounds=300)
+    return Metric(linear_cka, (own, its), rounds=30)
 
 
 def ratio_of_means(first: np.ndarray, second: np.ndarray) -> float:
