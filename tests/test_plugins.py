@@ -18,11 +18,15 @@ from conftest import RECIPE, encoded, losses_of, picture, write_shards
 from safetensors.torch import load_file
 
 import distill
+from distill import plugins
 from distill.cli import launch_options
 from distill.data.shards import Shards
 from distill.errors import UserError
+from distill.evals.layout import LAYOUTS, Layout
+from distill.evals.subject import SUBJECTS, Subject
 from distill.lookup import find_evaluation, resolve
 from distill.recipe import load
+from distill.training.observing import OBSERVERS, Observer
 
 SCRIPT = str(Path(sys.executable).with_name("distill"))
 SETTINGS = [
@@ -143,6 +147,25 @@ def test_its_evaluation_has_its_own_options_and_data(package: Installed) -> None
         assert message in package.distill(*words, *wrong, status=2)
 
 
+def test_its_subject_and_its_layout_are_evaluated(package: Installed) -> None:
+    words = ("evaluate", "colours", "--data", "drawings:12", "--task", "knn", "--set", "k=1", "--json", "-")
+    (found,) = json.loads(package.distill(*words))["results"]
+    assert found["metrics"]["accuracy"] == 0.75  # black has no direction, so it is told from nothing
+    words = ("evaluate", "one", "--data", "drawings:12", "--task", "retrieval", "--json", "-")
+    (found,) = json.loads(package.distill(*words))["results"]
+    assert (found["images"], found["texts"]) == (12, 12)
+
+
+def test_its_logger_receives_every_step_of_a_resumed_run(package: Installed) -> None:
+    shutil.copytree(package.home / "one", package.home / "logged")
+    (package.home / "logged" / "checkpoints" / "latest").write_text("step-00000003")
+    words = [word for setting in SETTINGS for word in ("--set", setting)]
+    package.distill("train", "recipe.toml", "--out", "logged", "--resume", *words, "--set", 'log.to=["csv"]')
+    lines = [line.split(",") for line in (package.home / "logged" / "loss.csv").read_text().splitlines()]
+    assert [int(step) for step, _ in lines] == [4, 5, 6]
+    np.testing.assert_allclose([float(loss) for _, loss in lines], losses_of(package.home / "one")[3:], rtol=1e-3)
+
+
 def resolved_with(name: str, setting: str) -> object:
     """A recipe resolved with one setting in which NAME is replaced."""
     return resolve(load("three_towers", ["data.train=x", setting.replace("NAME", name)]))
@@ -156,6 +179,9 @@ LOADERS: dict[str, Callable[[str], object]] = {
     "launchers": partial(launch_options.build, options={}),
     "evaluations": partial(find_evaluation, options={}),
     "export_formats": lambda name: distill.export("no-run", "out", name),
+    "subjects": lambda name: plugins.load("subject", name, *SUBJECTS, plugins.is_subclass(Subject)),
+    "evaluation_layouts": lambda name: plugins.load("layout", name, *LAYOUTS, plugins.is_subclass(Layout)),
+    "observers": lambda name: plugins.load("observer", name, *OBSERVERS, plugins.is_subclass(Observer)),
     "report_formats": lambda name: distill.report("no-run", "out", name),
 }
 
