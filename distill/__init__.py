@@ -1,7 +1,7 @@
 """distill: train a small image–text model from a strong pretrained image encoder (Three Towers).
 
-``distill.train``, ``evaluate``, ``export``, ``load``, ``pack`` and ``embed_teachers`` do what the ``distill`` command
-does; see their docstrings.
+``distill.train``, ``evaluate``, ``study``, ``export``, ``load``, ``pack`` and ``embed_teachers`` do what the
+``distill`` command does; see their docstrings.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from distill.api import Training, embed_teachers, evaluate, export, load, pack, train
+from distill.api import Study, Training, embed_teachers, evaluate, export, load, pack, study, train
 
-__all__ = ["Training", "UserError", "embed_teachers", "evaluate", "export", "load", "pack", "train"]
+__all__ = ["Study", "Training", "UserError"]
+__all__ += ["embed_teachers", "evaluate", "export", "load", "pack", "study", "train"]
 __version__ = "0.1.0"
 
 SIBLINGS = ("teachers", "students", "losses", "launch")
