@@ -16,11 +16,14 @@ from distill.errors import UserError
 from distill.evals.evaluation import Evaluation
 from distill.evals.layout import Reading, open_data, open_train
 from distill.evals.runner import Settings, run, tasks, with_options
+from distill.files import digest
 from distill.recipe import anchor
+from distill.studies.variants import Variant, Variants
 from distill.training.checkpoint import BEST, CHECKPOINTS, seal_of
 
 Record = dict[str, Any]
-KEY = ("run", "checkpoint", "task", "options", "samples")  # what a result depends on
+KEY = ("run", "checkpoint", "task", "samples")  # what a result depends on, besides the options
+CAPTIONS = ("caption_keys", "languages")  # keys of [data] that decide which captions a run reads
 ALL = ""  # stands for all tasks that a model and the data allow
 
 
@@ -62,8 +65,15 @@ class Results:
 
 
 def key_of(record: Mapping[str, Any]) -> str:
-    """What identifies an evaluation, of a record that has at least these values."""
-    return json.dumps([record[name] for name in KEY], sort_keys=True)
+    """What identifies an evaluation, of a record that has at least these values.
+
+    Where its data lie does not matter: what they are is in "samples".
+    """
+    options = {
+        task: {name: value for name, value in own.items() if name not in ("data", "train")}
+        for task, own in record["options"].items()
+    }
+    return json.dumps([record[name] for name in KEY] + [options], sort_keys=True)
 
 
 class Evaluations:
@@ -86,8 +96,14 @@ class Evaluations:
         self.results = Results(out / "results.jsonl")
         self._samples: dict[str, str] = {}
 
-    def check(self, recipe: Recipe) -> None:
-        """Raise ``UserError`` if neither the options nor a recipe say what to evaluate on."""
+    def check(self, variant: Variant, reference: Variant) -> None:
+        """Raise ``UserError`` if it is not known what to evaluate a variant on, or it is not what the reference is."""
+        recipe = variant.recipe
+        if recipe.data.eval != reference.recipe.data.eval:
+            raise UserError(
+                f"The variant '{variant.name}' sets data.eval: its numbers would be those of other samples.",
+                "Leave it out there; --set data.eval=… is for all variants.",
+            )
         if not recipe.data.eval and not all(one.data for one in self.evaluations.values()):
             raise UserError(
                 "There is nothing to evaluate on.",
@@ -95,6 +111,19 @@ class Evaluations:
             )
         if self.settings.best and not any(table.best for table in recipe.evaluate):
             raise UserError("No [[evaluate]] of the recipe says which checkpoint is the best.", "Leave out --best.")
+
+    def remarks(self, variants: Variants) -> list[str]:
+        """Sentences on variants that are measured on other captions than the reference."""
+        readers = [name for name, one in self.evaluations.items() if "captions" in one.reads and not one.languages]
+        found, base = list[str](), variants.reference.recipe.data
+        for variant in variants.all if readers else ():
+            changed = [key for key in CAPTIONS if getattr(variant.recipe.data, key) != getattr(base, key)]
+            if changed:
+                found.append(
+                    f"'{variant.name}' is measured on other captions than the reference in {', '.join(readers)}, "
+                    f"because its data.{changed[0]} differs; --option languages=… names languages for all."
+                )
+        return found
 
     def wanted(self, folder: Path, recipe: Recipe) -> dict[str, Record]:
         """What identifies the evaluations of a run that is complete, by task: records without results."""
@@ -147,17 +176,17 @@ class Evaluations:
     def _samples_of(self, evaluations: Iterable[Evaluation], recipe: Recipe) -> str:
         """A hash of the samples that evaluations read: results of other samples under the same name are not theirs."""
         captions = Captions(recipe.data.caption_keys, recipe.data.languages)
-        digest = hashlib.sha256()
+        content = hashlib.sha256()
         for one in evaluations:
             name = repr((one, captions))
             if name not in self._samples:
                 self._samples[name] = samples_of(one, captions, self.settings.skip_bad)
-            digest.update(self._samples[name].encode())
-        return digest.hexdigest()
+            content.update(self._samples[name].encode())
+        return content.hexdigest()
 
 
 def samples_of(evaluation: Evaluation, captions: Captions, skip_bad: bool) -> str:
-    """The identity of the data that an evaluation reads; "" if they cannot be read, which evaluating then says."""
+    """The identity of the data and files that an evaluation reads; "" if the data cannot be read."""
     if evaluation.languages:
         captions = replace(captions, languages=evaluation.languages)
     reading = Reading(captions, skip_bad)
@@ -166,7 +195,8 @@ def samples_of(evaluation: Evaluation, captions: Captions, skip_bad: bool) -> st
         train = open_train(evaluation, reading) if "train" in evaluation.reads else None
     except UserError:
         return ""
-    return " ".join(data.identity for data in [*found, *([train] if train is not None else [])])
+    files = [digest(Path(name)) for name in (evaluation.classes, evaluation.templates) if Path(name).is_file()]
+    return " ".join([*(data.identity for data in found), train.identity if train is not None else "", *files])
 
 
 def checkpoint_of(run: Path, best: bool) -> str:

@@ -134,8 +134,6 @@ def open_study(
     grid = read_grid(source["grid"])
     overrides = [overrides] if isinstance(overrides, str) else list(overrides)
     made = make_variants(recipe, overrides, **{**source, "grid": grid})
-    for remark in made.remarks:
-        say(remark)
     count = SEEDS if not (seeds or grid.table.seeds) else seeds or grid.table.seeds
     if seeds is not None and seeds < 1:
         raise UserError(f"{seeds} seeds train nothing.", "Choose at least 1.")

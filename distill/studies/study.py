@@ -27,7 +27,6 @@ from distill.studies.table import as_markdown
 from distill.studies.variants import Variant, Variants
 from distill.training.run_lock import locked
 from distill.training.start import start
-from distill.wording import counted
 from launch.job import on_termination
 from launch.launcher import Launcher
 
@@ -62,6 +61,7 @@ class StudyRuns:
 
     Attributes:
         failed: the runs that have failed in this process.
+        remarks: sentences on what was left out, and on what is not alike.
     """
 
     def __init__(
@@ -78,7 +78,10 @@ class StudyRuns:
         self.runs = runs_of(out, variants.all, seeds)
         self.failed: list[Run] = []
         for variant in variants.all:
-            evaluations.check(variant.recipe)
+            evaluations.check(variant, variants.reference)
+        self.remarks = (*variants.remarks, *evaluations.remarks(variants))
+        for remark in self.remarks:
+            say(remark)
 
     def plan(self, only: Sequence[Variant]) -> list[list[str]]:
         """What :meth:`carry_out` would do: a row for each variant of ``only``, and one with sums.
@@ -129,7 +132,7 @@ class StudyRuns:
 
     def carry_out_run(self, run: Run, title: str, training: Training) -> bool:
         """Train and evaluate one run as far as that has not been done; False if a signal has stopped it."""
-        about = {"variant": run.variant.name, "seed": run.seed}
+        about, stopped = {"variant": run.variant.name, "seed": run.seed}, list[bool]()
         try:
             if run.state != COMPLETE:
                 self.say(f"{title}: {'training goes on' if run.state == BEGUN else 'training'}")
@@ -137,10 +140,10 @@ class StudyRuns:
                 options: dict[str, Any] = {"launcher": training.launcher, "allow_pipe": training.allow_pipe}
                 if not start(run.recipe, run.folder, resume=resume, **options):
                     return False
-            missing, stopped = self.evaluations.missing(run.folder, run.recipe), list[bool]()
+            missing = self.evaluations.missing(run.folder, run.recipe)
             if missing:
-                self.say(f"{title}: evaluating")
                 with on_termination(partial(self.stop_later, stopped)):
+                    self.say(f"{title}: evaluating")
                     self.evaluations.make(run.folder, missing, about)
             if not training.keep_checkpoints:
                 keep_last_checkpoint(run.folder)
@@ -153,7 +156,7 @@ class StudyRuns:
         self.failed.append(run)
         self.evaluations.results.add(about | {"run": str(run.folder.relative_to(self.out)), "failed": message})
         self.say(f"{title}: failed: {message}")
-        return True
+        return not stopped
 
     def stop_later(self, stopped: list[bool]) -> None:
         """Note that a signal has asked to stop, while an evaluation is made."""
@@ -162,15 +165,10 @@ class StudyRuns:
 
     def summary(self) -> dict[str, Any]:
         """See :func:`distill.studies.summary.summarise`."""
-        return summarise(self.source, self.variants, self.runs, self.evaluations)
+        return summarise(self.source, self.variants, self.runs, self.evaluations) | {"remarks": list(self.remarks)}
 
     def write(self) -> None:
         """Write what is known."""
         summary = self.summary()
         write_text(self.out / "study.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
         write_text(self.out / "study.md", as_markdown(summary))
-
-    def outcome(self) -> str:
-        """A sentence on how much has been done."""
-        states = [run.state for run in self.runs]
-        return f"{states.count(COMPLETE)} of {counted(len(states), 'run')} complete, in {self.out}"

@@ -66,10 +66,12 @@ def compared(variants: Variants, complete: Sequence[Run], evaluations: Evaluatio
                     own = values.setdefault(key, {one.name: {} for one in variants.all})
                     own[run.variant.name][run.seed] = value
                     about.setdefault(key, about_metric(result, metric))
-    return [
-        about[key] | {"variants": {name: one.as_tree() for name, one in compare(own, variants.reference.name).items()}}
-        for key, own in values.items()
-    ]
+    order = list(dict.fromkeys(task for task, _ in values))
+    trees = list[Tree]()
+    for key in sorted(values, key=lambda key: order.index(key[0])):
+        found = compare(values[key], variants.reference.name)
+        trees.append(about[key] | {"variants": {name: one.as_tree() for name, one in found.items()}})
+    return trees
 
 
 def about_metric(result: Tree, metric: str) -> Tree:

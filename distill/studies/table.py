@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
+from textwrap import TextWrapper
 from typing import Any
 
 from distill.evals.tables import aligned, number
@@ -11,6 +12,7 @@ from distill.studies.runs import COMPLETE
 from distill.wording import counted
 
 MARK = "*"
+WIDTH = 100  # characters a line on a terminal
 HEADER = ("", "difference", "std", "two std errors", "", "value", "std", "seeds")
 Tree = dict[str, Any]
 
@@ -45,13 +47,13 @@ def notes(summary: Tree) -> list[str]:
     ]
     if len(seeds) == 1:
         lines.append("There is one seed, so there is no estimate of the error, and no difference is marked.")
-        return lines
+        return lines + summary["remarks"]
     lines.append(
         f"{MARK} The difference is larger than two standard errors. By chance alone, if differences are normally "
         "distributed, that happens in 30 of 100 cases with 2 seeds, 18 with 3, 12 with 5, 8 with 10, 5 with many; "
         "and the more variants and metrics, the more cases there are."
     )
-    return lines
+    return lines + summary["remarks"]
 
 
 def as_markdown(summary: Tree) -> str:
@@ -89,10 +91,13 @@ def as_text(summary: Tree, metrics: Sequence[str] = ()) -> str:
         f"{one['task']} on {one['data']}: {title_of(one)}\n{aligned(rows_of(one, reference, len(seeds)))}\n"
         for one in shown
     ]
-    parts += notes(summary) if shown else ["Nothing has been measured yet."]
+    parts += map(TextWrapper(WIDTH).fill, notes(summary) if shown else ["Nothing has been measured yet."])
     if summary["failed"]:
         parts.append("\nFailed:")
-        parts += [f"  {one['variant']}, seed {one['seed']}: {one['message']}" for one in summary["failed"]]
+        wrapper = TextWrapper(WIDTH, "  ", "    ", break_long_words=False, break_on_hyphens=False)
+        parts += [
+            wrapper.fill(f"{variant}, seed {seed}: {message}") for variant, seed, message in failed_rows(summary)
+        ]
     return "\n".join(parts)
 
 
@@ -112,8 +117,8 @@ def failed_rows(summary: Tree) -> list[list[str]]:
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """A header and rows as the lines of a Markdown table, with an empty line behind."""
-    line: Callable[[Sequence[str]], str] = lambda cells: f"| {' | '.join(map(escaped, cells))} |"  # noqa: E731
-    return [line(rows[0]), line(["---"] * len(rows[0])), *map(line, rows[1:]), ""]
+    lines = [f"| {' | '.join(map(escaped, cells))} |" for cells in (rows[0], ["---"] * len(rows[0]), *rows[1:])]
+    return [*lines, ""]
 
 
 def escaped(text: str) -> str:
