@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -244,7 +245,7 @@ def test_only_some_variants_are_made_and_all_known_ones_are_shown(tmp_path: Path
 
 def test_several_processes_train_a_run(tmp_path: Path) -> None:
     write_recipe(tmp_path)
-    words = ["--variant", "w: optim.weight_decay=0.1", *SCRATCH, "--seeds", 1, "--nproc", 2]
+    words = ["--variant", "w: optim.weight_decay=0.1", "--limit-variants", "w", *SCRATCH, "--seeds", 1, "--nproc", 2]
     study(tmp_path, "out", *words)
     assert json.loads((tmp_path / "out/runs/w/seed-0/run.json").read_text())["processes"] == 2
 
@@ -319,6 +320,14 @@ def test_a_grid_file_names_variants_tasks_and_data(home: Path, tmp_path: Path) -
         (tmp_path / "wrong.toml").write_text(wrong)
         with pytest.raises(package.UserError, match=expected):
             read_grid(tmp_path / "wrong.toml")
+
+
+def test_the_grid_on_the_page_is_one(tmp_path: Path) -> None:
+    page = Path(__file__).parent.parent / ".github" / "docs" / "studies.md"
+    (text,) = re.findall(r"^```toml\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    (tmp_path / "grid.toml").write_text(text)
+    made = make_variants("three_towers", ["data.train=x"], grid=read_grid(tmp_path / "grid.toml"))
+    assert len(made.all) > 2 and not made.remarks
 
 
 @pytest.mark.parametrize("recipe", ["demo", "three_towers"])
@@ -416,3 +425,6 @@ def test_half_a_line_of_a_killed_process_costs_that_line_only(tmp_path: Path) ->
     assert [one["results"] for one in found.found.values()] == [[1], [2]] and found.failures == {"q": "no room"}
     found.add(record | {"run": "q", "results": []})
     assert not Results(path).failures, "a later attempt was successful"
+    found.add({"run": "q", "failed": "no room"})
+    found.add({"run": "q", "failed": ""})
+    assert not found.failures and not Results(path).failures

@@ -30,15 +30,21 @@ ALL = ""  # stands for all tasks that a model and the data allow
 class Results:
     """The file ``results.jsonl``: a line for each evaluation, and one for each failure of a run.
 
+    The later lines hold. A line whose "failed" is empty says that a failure has been put right.
+
     Args:
         path: of the file, which need not exist.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.read()
+
+    def read(self) -> None:
+        """Read the file, again if another process may have written to it."""
         self.found: dict[str, Record] = {}
         self.failures: dict[str, str] = {}  # by run, if the last attempt failed
-        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+        lines = self.path.read_text(encoding="utf-8").split("\n") if self.path.is_file() else []
         for line in lines:
             try:
                 self._take(json.loads(line))
@@ -46,8 +52,10 @@ class Results:
                 continue  # a process that was killed may have left half a line
 
     def _take(self, record: Record) -> None:
-        if "failed" in record:
+        if record.get("failed"):
             self.failures[record["run"]] = str(record["failed"])
+        elif "failed" in record:
+            self.failures.pop(record["run"], None)
         else:
             self.found[key_of(record)] = record
             self.failures.pop(record["run"], None)

@@ -120,6 +120,7 @@ class StudyRuns:
         """
         self.out.mkdir(parents=True, exist_ok=True)
         with locked(self.out, wait=False):
+            self.evaluations.results.read()
             check_unchanged(self.out, self.variants.all)
             self.failed = []
             todo = [run for run in self.runs if run.variant in only]
@@ -132,13 +133,13 @@ class StudyRuns:
 
     def carry_out_run(self, run: Run, title: str, training: Training) -> bool:
         """Train and evaluate one run as far as that has not been done; False if a signal has stopped it."""
-        about, stopped = {"variant": run.variant.name, "seed": run.seed}, list[bool]()
+        about = {"variant": run.variant.name, "seed": run.seed, "run": str(run.folder.relative_to(self.out))}
+        stopped, results = list[bool](), self.evaluations.results
         try:
             if run.state != COMPLETE:
                 self.say(f"{title}: {'training goes on' if run.state == BEGUN else 'training'}")
-                resume = run.state == BEGUN
                 options: dict[str, Any] = {"launcher": training.launcher, "allow_pipe": training.allow_pipe}
-                if not start(run.recipe, run.folder, resume=resume, **options):
+                if not start(run.recipe, run.folder, resume=run.state == BEGUN, **options):
                     return False
             missing = self.evaluations.missing(run.folder, run.recipe)
             if missing:
@@ -147,6 +148,8 @@ class StudyRuns:
                     self.evaluations.make(run.folder, missing, about)
             if not training.keep_checkpoints:
                 keep_last_checkpoint(run.folder)
+            if about["run"] in results.failures:
+                results.add(about | {"failed": ""})
             if missing:
                 self.write()
             return not stopped
@@ -154,7 +157,7 @@ class StudyRuns:
         except (UserError, RuntimeError) as error:
             message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         self.failed.append(run)
-        self.evaluations.results.add(about | {"run": str(run.folder.relative_to(self.out)), "failed": message})
+        results.add(about | {"failed": message})
         self.say(f"{title}: failed: {message}")
         return not stopped
 
