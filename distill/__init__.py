@@ -1,6 +1,6 @@
 """distill: train a small image–text model from a strong pretrained image encoder (Three Towers).
 
-``distill.train``, ``evaluate``, ``study``, ``export``, ``load``, ``pack`` and ``embed_teachers`` do what the
+``distill.train``, ``evaluate``, ``study``, ``report``, ``export``, ``load``, ``pack`` and ``embed_teachers`` do what the
 ``distill`` command does; see their docstrings.
 """
 
@@ -10,10 +10,10 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from distill.api import Study, Training, embed_teachers, evaluate, export, load, pack, study, train
+from distill.api import Study, Training, embed_teachers, evaluate, export, load, pack, report, study, train
 
 __all__ = ["Study", "Training", "UserError"]
-__all__ += ["embed_teachers", "evaluate", "export", "load", "pack", "study", "train"]
+__all__ += ["embed_teachers", "evaluate", "export", "load", "pack", "report", "study", "train"]
 __version__ = "0.1.0"
 
 SIBLINGS = ("teachers", "students", "losses", "launch")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,6 +202,7 @@ def pack(
     captions: Sequence[str] = (),
     template: str = "",
     separator: str = "",
+    keep: Sequence[str] = (),
     test_percent: int | None = None,
     split_by: str = "file",
     drop_duplicates: bool = False,
@@ -222,6 +223,7 @@ def pack(
         captions: a table's columns of captions, or the keys of captions in the JSON of shards; default usual names.
         template: the caption of a class, with {} for its name; default "a photo of a {}", with "an" before a vowel.
         separator: of a table's columns; default the one with which its first line makes sense.
+        keep: a table's columns that become entries of the sample's JSON, besides label, class and cls.
         test_percent: how many percent of the pictures go into ``test-*.tar``; None keeps the source's own splits.
         split_by: "file": equal files are all for training or all for testing; "content": so are pictures that look
             alike, also by way of others.
@@ -239,9 +241,47 @@ def pack(
     from distill.data.packing.run import pack_source
     from distill.data.packing.source import Options
 
-    options = Options(None if root is None else Path(root), image, tuple(captions), template, separator)
+    options = Options(None if root is None else Path(root), image, tuple(captions), template, separator, tuple(keep))
     settings = Settings(test_percent, split_by, drop_duplicates, tuple(map(str, dedup_against)), per_shard)
     return pack_source(Path(source), Path(out), options, settings)
+
+
+def report(
+    runs: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    format: str = "html",
+    *,
+    data: str | Path | Sequence[str | Path] = (),
+    device: str | None = None,
+    say: Callable[[str], object] | None = None,
+) -> Path:
+    """Write the report on a run, or the comparison of several, as one file that needs no network.
+
+    Example:
+        >>> distill.report(["runs/first", "runs/second"], "comparison.html")
+
+    Args:
+        runs: the run folder, or several.
+        out: the file, which must not exist; default ``report.FORMAT`` in the folder of a single run.
+        format: the name of a report format.
+        data: shards to evaluate on; default those of each run's ``data.eval``.
+        device: such as ``"cuda"``; default a GPU where there is one.
+        say: is called with a line about what is done; None: nothing is said.
+
+    Returns:
+        The file.
+
+    Raises:
+        distill.UserError: for anything the user can put right.
+    """
+    from distill.reporting.write import write_report
+
+    paths = [runs] if isinstance(runs, str | Path) else list(runs)
+    shards = [data] if isinstance(data, str | Path) else list(data)
+    file = None if out is None else Path(out)
+    return write_report(
+        list(map(Path, paths)), file, format, list(map(str, shards)), device, say or (lambda line: None)
+    )
 
 
 def load_recipe(recipe: str | Path | Recipe, overrides: str | Iterable[str] = ()) -> Recipe:

@@ -26,7 +26,8 @@ from distill.evals.runner import run as evaluate
 from distill.files import write_text
 from distill.lookup import resolve
 from distill.recipe import dump, load
-from distill.report.sheet import ImageAnswers, TextAnswers, write_sheet
+from distill.reporting.sheet import ImageAnswers, TextAnswers, write_sheet
+from distill.reporting.write import write_report
 from distill.ship.embed import embed_images
 from distill.ship.export import export
 from distill.ship.image_text import ImageText
@@ -119,6 +120,10 @@ class Demo:
         with self.stage("exporting the 3T students and drawing the contact sheet"):
             export(self.out / "runs" / "three_towers", self.out / "export")
             contact_sheet(load_students(self.out / "export"), unseen, self.out / "contact-sheet.png")
+        with self.stage("writing the report on the three runs"):
+            write_report(
+                [self.out / "runs" / name for name in recipes], self.out / "report.html", say=lambda line: None
+            )
         result = {
             "seed": self.seed,
             "train_images": len(shards),

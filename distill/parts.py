@@ -10,9 +10,11 @@ import losses
 from distill import plugins
 from distill.errors import UserError, as_user_errors
 from distill.evals.layout import LAYOUTS
-from distill.evals.runner import tasks
+from distill.evals.plan import tasks
 from distill.evals.subject import SUBJECTS
 from distill.lookup import EVALUATIONS, OPTIMIZERS, load_optimizer
+from distill.reporting.write import FORMATS as REPORT_FORMATS
+from distill.reporting.write import formats as report_formats
 from distill.ship.export import FORMATS, formats
 from distill.training.observing import OBSERVERS
 from launch import launchers
@@ -28,6 +30,9 @@ def installed_parts() -> dict[str, dict[str, str]]:
             "optim.name": summaries(plugins.found(*OPTIMIZERS), load_optimizer),
             "--launcher": summaries(launchers.names(), launchers.find),
             "--format": summaries(formats(), lambda name: plugins.load("export format", name, *FORMATS)),
+            "report --format": summaries(
+                report_formats(), lambda name: plugins.load("report format", name, *REPORT_FORMATS)
+            ),
             "--task": summaries(tasks(), lambda name: plugins.load("evaluation", name, *EVALUATIONS)),
             "what distill evaluate measures": summaries(
                 plugins.found(*SUBJECTS), lambda name: plugins.load("subject", name, *SUBJECTS)

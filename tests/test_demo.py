@@ -67,5 +67,5 @@ def test_the_table_lists_methods_and_written_files(tmp_path: Path) -> None:
     out = distill("demo", "--out", tmp_path / "demo", *small).stdout
     for words in ("3T students", "from scratch", "LiT", "chance", "3T minus scratch", "share of LiT", "Try next"):
         assert words in out
-    for path in ("export", "contact-sheet.png", "results.json", "runs", "recipes"):
+    for path in ("report.html", "export", "contact-sheet.png", "results.json", "runs", "recipes"):
         assert str(tmp_path / "demo" / path) in out and (tmp_path / "demo" / path).exists()

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 import write_reference_pages
-from conftest import COLOURS, SHAPES, distill, picture
+from conftest import COLOURS, SHAPES, distill, encoded, picture, write_tar
 
 from distill.recipe import apply_override, packaged
 
@@ -86,12 +86,27 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture(shape, colour, i).save(home / "photos" / f"{i:02d}.jpg")
         rows.append(f"photos/{i:02d}.jpg,a {colour} {shape}")
     (home / "captions.csv").write_text("\n".join(rows) + "\n")
+    write_animals(home)
     tree = recipe_of_the_readme()
     for setting in (*REDUCED, *OWN_IMAGE_TOWER):
         apply_override(tree, setting)
     (home / "first.toml").write_text(tomli_w.dumps(tree))
     run(README, home)
     return home
+
+
+def write_animals(home: Path) -> None:
+    """Labelled pictures: a folder with one folder a class, and the same in CLIP_benchmark's layout."""
+    for split, numbers in (("train", range(24)), ("test", range(24, 40))):
+        members = []
+        for i in numbers:
+            image = picture(SHAPES[i % 4], COLOURS[i // 4 % 8], i)
+            (home / "animals" / split / SHAPES[i % 4]).mkdir(parents=True, exist_ok=True)
+            image.save(home / "animals" / split / SHAPES[i % 4] / f"{i}.png")
+            members += [(f"{i}.png", encoded(image)), (f"{i}.cls", str(i % 4).encode())]
+        (home / "wds_animals" / split).mkdir(parents=True)
+        write_tar(home / "wds_animals" / split / "0.tar", members)
+    (home / "wds_animals" / "classnames.txt").write_text("\n".join(SHAPES) + "\n")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -24,7 +24,7 @@ from distill.data.captions import Caption, Captions
 from distill.data.check import Findings, NearDuplicates, difference_hash
 from distill.data.packing.lookalikes import groups
 from distill.data.shards import Shards
-from distill.evals.retrieval import relevance
+from distill.evals.retrieval import Relevance
 from distill.metrics.ranking import recalls
 
 
@@ -319,7 +319,8 @@ def test_several_rows_of_a_picture_are_one_sample_and_a_perfect_model_scores_1(t
     assert texts_by_file(paths) == {f"{k}.png": [text for text, i in rows if i == k] for k in range(5)}
     shards = Shards.open(map(str, paths))
     vectors = np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))[0]
-    distinct, texts_of_image, images_of_text = relevance(shards, Captions())
+    relevance = Relevance.of([Captions().read(shards.read(i)) for i in range(len(shards))])
+    distinct, texts_of_image, images_of_text = relevance.texts, relevance.of_image, relevance.of_text
     of_images = vectors[[numbers[shards.read(i).image or b""] for i in range(5)]]
     of_texts = vectors[[texts[text] for text in distinct]]
     assert recalls(of_images, of_texts, texts_of_image)[1] == 1.0

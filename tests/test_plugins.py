@@ -122,6 +122,15 @@ def test_its_export_format_is_written(package: Installed) -> None:
     assert "no export format 'npy'" in package.distill("export", "one", "--out", "x", "--format", "npy", status=2)
 
 
+def test_its_report_format_is_written(package: Installed) -> None:
+    words = ("report", "one", "two", "--data", "shards/train-000001.tar", "--format", "plain_numbers")
+    assert package.distill(*words, "--out", "runs.txt") == "The report is in runs.txt.\n"
+    one, two = map(json.loads, (package.home / "runs.txt").read_text().splitlines())
+    words = ("evaluate", "two", "--task", "retrieval", "--data", "shards/train-000001.tar", "--json", "-")
+    (found,) = json.loads(package.distill(*words))["results"]
+    assert (one["run"], two["run"]) == ("one", "two") and two["retrieval"] == found["metrics"]
+
+
 def test_its_evaluation_has_its_own_options_and_data(package: Installed) -> None:
     words = ("evaluate", "one", "--task", "last_word", "--data", "shards/train-000001.tar", "--json", "-")
     found = json.loads(package.distill(*words, "--set", "k=3", "--train", "shards/train-000000.tar"))["results"][0]
@@ -147,6 +156,7 @@ LOADERS: dict[str, Callable[[str], object]] = {
     "launchers": partial(launch_options.build, options={}),
     "evaluations": partial(find_evaluation, options={}),
     "export_formats": lambda name: distill.export("no-run", "out", name),
+    "report_formats": lambda name: distill.report("no-run", "out", name),
 }
 
 
@@ -175,6 +185,7 @@ def test_a_plugin_that_cannot_be_loaded_is_an_error_of_the_user(
         (("teachers", "list", "extra"), "extra/lite0"),
         (("evaluate", "--help"), "few_shot, fidelity, knn, last_word, linear"),
         (("export", "--help"), "Formats: distill, npz"),
+        (("report", "--help"), "Formats: html, md, plain_numbers"),
         (("recipe", "parts"), "plain                So many processes on this machine."),
         (("recipe", "parts"), "convolutional        One convolution, the maximum over the text, and a linear layer."),
     ],

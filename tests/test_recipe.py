@@ -133,15 +133,15 @@ def test_what_is_shown_of_a_packaged_recipe_is_that_recipe(name: str, tmp_path: 
 def test_the_defaults_that_are_shown_are_those_that_hold(name: str, tmp_path: Path) -> None:
     """Setting every key to what is shown changes nothing."""
     text = "\n".join(line for line in as_toml(name).splitlines() if not re.fullmatch(r"#\S+ =  # .*", line))
-    if "\n#[[teacher]]" in text:  # this one would have no name
-        text = re.sub(r"\n#\[\[teacher]](.|\n)*?(?=\n\n)", "", text)
+    # Those that are not set would have no name, and no task.
+    text = re.sub(r"\n#\[\[(teacher|evaluate)]](.|\n)*?(?=\n\n)", "", text)
     file = tmp_path / "all.toml"
     file.write_text(re.sub(r"^#(?=\S)", "", text, flags=re.M))
     shown, expected = (resolve(load(source, [SHARDS])) for source in (str(file), name))
     assert shown.objective == expected.objective and shown.text_options == expected.text_options
     assert shown.optimizer == expected.optimizer
     assert load(str(file), [SHARDS]).objective.options.keys() == type(expected.objective).model_fields.keys()
-    for table in ("data", "teacher", "optim", "train", "zero", "checkpoint"):
+    for table in ("data", "teacher", "optim", "train", "zero", "checkpoint", "evaluate", "log"):
         assert getattr(shown.recipe, table) == getattr(expected.recipe, table)
     assert shown.recipe.student.image == expected.recipe.student.image
 

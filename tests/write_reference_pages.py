@@ -14,11 +14,16 @@ from typing import Any
 import losses
 import teachers
 from distill import plugins
-from distill.evals.runner import EVALUATIONS, tasks
-from distill.lookup import OPTIMIZERS, load_optimizer
+from distill.evals.layout import LAYOUTS
+from distill.evals.plan import tasks
+from distill.evals.subject import SUBJECTS
+from distill.lookup import EVALUATIONS, OPTIMIZERS, load_optimizer
 from distill.recipe import packaged, purpose
 from distill.recipe_reference import Key, keys_of, one_line, plain, reference
+from distill.reporting.write import FORMATS as REPORT_FORMATS
+from distill.reporting.write import formats as report_formats
 from distill.ship.export import FORMATS, formats
+from distill.training.observing import OBSERVERS
 from launch import launchers
 from students import text_tower_class, texts
 
@@ -58,14 +63,15 @@ def recipes() -> Iterable[tuple[str, Path]]:
 
 def type_keys(path: str) -> set[str]:
     """The names of the keys that a table has whatever it names: without the options of an objective and the like."""
-    from distill.config import Recipe, TeacherTable
+    from distill.config import Recipe
+    from distill.recipe_reference import LISTS
     from distill.tables import Table
 
     model: Any = Recipe
     for part in path.split("."):
         if part == "0":
             continue
-        model = TeacherTable if part == "teacher" else model.model_fields[part].annotation
+        model = LISTS.get(part) or model.model_fields[part].annotation
     assert issubclass(model, Table) or model.model_fields
     return set(model.model_fields)
 
@@ -80,7 +86,11 @@ def parts() -> str:
         ("Optimisers: `optim.name`", plugins.found(*OPTIMIZERS), load_optimizer),
         ("Launchers: `--launcher`", launchers.names(), launchers.find),
         ("Export formats: `--format`", formats(), lambda name: plugins.load("export format", name, *FORMATS)),
+        ("Report formats: `distill report --format`", report_formats(), load_report_format),
         ("Evaluations: `--task`", tasks(), lambda name: plugins.load("evaluation", name, *EVALUATIONS)),
+        ("What `distill evaluate` measures", *found("subject", SUBJECTS)),
+        ("Layouts of evaluation data: `--data`", *found("layout", LAYOUTS)),
+        ("Observers of a training: `[[evaluate]]`, `log.to`", *found("observer", OBSERVERS)),
     ]
     for title, names, load in kinds:
         lines += [f"## {title}\n"]
@@ -96,6 +106,15 @@ def parts() -> str:
         "Any model of timm that gives features, by its name; the other keys are options of `timm.create_model`.\n"
     ]
     return "\n".join(lines)
+
+
+def found(kind: str, where: tuple[str, str, str]) -> tuple[Iterable[str], Any]:
+    """The names of one kind, and what loads one of them."""
+    return plugins.found(*where), lambda name: plugins.load(kind, name, *where)
+
+
+def load_report_format(name: str) -> Any:
+    return plugins.load("report format", name, *REPORT_FORMATS)
 
 
 def teacher_cards() -> str:

@@ -107,6 +107,7 @@ def check(
 @click.option("--root", type=click.Path(path_type=Path), help="The folder to which a table's paths are relative.")
 @click.option("--image", default="", help="A table's column with files; default image, filepath, path or similar.")
 @click.option("--caption", "captions", multiple=True, help="A table's column with captions; repeatable.")
+@click.option("--keep", multiple=True, help="A table's column for the samples' JSON; repeatable.")
 @click.option("--separator", default="", help="Between a table's columns: one character, or tab; default: recognised.")
 @click.option(
     "--template", default="", help="The caption of each class; default 'a photo of a {}' ('an' before a vowel)."
@@ -151,3 +152,32 @@ def pack(source: Path, out: Path, **options: Any) -> None:
 
     for path in distill.pack(source, out, **options):
         click.echo(str(path))
+
+
+@data.command()
+@click.argument("words", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def sets(words: tuple[str, ...], as_json: bool) -> None:
+    """List public evaluation sets, those of Three Towers' tables; with WORDS, those with all of them in their card.
+
+    Each is downloaded by hand, from where the card says, and evaluated on by its folder.
+
+    \b
+    Examples:
+      distill data sets
+      distill data sets zero-shot cc --json
+    """
+    import dataclasses
+    import json
+
+    from distill.evals.sets import SETS
+
+    cards = [dataclasses.asdict(card) | {"address": card.address} for card in SETS]
+    shown = [card for card in cards if all(word.lower() in json.dumps(card).lower() for word in words)]
+    if as_json:
+        click.echo(json.dumps(shown, indent=1))
+        return
+    for card in shown:
+        size = f"{card['images']:,} images" + (f", {card['classes']} classes" if card["classes"] else " with captions")
+        click.echo(f"{card['name']:12} {size}; {', '.join(card['use'])}; {card['terms']}; {card['paper']}")
+        click.echo(f"{'':12} {card['address']}")

@@ -14,7 +14,7 @@ DATA = (("--data", "data"), ("--train", "train"), ("--language", "languages"))
 FILES = (("--label", "label"), ("--classes", "classes"), ("--templates", "templates"))
 
 
-@click.command(cls=ListingCommand, title="Tasks", names="distill.evals.runner:tasks")
+@click.command(cls=ListingCommand, title="Tasks", names="distill.evals.plan:tasks")
 @click.argument("model", metavar="RUN|EXPORT|TEACHER|open_clip/ARCH@WEIGHTS")
 @click.option("--task", "tasks", multiple=True, help="What to measure; repeatable. Default: all that is possible.")
 @click.option("--data", multiple=True, help="What to measure on; repeatable. Default for a run: its data.eval.")

@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "Train a recipe.",
     "evaluate": "Evaluate a run or an export.",
     "study": "Train a recipe in variants and with several seeds, and compare them.",
+    "report": "Write a report on runs.",
     "export": "Export the students of a run.",
     "embed": "Embed images or texts with an export.",
     "search": "Search pictures by a text.",
@@ -26,7 +27,7 @@ COMMANDS = {
 }
 
 # Several processes would all write the same files.
-FOR_ONE_PROCESS = ("demo", "data", "evaluate", "export", "embed", "search")
+FOR_ONE_PROCESS = ("demo", "data", "evaluate", "report", "export", "embed", "search")
 
 
 class LazyGroup(click.Group):

@@ -136,7 +136,7 @@ def in_words(values: dict[str, Any]) -> str:
 @recipe.command()
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def parts(as_json: bool) -> None:
-    """What can be named: objectives, text towers, optimisers, launchers, export formats and evaluations.
+    """What can be named: objectives, text towers, optimisers, launchers, formats of exports and reports, evaluations.
 
     Those of other installed packages are among them. Teachers have a listing of their own, 'distill teachers list'.
     """

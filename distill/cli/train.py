@@ -75,7 +75,7 @@ def train(
     )
     run = training.run
     if training.complete:
-        click.echo(f"The run is in {run}. Next: distill export {run} --out {run.name}-export")
+        click.echo(f"The run is in {run}. Next: distill report {run}; distill export {run} --out {run.name}-export")
     else:
         command = ["distill", *(word for word in sys.argv[1:] if word not in ("--resume", "--extend"))]
         click.echo(f"Stopped as requested; {run} has a checkpoint of all steps. It goes on with:")

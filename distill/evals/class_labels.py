@@ -42,7 +42,14 @@ def classes_of(values: Sequence[Any], names: Names, called: Sequence[Any], templ
     texts = [str(value) for value in values]
     if not names:
         names = tuple((name,) for name in sorted(set(texts)))
-    index = {name: k for k, group in reversed([*enumerate(names)]) for name in group}
+    index: dict[str, int] = {}
+    for number, group in enumerate(names):
+        for name in group:
+            if index.setdefault(name, number) != number:
+                raise UserError(
+                    f"Two classes are called '{name}', and samples give their class by name.",
+                    "Give every class names of its own, or label samples by number.",
+                )
     unknown = sorted({text for text in texts if text not in index})
     if unknown:
         raise UserError(
@@ -86,7 +93,7 @@ def read_names(file: str) -> Names:
     """The names in a file: a class a line; or JSON: a list of names or of lists of names, or {name: [synonyms]}.
 
     Raises:
-        UserError: if it cannot be read, holds something else, or two classes have one name.
+        UserError: if it cannot be read, or holds something else or fewer than two classes.
     """
     path = Path(file)
     try:
@@ -94,15 +101,13 @@ def read_names(file: str) -> Names:
         if path.suffix.lower() == ".json":
             found = names_in(json.loads(text), path)
         else:
-            found = tuple((line.strip(),) for line in text.split("\n") if line.strip())
+            # An empty line among others is a class without a name: those after it keep their numbers.
+            found = tuple((line.strip(),) for line in text.rstrip().split("\n"))
     except (OSError, ValueError, RecursionError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UserError(f"The classes {path} cannot be read: {why}.", "Name a file with a class a line.") from error
-    flat = [name for names in found for name in names]
     if len(found) < 2:
         raise UserError(f"{file} names {len(found)} classes.", "A classification needs at least two.")
-    if twice := sorted({name for name in flat if flat.count(name) > 1}) if len(set(flat)) < len(flat) else []:
-        raise UserError(f"{file} holds the name '{twice[0]}' twice.", "Give every class names of its own.")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -50,8 +51,10 @@ class Classes:
 
     @property
     def called(self) -> list[str]:
-        """One name a class."""
-        return [names[0] for names in self.names]
+        """One name a class, with its number where another class has the same name, as two of ImageNet do."""
+        first = [names[0] for names in self.names]
+        times = Counter(first)
+        return [f"{name} ({k})" if times[name] > 1 else name for k, name in enumerate(first)]
 
     def present(self) -> np.ndarray:
         """The numbers of the classes that samples have, ascending."""

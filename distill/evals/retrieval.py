@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from distill.data.captions import Caption
-from distill.errors import UserError
-from distill.evals.evaluation import Context, Evaluation, Metric, Outcome, Unsuitable
+from distill.errors import BadSample, UserError
+from distill.evals.evaluation import CHECKS, Context, Dataset, Evaluation, Metric, Outcome, Unsuitable
 from distill.metrics import ranking
 from distill.metrics.resampling import mean, mean_metric
 
@@ -23,29 +24,35 @@ class Retrieval(Evaluation):
     Equal captions are one text: any of an image's captions is a right answer for it, and any image with
     that caption is a right answer for the text. Where captions have several languages, also for each language alone,
     as in LiT (arXiv 2111.07991, figures 6 and 7).
+
+    Attributes:
+        merge: whether equal captions are one text. If not, each belongs to its own image only, as CLIP_benchmark and
+            most published numbers have it; then a perfect model too misses where two images have the same caption.
     """
 
     reads = ("text", "captions")
 
+    merge: bool = True
+
     def check(self, context: Context) -> None:
-        super().check(context)
-        languages = {caption.language for own in context.data.captions for caption in own}
-        if self.languages and languages.isdisjoint(self.languages):
+        CHECKS["text"](context)
+        if self.languages and not speaks(context.data, self.languages):
             raise UserError(
                 f"No caption says that its language is {' or '.join(self.languages)}.", "Leave out --language."
             )
+        super().check(context)
         if len(Relevance.of(context.data.captions).texts) < 2:
             raise Unsuitable("Retrieval needs at least two different captions.", "Name other data.")
 
     def measure(self, context: Context) -> Outcome:
         captions, images = context.data.captions, context.images()["embedding"]
-        every = Relevance.of(captions)
+        every = Relevance.of(captions) if self.merge else Relevance.separate(captions)
         encoded = context.texts(every.texts)
         metrics = recall_metrics(images, encoded, every)
         row_of_text = {text: k for k, text in enumerate(every.texts)}
         by_language: dict[str, dict[str, Any]] = {}
         for language in languages_of(captions):
-            kept, own = in_language(captions, language)
+            kept, own = in_language(captions, language, self.merge)
             rows = encoded[[row_of_text[text] for text in own.texts]]
             found = recall_metrics(images[kept], rows, own)
             by_language[language] = {"images": len(kept), "texts": len(own.texts)}
@@ -82,6 +89,15 @@ class Relevance:
             of_image.append(list(texts))
         return cls(list(number), of_image, of_text)
 
+    @classmethod
+    def separate(cls, captions: Sequence[Sequence[Caption]]) -> Relevance:
+        """From the captions of each image, where equal ones are texts of their own."""
+        texts = [(i, caption.text) for i, own in enumerate(captions) for caption in own]
+        of_image: list[list[int]] = [[] for _ in captions]
+        for k, (i, _) in enumerate(texts):
+            of_image[i].append(k)
+        return cls([text for _, text in texts], of_image, [[i] for i, _ in texts])
+
 
 def recall_metrics(images: np.ndarray, texts: np.ndarray, relevance: Relevance) -> dict[str, Metric]:
     """Recalls in both directions, and the mean of the two at 10.
@@ -112,6 +128,15 @@ def mean_of_means(first: np.ndarray, second: np.ndarray) -> float:
     return (mean(first) + mean(second)) / 2
 
 
+def speaks(data: Dataset, languages: Sequence[str]) -> bool:
+    """Whether any caption says that it is in one of some languages."""
+    for i in range(len(data)):
+        with suppress(BadSample):  # it has captions in other languages only
+            if any(caption.language in languages for caption in data.read_captions(i)):
+                return True
+    return False
+
+
 def languages_of(captions: Sequence[Sequence[Caption]]) -> list[str]:
     """The languages that captions name, sorted, if there are several of them with at least two texts."""
     texts: dict[str, set[str]] = {}
@@ -122,11 +147,11 @@ def languages_of(captions: Sequence[Sequence[Caption]]) -> list[str]:
     return named if len(named) > 1 else []
 
 
-def in_language(captions: Sequence[Sequence[Caption]], language: str) -> tuple[list[int], Relevance]:
+def in_language(captions: Sequence[Sequence[Caption]], language: str, merge: bool) -> tuple[list[int], Relevance]:
     """The images that have captions of a language, and the relevance of these alone."""
     own = [[caption for caption in some if caption.language == language] for some in captions]
     kept = [i for i, some in enumerate(own) if some]
-    return kept, Relevance.of([own[i] for i in kept])
+    return kept, (Relevance.of if merge else Relevance.separate)([own[i] for i in kept])
 
 
 EVALUATION = Retrieval

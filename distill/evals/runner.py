@@ -1,4 +1,4 @@
-"""Find evaluations by name, check their options, make them, and return what JSON can hold."""
+"""Evaluate a model, and return what JSON can hold."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill import plugins
-from distill.errors import BadSample, UserError
-from distill.evals.data_options import DataOptions
+from distill.errors import BadSample
 from distill.evals.evaluation import Evaluation, Outcome
+from distill.evals.plan import plan, suitable
 from distill.evals.session import Session
 from distill.evals.store import Store, first_bad
 from distill.evals.subject import OpenOptions, open_subject
-from distill.lookup import EVALUATIONS, find_evaluation
 from distill.metrics.resampling import paired_difference
 
 EXAMPLES = 20  # of bad samples in a result
@@ -42,11 +40,6 @@ class Settings:
     best: bool = False
 
 
-def tasks() -> list[str]:
-    """The evaluations that exist, sorted."""
-    return list(plugins.found(*EVALUATIONS))
-
-
 def run(
     name: str | Path, chosen: Sequence[str], options: Mapping[str, Any] | None = None, settings: Settings | None = None
 ) -> dict[str, Any]:
@@ -55,8 +48,7 @@ def run(
     Args:
         name: see :func:`distill.evals.subject.open_subject`.
         chosen: the tasks; none means all that the model and the data allow.
-        options: those of :class:`DataOptions` apply to all tasks; of one task alone, those under its name, and if only
-            one task is chosen, all others.
+        options: see :func:`distill.evals.plan.plan`.
         settings: see there.
 
     Returns:
@@ -67,12 +59,12 @@ def run(
             chosen that the model or the data do not allow, or without any chosen if none is possible.
     """
     settings = settings or Settings()
-    evaluations = with_options(chosen or tasks(), dict(options or {}), bool(chosen))
-    if not chosen:
-        evaluations = {task: evaluation for task, evaluation in evaluations.items() if evaluation.automatic}
+    evaluations = plan(chosen, options or {})  # a wrong option is said before anything is loaded
     opened = OpenOptions(settings.device, settings.alpha, settings.best)
     store = Store(settings.cache)
     session = Session(open_subject(name, opened), store, settings.device, settings.skip_bad)
+    if session.subject.options:
+        evaluations = plan(chosen, options or {}, session.subject.options)
     other = None
     if settings.against:
         other = Session(open_subject(settings.against, opened), store, settings.device, settings.skip_bad)
@@ -91,30 +83,6 @@ def run(
             result |= {"bad": len(bad), "bad_examples": [one._asdict() for one in bad[:EXAMPLES]]}
         results.append(result)
     return {"model": session.subject.name, "results": results, "not_made": reasons}
-
-
-def suitable(
-    session: Session, evaluations: Mapping[str, Evaluation], strict: bool
-) -> tuple[dict[str, Evaluation], list[dict[str, str]]]:
-    """The evaluations that can be made, and why the others cannot.
-
-    Raises:
-        UserError: with ``strict``, for the first that cannot; otherwise if none can.
-    """
-    possible, reasons = {}, list[dict[str, str]]()
-    for task, evaluation in evaluations.items():
-        try:
-            evaluation.check(session.context(evaluation))
-        except UserError as error:
-            if strict:
-                raise first_bad(error) if isinstance(error, BadSample) else error from error
-            reasons.append({"task": task, "reason": str(error)})
-        else:
-            possible[task] = evaluation
-    if not possible:
-        first = reasons[0]
-        raise UserError(f"No task can be made; {first['task']}: {first['reason']}", "Name other data.")
-    return possible, reasons
 
 
 def measure(session: Session, evaluation: Evaluation) -> Outcome:
@@ -157,29 +125,3 @@ def differences(own: Outcome, other: Outcome) -> dict[str, dict[str, float | Non
 def finite(value: float) -> float | None:
     """The number; None for one that is not finite, which JSON does not have."""
     return float(value) if math.isfinite(value) else None
-
-
-def with_options(names: Sequence[str], options: dict[str, Any], chosen: bool) -> dict[str, Evaluation]:
-    """Evaluations by name, with their options.
-
-    Args:
-        names: of the tasks.
-        options: see :func:`run`.
-        chosen: whether the user chose the tasks.
-
-    Raises:
-        UserError: if there is no task of a name, or an option is unknown or has a wrong value.
-    """
-    shared = {key: value for key, value in options.items() if key in DataOptions.model_fields}
-    alone = names[0] if chosen and len(names) == 1 else ""
-    own: dict[str, dict[str, Any]] = {name: {} for name in names}
-    for key, value in options.items():
-        if key in own and isinstance(value, Mapping):
-            own[key] |= value
-        elif alone and key not in shared:
-            own[alone][key] = value
-        elif key not in shared:
-            raise UserError(
-                f"'{key}' is no option that all tasks have.", f"Write TASK.{key}, such as {names[0]}.{key}."
-            )
-    return {name: find_evaluation(name, shared | own[name]) for name in names}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -61,6 +61,7 @@ class Subject(ABC):
         temperature: by which similarities of images and texts are divided; None if it has not been learned.
         data, train: the shards that are measured on, and learnt from, unless others are named; empty if there are
             none.
+        options: (task, options) that a recipe's [[evaluate]] names.
     """
 
     rank: ClassVar[int]
@@ -70,6 +71,7 @@ class Subject(ABC):
     temperature: float | None = None
     data: tuple[str, ...] = ()
     train: tuple[str, ...] = ()
+    options: Sequence[tuple[str, Mapping[str, Any]]] = ()
 
     @classmethod
     @abstractmethod

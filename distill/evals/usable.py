@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from distill.data.index import KINDS
 from distill.data.shards import Sample, Shards
 from distill.data.views import decode
 from distill.errors import Bad, BadSample, UserError
+from distill.evals.dataset import Samples
 
 
 class ChosenSamples(Shards):
@@ -52,18 +53,35 @@ def usable_samples(shards: Shards, captions: Captions | None, bad: list[Bad]) ->
         UserError: if no sample is left.
     """
     bad.extend(shards.faults)
+
+    def check(sample: Sample) -> None:
+        decode(sample)
+        if captions is not None:
+            captions.read(sample)
+
+    return ChosenSamples(shards, usable_numbers(shards, check, bad))
+
+
+def usable_numbers(samples: Samples, check: Callable[[Sample], object], bad: list[Bad]) -> list[int]:
+    """The numbers of the samples that pass a check, which raises ``BadSample``.
+
+    Args:
+        samples: to be read.
+        check: of one sample.
+        bad: receives the records of the others.
+
+    Raises:
+        UserError: if no sample is left.
+    """
     good = []
-    for i in range(len(shards)):
+    for i in range(len(samples)):
         try:
-            sample = shards.read(i)
-            decode(sample)
-            if captions is not None:
-                captions.read(sample)
+            check(samples.read(i))
         except BadSample as error:
             bad.append(error.bad)
-            continue
-        good.append(i)
+        else:
+            good.append(i)
     if not good:
-        last = f"{bad[-1].shard} {bad[-1].key}: {bad[-1].reason}"
-        raise UserError(f"No sample of the evaluation data can be used; the last: {last}.", "Name other shards.")
-    return ChosenSamples(shards, good)
+        last = f"{bad[-1].shard} {bad[-1].key}: {bad[-1].reason}" if bad else "there is none"
+        raise UserError(f"No sample of the evaluation data can be used; the last: {last}.", "Name other data.")
+    return good

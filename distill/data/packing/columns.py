@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ CAPTION_COLUMNS = (
     *("alt_text", "alt", "prompt", "raw"),
 )
 LANGUAGE_COLUMNS = ("language", "lang")
+CLASS_COLUMNS = ("label", "class", "cls")  # kept for evaluations
 LANGUAGES = frozenset(
     "aa ab af am ar as az ba be bg bn bo br bs ca co cs cy da de dv dz el en eo es et eu fa fi fil fj fo fr fy ga "
     "gd gl gn gu ha haw he hi hr ht hu hy id ig is it iw ja jv ka kk km kn ko ku ky la lb ln lo lt lv mg mi mk ml "
@@ -44,11 +45,13 @@ class Columns:
         image: of pictures.
         captions: of captions, each with the language that its name says, or "".
         language: of the captions' language; "" if there is none.
+        kept: whose values become entries of the sample's JSON.
     """
 
     image: str
     captions: tuple[tuple[str, str], ...]
     language: str = ""
+    kept: tuple[str, ...] = ()
 
     @classmethod
     def find(cls, table: Path, names: Sequence[str], options: Options, example: Mapping[str, Any]) -> Columns:
@@ -72,14 +75,18 @@ class Columns:
             if not captions:
                 find_column(table, names, CAPTION_COLUMNS, "--caption")
         language = match(names, LANGUAGE_COLUMNS) or ""
+        kept = [find_column(table, names, (name,), "--keep") for name in options.keep]
         read = [image, *(name for name, _ in captions), *([language] if language else [])]
+        kept += [name for name in CLASS_COLUMNS if name in names and name not in (*read, *kept)]
+        read += kept
         rest = [name for name in names if name and name not in read]
         say(
             f"{table}: pictures from '{image}', captions from {listed(read[1 : 1 + len(captions)])}"
             + (f", their language from '{language}'" if language else "")
+            + (f"; kept: {listed(kept)}" if kept else "")
             + (f"; not read: {listed(rest)}" if rest else "")
         )
-        return cls(image, captions, language)
+        return cls(image, captions, language, tuple(kept))
 
     def row(self, entry: Mapping[str, Any], root: Path, where: str, **fields: Any) -> Row:
         """The row that a line of the table gives.
@@ -106,7 +113,8 @@ class Columns:
                 found += captions_in(unfolded(entry.get(name)), own or str(language or "").strip())
             except (ValueError, RecursionError) as error:
                 return row.with_problem(f"'{name}' cannot be read: {error}")
-        return row.with_captions(found)
+        kept = {name: entry[name] for name in self.kept if entry.get(name) not in (None, "")}
+        return replace(row, about={**row.about, **kept}).with_captions(found)
 
 
 def unfolded(value: Any) -> Any:

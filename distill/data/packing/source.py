@@ -32,6 +32,7 @@ class Options:
         captions: the columns of captions; empty takes usual names.
         template: the caption of a class, with {} for its name; "" is ``TEMPLATE``, with "an" where it has to be.
         separator: of a table's columns; "" recognises it.
+        keep: further columns of a table, which become entries of the sample's JSON, besides those of classes.
     """
 
     root: Path | None = None
@@ -39,6 +40,7 @@ class Options:
     captions: tuple[str, ...] = ()
     template: str = ""
     separator: str = ""
+    keep: tuple[str, ...] = ()
 
     def given(self) -> list[str]:
         """The names of the options that were given."""

@@ -51,13 +51,23 @@ class ClipBenchmark(Layout):
         return open_shards(layout, shards_in(self.folders[split]), f"{folder}, {split}", self.by_line())
 
     def by_line(self) -> bool:
-        """Whether it is a retrieval set, whose ``KEY.txt`` has a caption a line."""
-        try:
-            return (self.folder / TYPE).read_text(encoding="utf-8").strip() == "retrieval"
-        except OSError:
+        """Whether it is a retrieval set, whose ``KEY.txt`` has a caption a line.
+
+        Raises:
+            UserError: if the file that says so cannot be read, or names a kind that is not measured here.
+        """
+        path = self.folder / TYPE
+        if not path.is_file():
             return False
-        except UnicodeDecodeError as error:
-            raise UserError(f"{self.folder / TYPE} is not UTF-8 text.", "Repair it.") from error
+        try:
+            kind = path.read_text(encoding="utf-8").strip().lower()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} cannot be read: {error}.", "Repair it.") from error
+        if kind not in ("", "classification", "retrieval"):
+            raise UserError(
+                f"{self.folder} is a set of the kind '{kind}', which no task measures.", "Name another one."
+            )
+        return kind == "retrieval"
 
 
 def split_folders(folder: Path) -> dict[str, Path]:

@@ -16,11 +16,13 @@ from distill.data.packing.source import Options, Source, kinds
 from distill.data.packing.sources.tar_shards import TarShards
 from distill.data.shard_names import holds_shards
 from distill.data.shards import Sample
+from distill.data.views import decode
 from distill.errors import Bad, BadSample, UserError
 from distill.evals import class_labels
 from distill.evals.dataset import Classes, Dataset
 from distill.evals.layout import Layout
 from distill.evals.templates import find_templates
+from distill.evals.usable import usable_numbers
 
 
 class PictureFiles(Layout):
@@ -40,7 +42,8 @@ class PictureFiles(Layout):
         path = Path(self.specs[0])
         kind = source_kind(path)
         assert kind is not None
-        self.source = kind(path, Options())
+        keep = (self.options.label,) if self.options.label and "keep" in kind.takes else ()
+        self.source = kind(path, Options(keep=keep))
         splits: dict[str, dict[str, Row]] = {}
         for row in self.source.rows():
             if row.problem:
@@ -61,6 +64,9 @@ class PictureFiles(Layout):
 
     def open(self, split: str) -> Dataset:
         rows, options = self.rows[split], self.options
+        if self.reading.skip_bad:
+            every = RowSamples(self.source, rows)
+            rows = [rows[i] for i in usable_numbers(every, decode, self.reading.bad)]
         samples = RowSamples(self.source, rows)
         parts = [self.specs[0], *(f"{row.name}\0{self.source.stamp(row)}" for row in rows)]
         identity = hashlib.sha256("\0\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()

@@ -45,8 +45,9 @@ class Students(Subject):
         self.captions, self.workers = Captions(settings.caption_keys, settings.languages), settings.workers
         self.temperature = model.config.temperature
         if path is not None and is_run(path):
-            data = read_recipe(path).data
-            self.data, self.train = data.eval, () if data.streamed else data.train
+            recipe = read_recipe(path)
+            self.data, self.train = recipe.data.eval, () if recipe.data.streamed else recipe.data.train
+            self.options = [(table.task, table.options) for table in recipe.evaluate]
 
     @classmethod
     def recognises(cls, name: str) -> bool:

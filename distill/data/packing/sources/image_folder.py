@@ -26,7 +26,7 @@ class ImageFolder(Source):
 
     rank = 20
     noun = "an image folder with metadata"
-    takes = ("image", "captions", "separator")
+    takes = ("image", "captions", "separator", "keep")
 
     @classmethod
     def recognises(cls, path: Path) -> bool:

@@ -18,7 +18,7 @@ class JsonLines(Source):
 
     rank = 50
     noun = "a table of JSON Lines"
-    takes = ("root", "image", "captions")
+    takes = ("root", "image", "captions", "keep")
     remedy = "Paths are relative to the table's folder, or to --root."
 
     @classmethod

@@ -19,7 +19,7 @@ class JsonTable(Source):
 
     rank = 60
     noun = "a table in JSON"
-    takes = ("root", "image", "captions")
+    takes = ("root", "image", "captions", "keep")
     remedy = "Paths are relative to the table's folder, or to --root."
 
     @classmethod

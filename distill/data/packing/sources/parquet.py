@@ -27,7 +27,7 @@ class Parquet(Source):
 
     rank = 15
     noun = "a Parquet table"
-    takes = ("root", "image", "captions")
+    takes = ("root", "image", "captions", "keep")
     remedy = "Paths are relative to the table's folder, or to --root."
 
     @classmethod

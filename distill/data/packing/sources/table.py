@@ -25,7 +25,7 @@ class Table(Source):
 
     rank = 90
     noun = "a table"
-    takes = ("root", "image", "captions", "separator")
+    takes = ("root", "image", "captions", "separator", "keep")
     remedy = "Paths are relative to the table's folder, or to --root."
 
     def __init__(self, path: Path, options: Options) -> None:

@@ -1,1 +1,0 @@
-"""Reports: pictures and tables of what a run learned."""
