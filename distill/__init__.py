@@ -1,7 +1,7 @@
 """distill: train a small image–text model from a strong pretrained image encoder (Three Towers).
 
-``distill.train``, ``evaluate``, ``study``, ``report``, ``export``, ``load``, ``pack`` and ``embed_teachers`` do what the
-``distill`` command does; see their docstrings.
+``distill.train``, ``evaluate``, ``study``, ``report``, ``export``, ``load``, ``pack`` and ``embed_teachers`` do what
+the ``distill`` command does; see their docstrings.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from distill.api import Study, Training, embed_teachers, evaluate, export, load, pack, report, study, train
+from distill.api import Training, embed_teachers, evaluate, export, load, pack, report, train
+from distill.studies.public import Study, study
 
 __all__ = ["Study", "Training", "UserError"]
 __all__ += ["embed_teachers", "evaluate", "export", "load", "pack", "report", "study", "train"]

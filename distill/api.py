@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.studies.public import Study as Study
-from distill.studies.public import study as study
-
 if TYPE_CHECKING:
     from distill.config import Recipe
     from distill.ship.image_text import ImageText

@@ -15,9 +15,11 @@ from distill.data.captions import Captions
 from distill.errors import UserError
 from distill.evals.evaluation import Evaluation
 from distill.evals.layout import Reading, open_data, open_train
-from distill.evals.runner import Settings, run, tasks, with_options
+from distill.evals.plan import plan
+from distill.evals.runner import Settings, run
 from distill.files import digest
 from distill.recipe import anchor
+from distill.run_tables import EvaluateTable
 from distill.studies.variants import Variant, Variants
 from distill.training.checkpoint import BEST, CHECKPOINTS, seal_of
 
@@ -90,17 +92,24 @@ class Evaluations:
     Args:
         out: the folder of the study; keys name runs relative to it, so it may be moved.
         chosen: the tasks; none means all that a model and the data allow.
-        options: of the tasks, as for :func:`distill.evals.runner.run`.
+        options: of the tasks, see :func:`distill.evals.plan.plan`.
+        defaults: the [[evaluate]] of the reference, see there; they hold for all variants.
         settings: what applies to all tasks.
 
     Raises:
         UserError: if there is no such task, or an option does not hold.
     """
 
-    def __init__(self, out: Path, chosen: Sequence[str], options: dict[str, Any], settings: Settings) -> None:
+    def __init__(
+        self,
+        out: Path,
+        chosen: Sequence[str],
+        options: Mapping[str, Any],
+        defaults: Sequence[EvaluateTable],
+        settings: Settings,
+    ) -> None:
         self.out, self.chosen, self.settings = out, list(dict.fromkeys(chosen)), settings
-        evaluations = with_options(self.chosen or tasks(), options, bool(self.chosen))
-        self.evaluations = {name: one for name, one in evaluations.items() if self.chosen or one.automatic}
+        self.evaluations = plan(self.chosen, options, [(table.task, table.options) for table in defaults])
         self.results = Results(out / "results.jsonl")
         self._samples: dict[str, str] = {}
 

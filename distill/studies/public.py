@@ -77,7 +77,7 @@ def study(
         overrides: settings of all variants.
         only: make the runs of these variants; the tables have all that is known of the others, too.
         tasks: the evaluations; none makes all that the models and the data allow.
-        options: of the evaluations, as for :func:`distill.evaluate`.
+        options: of the evaluations, as for :func:`distill.evaluate`. The recipe's [[evaluate]] gives defaults.
         device, skip_bad, best: see :func:`distill.evaluate`.
         keep_checkpoints: keep the checkpoints that the recipe keeps; otherwise the last one of each complete run.
         launcher, allow_pipe: see :func:`distill.train`.
@@ -143,6 +143,8 @@ def open_study(
     of_grid = {**grid.table.options, **({"data": grid.table.data} if grid.table.data else {})}
     tasks = [measured["tasks"]] if isinstance(measured["tasks"], str) else list(measured["tasks"])
     settings = Settings(measured["device"], None, measured["skip_bad"], default_folder(), "", measured["best"])
-    evaluations = Evaluations(folder, tasks or grid.table.task, {**anchored(of_grid, grid.folder), **own}, settings)
+    options = {**anchored(of_grid, grid.folder), **own}
+    defaults = made.reference.recipe.evaluate
+    evaluations = Evaluations(folder, tasks or grid.table.task, options, defaults, settings)
     runs = StudyRuns(name, folder, made, range(first, first + count), evaluations, say)
     return runs, made.named(only)
