@@ -250,6 +250,25 @@ def test_several_processes_train_a_run(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out/runs/w/seed-0/run.json").read_text())["processes"] == 2
 
 
+@pytest.mark.slow
+def test_in_processes_started_by_torchrun_a_failure_ends_the_study_and_the_next_one_begins_with_the_others(
+    tmp_path: Path,
+) -> None:
+    write_recipe(tmp_path)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", *SCRIPT]
+    words = ["study", "recipe.toml", "--out", "out", "--task", "retrieval", "--seeds", "1", *DIVERGES, *SCRATCH]
+    words += ["--variant", "w: optim.weight_decay=0.1"]
+    states = []
+    for _ in range(2):
+        subprocess.run([*launch, *words], cwd=tmp_path, capture_output=True, timeout=300)  # its status is torchrun's
+        summary = summary_of(tmp_path / "out")
+        states.append({name: one["runs"]["0"] for name, one in summary["variants"].items()})
+        assert [one["variant"] for one in summary["failed"]] == ["diverges"]
+    assert states[0] == {"reference": "complete", "diverges": "begun", "w": "to do"}
+    assert states[1] == {"reference": "complete", "diverges": "begun", "w": "complete"}
+    assert variants_of(summary, "mean_r10")["w"]["difference"]["count"] == 1
+
+
 def test_two_studies_do_not_work_in_one_folder(home: Path) -> None:
     with locked(home / "whole"):
         error = study(home, "whole", *VARIANTS, "--seeds", 2, status=2).stderr

@@ -94,7 +94,7 @@ def study(
     click.echo(as_text(found.summary, metrics))
     click.echo(f"\nThe tables are in {found.out / 'study.md'}, all numbers in {found.out / 'study.json'}.")
     if not found.complete:
-        click.echo("Stopped as requested. It goes on with the same command:")
+        click.echo("Stopped before its end. It goes on with the same command:")
         click.echo(f"  {shlex.join(['distill', *sys.argv[1:]])}")
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is saved: a second request has nothing left to stop
         sys.exit(STOPPED)

@@ -27,6 +27,7 @@ from distill.studies.table import as_markdown
 from distill.studies.variants import Variant, Variants
 from distill.training.run_lock import locked
 from distill.training.start import start
+from distill.training.together import in_group
 from launch.job import on_termination
 from launch.launcher import Launcher
 
@@ -112,7 +113,8 @@ class StudyRuns:
             training: how.
 
         Returns:
-            Whether it has come to its end; if not, a signal has stopped it, and calling it again goes on.
+            Whether it has come to its end; if not, a signal has stopped it, or a run has failed in a group of
+            processes that another program has started, and calling it again goes on.
 
         Raises:
             KeyboardInterrupt: if it is interrupted before the training of a run begins, or a second time.
@@ -123,17 +125,27 @@ class StudyRuns:
             self.evaluations.results.read()
             check_unchanged(self.out, self.variants.all)
             self.failed = []
+            # Those that have failed before come last: whatever stops this one, the others are done one day.
             todo = [run for run in self.runs if run.variant in only]
+            todo.sort(key=lambda run: self.relative(run) in self.evaluations.results.failures)
             for number, run in enumerate(todo, 1):
-                if not self.carry_out_run(run, f"{run.name} ({number} of {len(todo)} runs)", training):
+                goes_on = self.carry_out_run(run, f"{run.name} ({number} of {len(todo)} runs)", training)
+                if goes_on and run in self.failed and in_group() and number < len(todo):
+                    self.say("The processes that were started cannot train any more after a failure.")
+                    goes_on = False
+                if not goes_on:
                     self.write()
                     return False
             self.write()
         return True
 
+    def relative(self, run: Run) -> str:
+        """The folder of a run as ``results.jsonl`` has it."""
+        return str(run.folder.relative_to(self.out))
+
     def carry_out_run(self, run: Run, title: str, training: Training) -> bool:
         """Train and evaluate one run as far as that has not been done; False if a signal has stopped it."""
-        about = {"variant": run.variant.name, "seed": run.seed, "run": str(run.folder.relative_to(self.out))}
+        about = {"variant": run.variant.name, "seed": run.seed, "run": self.relative(run)}
         stopped, results = list[bool](), self.evaluations.results
         try:
             if run.state != COMPLETE:
@@ -157,8 +169,11 @@ class StudyRuns:
         except (UserError, RuntimeError) as error:
             message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         self.failed.append(run)
-        results.add(about | {"failed": message})
-        self.say(f"{title}: failed: {message}")
+        # Where one of several processes has failed, torchrun sends the others a signal: first it is written down.
+        with on_termination(lambda: stopped.append(True)):
+            results.add(about | {"failed": message})
+            self.say(f"{title}: failed: {message}")
+            self.write()
         return not stopped
 
     def stop_later(self, stopped: list[bool]) -> None:
