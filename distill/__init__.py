@@ -1,7 +1,7 @@
 """distill: train a small image–text model from a strong pretrained image encoder (Three Towers).
 
-``distill.train``, ``evaluate``, ``report``, ``export``, ``load``, ``pack`` and ``embed_teachers`` do what the
-``distill`` command does; see their docstrings.
+``distill.train``, ``evaluate``, ``study``, ``report``, ``export``, ``load``, ``pack`` and ``embed_teachers`` do what
+the ``distill`` command does; see their docstrings.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from distill.api import Training, embed_teachers, evaluate, export, load, pack, report, train
+from distill.studies.public import Study, study
 
-__all__ = ["Training", "UserError", "embed_teachers", "evaluate", "export", "load", "pack", "report", "train"]
+__all__ = ["Study", "Training", "UserError"]
+__all__ += ["embed_teachers", "evaluate", "export", "load", "pack", "report", "study", "train"]
 __version__ = "0.1.0"
 
 SIBLINGS = ("teachers", "students", "losses", "launch")

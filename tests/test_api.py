@@ -51,8 +51,8 @@ def test_a_notebook_packs_embeds_trains_exports_evaluates_and_loads(tmp_path: Pa
 
 
 def test_the_functions_are_typed_and_documented() -> None:
-    functions = [getattr(distill, name) for name in distill.__all__ if name not in ("Training", "UserError")]
-    assert len(functions) == 7
+    functions = [getattr(distill, name) for name in distill.__all__ if name not in ("Study", "Training", "UserError")]
+    assert len(functions) == 8
     for function in functions:
         signature = inspect.signature(function)
         assert function.__doc__ and "Raises:" in function.__doc__

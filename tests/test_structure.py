@@ -31,7 +31,7 @@ IMPORT_ORDER = (
         "rules",
     ),
     *("resolved", "lookup", "remarks", "recipe_reference"),
-    *("data", "training", "ship", "evals", "observers", "reporting", "demo", "parts", "api", "cli"),
+    *("data", "training", "ship", "evals", "observers", "studies", "reporting", "demo", "parts", "api", "cli"),
 )
 
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "data": "Check, index and make shards.",
     "train": "Train a recipe.",
     "evaluate": "Evaluate a run or an export.",
+    "study": "Train a recipe in variants and with several seeds, and compare them.",
     "report": "Write a report on runs.",
     "export": "Export the students of a run.",
     "embed": "Embed images or texts with an export.",

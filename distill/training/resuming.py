@@ -40,11 +40,9 @@ def check_recipe(recipe: Recipe, run: Path, extend: bool) -> None:
     if not is_run(run):
         raise UserError(f"There is no run to resume in {run}.", "Leave out --resume, or correct --out.")
     started_with = read_recipe(run)
-    old, new = started_with.model_dump(mode="json"), recipe.model_dump(mode="json")
-    may_change = MAY_CHANGE if started_with.data.streamed or recipe.data.streamed else f"{MAY_CHANGE}|{MOVED_SHARDS}"
-    changed = sorted({name for name in differences(old, new) if not re.fullmatch(may_change, name)})
+    changed = keys_changed(started_with, recipe)
     lengths = [name for name in changed if name in LENGTHS]
-    others = [name for name in changed if name not in LENGTHS] + modes_changed(started_with, recipe)
+    others = [name for name in changed if name not in LENGTHS]
     if others:
         raise UserError(
             f"The run in {run} was started with another {', '.join(others)}.",
@@ -55,6 +53,13 @@ def check_recipe(recipe: Recipe, run: Path, extend: bool) -> None:
             f"The run in {run} was started with another {', '.join(lengths)}.",
             "Add --extend to make it longer, or give the recipe it was started with.",
         )
+
+
+def keys_changed(old: Recipe, new: Recipe) -> list[str]:
+    """The keys that differ between the recipe of a run and another one, and that may not change on resume."""
+    may_change = MAY_CHANGE if old.data.streamed or new.data.streamed else f"{MAY_CHANGE}|{MOVED_SHARDS}"
+    names = differences(old.model_dump(mode="json"), new.model_dump(mode="json"))
+    return sorted({name for name in names if not re.fullmatch(may_change, name)}) + modes_changed(old, new)
 
 
 def modes_changed(old: Recipe, new: Recipe) -> list[str]:

@@ -17,17 +17,21 @@ NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EI
 
 
 @contextmanager
-def locked(run: Path) -> Iterator[None]:
+def locked(run: Path, wait: bool = True) -> Iterator[None]:
     """Hold the lock of a run, the file ``.lock`` in its folder, which stays there. Without locks it does nothing.
 
+    Args:
+        run: the folder of the run, or of a study.
+        wait: whether to wait :data:`PATIENCE` seconds for another job that has the lock.
+
     Raises:
-        UserError: if another job trains there and does not end within :data:`PATIENCE` seconds.
+        UserError: if another job trains there, and does not end within that time.
     """
     # On a file system without locks the library would otherwise create a file instead, which stays if the process is
     # killed.
     lock = FileLock(run / ".lock", preserve_lock_file=True, fallback_to_soft=False)
     try:
-        acquire(lock, run)
+        acquire(lock, run) if wait else lock.acquire(blocking=False)
     except Timeout as error:
         raise UserError(f"Another process trains in {run}.", "Wait for it, or end it.") from error
     except OSError as error:

@@ -85,6 +85,11 @@ def launcher_for(launcher: Launcher | None) -> Launcher:
     return group
 
 
+def in_group() -> bool:
+    """Whether this process works in a group that another program has started; such a group survives no failed job."""
+    return bool(_groups)
+
+
 @contextmanager
 def _met(description: Description) -> Iterator[StartedGroup]:
     from launch.started_group import meet
