@@ -321,6 +321,48 @@ def test_a_model_of_open_clip_is_measured_with_its_own_preprocessing(home: Path,
     assert found["metrics"]["top1"] == pytest.approx(hits.mean())
 
 
+def test_data_without_classes_are_not_read_as_a_whole_to_find_that_out(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = [(f"{n}.png", encoded(picture("circle", "red", n))) for n in range(2)]
+    write_tar(tmp_path / "a.tar", members + [(f"{n}.txt", b"a") for n in range(2, 1000)] + [("999.cls", b"1")])
+    from distill.evals.layouts import shards
+
+    read: list[int] = []
+    original = shards.json_of
+    monkeypatch.setattr(shards, "json_of", lambda samples, i: read.append(i) or original(samples, i))
+    from distill.data.shards import Shards
+
+    with pytest.raises(UserError, match="No sample has a class"):
+        shards.read_classes(Shards.open([str(tmp_path / "a.tar")]), [tmp_path / "a.tar"], "", "", "")
+    assert len(read) <= shards.PROBES
+
+
+def test_few_shots_embed_only_what_they_learn_from_of_many_images(
+    home: Path, embedded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distill.evals import few_shot
+
+    expected = package.evaluate(home / "export", "few_shot", shots=[1], seeds=2, data=str(home / "shards"))
+    embedded.clear()
+    monkeypatch.setattr(few_shot, "MANY", 50)
+    found = package.evaluate(home / "export", "few_shot", shots=[1], seeds=2, data=str(home / "shards"), cache=False)
+    assert found == expected
+    assert 64 + 4 <= sum(embedded) <= 64 + 2 * 4
+
+
+def test_a_model_s_own_training_set_is_not_embedded_if_it_is_large(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distill.evals import session
+
+    monkeypatch.setattr(session, "MANY", 95)
+    with pytest.raises(UserError, match="trained on 96 samples, too many"):
+        package.evaluate(home / "run", "knn")
+    train = str(home / "shards" / "train-000000.tar")
+    assert package.evaluate(home / "run", "knn", train=train)["images"] == 64
+
+
 @pytest.mark.parametrize(
     "task, options, said",
     [

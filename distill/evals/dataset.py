@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from distill.data.captions import Caption
+from distill.data.index import KINDS
 from distill.data.shards import Sample
 from distill.errors import UserError
 
@@ -24,6 +26,27 @@ class Samples(Protocol):
 
     def read(self, i: int, kinds: Sequence[str] = ...) -> Sample:
         """Sample i; raises ``BadSample`` if it cannot be read."""
+
+
+class Chosen:
+    """Some samples of others, numbered from 0; it can be pickled.
+
+    Args:
+        samples: the others.
+        numbers: of those that are chosen.
+    """
+
+    def __init__(self, samples: Samples, numbers: np.ndarray) -> None:
+        self.samples, self.numbers = samples, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def key(self, i: int) -> str:
+        return self.samples.key(int(self.numbers[i]))
+
+    def read(self, i: int, kinds: Sequence[str] = KINDS) -> Sample:
+        return self.samples.read(int(self.numbers[i]), kinds)
 
 
 @dataclass(frozen=True)
@@ -82,6 +105,19 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def subset(self, numbers: np.ndarray) -> Dataset:
+        """Some of the samples, by their numbers, in that order; with their classes, which must be known."""
+        classes = self.classes
+        chosen = Classes(classes.labels[numbers], classes.names, classes.templates)
+        identity = hashlib.sha256(self.identity.encode() + np.asarray(numbers, dtype=np.int64).tobytes()).hexdigest()
+        return Dataset(
+            f"{self.name}, {len(numbers)} of {len(self)}",
+            Chosen(self.samples, numbers),
+            identity,
+            lambda i: self.read_captions(int(numbers[i])),
+            lambda: chosen,
+        )
 
     @property
     def classes(self) -> Classes:

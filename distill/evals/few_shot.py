@@ -13,6 +13,8 @@ from distill.metrics.classification import top_k_hits
 from distill.metrics.classifiers import L2, few_shot_choice, logistic, ridge
 from distill.metrics.resampling import mean_metric
 
+MANY = 20_000  # training images, from which on only those are embedded that are learned from
+
 
 class FewShot(Evaluation):
     """Accuracy of linear classifiers on pre-logits, mean over several draws of the training images.
@@ -39,16 +41,19 @@ class FewShot(Evaluation):
         few_shot_choice(Labelled.of(context).train, max(self.shots), 0)
 
     def measure(self, context: Context) -> Outcome:
-        labelled = Labelled.of(context)
-        train, test = context.images(context.train)["pre_logits"], context.images()["pre_logits"]
-        count = len(labelled.names)
+        labelled, count = Labelled.of(context), len(Labelled.of(context).names)
+        # Of many images only those that are learned from are embedded; those of fewer shots are among those of more.
+        # Few are embedded whole, as other tasks need all of them.
+        most = [few_shot_choice(labelled.train, max(self.shots), seed) for seed in range(self.seeds)]
+        used = np.unique(np.concatenate(most)) if len(context.train) > MANY else np.arange(len(context.train))
+        data = context.train.subset(used) if len(used) < len(context.train) else context.train
+        train, test, labels = context.images(data)["pre_logits"], context.images()["pre_logits"], labelled.train[used]
         metrics, curve = {}, []
         for shots in sorted(set(self.shots)):
             hits = []
             for seed in range(self.seeds):
-                chosen = few_shot_choice(labelled.train, shots, seed)
-                scores = self.fit(train[chosen], labelled.train[chosen], count).scores(test)
-                hits.append(top_k_hits(scores, labelled.test, 1))
+                chosen = np.searchsorted(used, few_shot_choice(labelled.train, shots, seed))
+                hits.append(top_k_hits(self.fit(train[chosen], labels[chosen], count).scores(test), labelled.test, 1))
             metric = mean_metric(np.mean(hits, axis=0), 1 / count)
             metrics[f"accuracy_{shots}shot"] = metric
             low, high = metric.interval()

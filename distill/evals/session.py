@@ -13,6 +13,8 @@ from distill.evals.layout import Reading, open_data, open_train
 from distill.evals.store import Store
 from distill.evals.subject import OpenOptions, Subject, open_subject
 
+MANY = 100_000  # samples that a model was trained on, up to which classifiers learn from them unless others are named
+
 
 class Session:
     """Opens what evaluations of one model ask for, each once.
@@ -66,6 +68,11 @@ class Session:
         found = self._once("train", options, open_train)
         if found is None and self.subject.train:
             found = self._once("train", options.model_copy(update={"train": self.subject.train}), open_train)
+            if found is not None and len(found) > MANY:
+                raise Unsuitable(
+                    f"The model was trained on {len(found):,} samples, too many to learn from unless they are named.",
+                    "Name fewer with --train, or the same ones.",
+                )
         return found
 
     def teacher(self, name: str) -> Subject:

@@ -9,8 +9,11 @@ import tarfile
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from distill.data.captions import Caption, Captions
 from distill.data.members import is_clutter, split_name
@@ -24,6 +27,7 @@ from distill.evals.layout import Layout
 from distill.evals.templates import find_templates
 from distill.evals.usable import usable_samples
 
+PROBES = 100  # samples, or members, that are looked at to find out whether there are classes
 SPLIT_PREFIX = re.compile(r"([A-Za-z]+)[-_.]?\d*[^/]*\.tar$", re.IGNORECASE)
 
 
@@ -106,9 +110,14 @@ def read_classes(samples: Samples, paths: Sequence[Path], label: str, file: str,
         UserError: if a sample has no class, or they do not fit the file of classes.
     """
     keys = (label,) if label else class_labels.KEYS
-    entries = [json_of(samples, i) for i in range(len(samples))]
-    found = [next((entry[key] for key in keys if entry.get(key) is not None), None) for entry in entries]
-    if not label and all(value is None for value in found):
+    entries: list[dict[str, Any]] = [{}] * len(samples)
+    found: list[Any] = [None] * len(samples)
+    # Where a few samples say nothing, not all are read: there may be millions.
+    looked_at = np.unique(np.linspace(0, len(samples) - 1, PROBES).astype(int))
+    if any(class_in(json_of(samples, int(i)), keys) is not None for i in looked_at):
+        entries = [json_of(samples, i) for i in range(len(samples))]
+        found = [class_in(entry, keys) for entry in entries]
+    elif not label and class_members(paths[:1], PROBES):
         members = class_members(paths)
         found = [members.get(samples.key(i)) for i in range(len(samples))]
     if all(value is None for value in found):
@@ -133,13 +142,23 @@ def json_of(samples: Samples, i: int) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def class_members(paths: Sequence[Path]) -> dict[str, str]:
-    """The texts of all members ``KEY.cls`` of some shards, by their keys."""
+def class_in(entry: dict[str, Any], keys: Sequence[str]) -> Any:
+    """The class in the JSON of a sample; None if there is none."""
+    return next((entry[key] for key in keys if entry.get(key) is not None), None)
+
+
+def class_members(paths: Sequence[Path], most: int | None = None) -> dict[str, str]:
+    """The texts of members ``KEY.cls`` of some shards, by their keys.
+
+    Args:
+        paths: of the shards.
+        most: how many members of a shard are looked at; None for all.
+    """
     found: dict[str, str] = {}
     for path in paths:
         try:
             with tarfile.open(path, "r:") as tar:
-                for member in tar:
+                for member in islice(tar, most):
                     tar.members = []  # type: ignore[attr-defined]  # or tarfile keeps every member in memory
                     key, ending = split_name(member.name)
                     if ending == "cls" and member.isfile() and not is_clutter(member.name):
