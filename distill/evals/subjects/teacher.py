@@ -27,10 +27,7 @@ class TeacherImages(Subject):
     @classmethod
     def recognises(cls, name: str) -> bool:
         if Path(name).is_dir():
-            config = Path(name) / CONFIG
-            return config.is_file() and FORMAT.split("/")[0] not in config.read_text(
-                encoding="utf-8", errors="replace"
-            )
+            return is_of_timm(Path(name) / CONFIG)
         with as_user_errors():
             return name.startswith("timm/") or name in {card.name for card in teachers.cards()}
 
