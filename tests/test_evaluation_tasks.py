@@ -261,6 +261,24 @@ def test_two_models_are_compared_on_the_same_samples(home: Path) -> None:
     assert {tuple(one.values()) for one in same["differences"].values()} == {(0.0, 0.0, 0.0)}
 
 
+def test_a_run_is_compared_with_its_teacher_where_both_can_be_measured(home: Path) -> None:
+    """With the run's own training images, which the teacher does not name, and only in the tasks of images."""
+    found = package.evaluate(home / "run", ["knn", "linear"], against="packaged/efficientnet_lite0")
+    train, test = (str(home / "shards" / f"{split}-000000.tar") for split in ("train", "test"))
+    teacher = package.evaluate("packaged/efficientnet_lite0", "knn", data=test, train=train)
+    knn = found["results"][0]
+    expected = knn["metrics"]["accuracy"] - teacher["metrics"]["accuracy"]
+    assert knn["differences"]["accuracy"]["value"] == pytest.approx(expected)
+    every = {
+        one["task"]: "differences" in one for one in package.evaluate(home / "run", against=home / "export")["results"]
+    }
+    assert all(every.values())
+    images = package.evaluate(home / "run", against="packaged/efficientnet_lite0")["results"]
+    assert {one["task"] for one in images if "differences" in one} == {"knn", "linear", "few_shot"}
+    with pytest.raises(UserError, match="no text tower"):
+        package.evaluate(home / "run", "retrieval", against="packaged/efficientnet_lite0")
+
+
 @pytest.fixture
 def embedded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many images each forward of students embeds, while a test runs."""

@@ -13,7 +13,7 @@ from distill.evals.evaluation import Evaluation, Outcome
 from distill.evals.plan import plan, suitable
 from distill.evals.session import Session
 from distill.evals.store import Store, first_bad
-from distill.evals.subject import OpenOptions, open_subject
+from distill.evals.subject import OpenOptions, Subject, open_subject
 from distill.metrics.resampling import paired_difference
 
 EXAMPLES = 20  # of bad samples in a result
@@ -65,24 +65,31 @@ def run(
     session = Session(open_subject(name, opened), store, settings.device, settings.skip_bad)
     if session.subject.options:
         evaluations = plan(chosen, options or {}, session.subject.options)
-    other = None
-    if settings.against:
-        other = Session(open_subject(settings.against, opened), store, settings.device, settings.skip_bad)
     possible, reasons = suitable(session, evaluations, strict=bool(chosen))
+    other, comparable = None, dict[str, Evaluation]()
+    if settings.against:
+        other = opponent(session, open_subject(settings.against, opened))
+        comparable, _ = suitable(other, possible, strict=bool(chosen))
     results = []
     for task, evaluation in possible.items():
         data = session.context(evaluation).data.name
         outcome = measure(session, evaluation)
         result = result_of(task, data, outcome)
-        if other is not None:
-            theirs = evaluation if evaluation.data else evaluation.model_copy(update={"data": session.subject.data})
+        if other is not None and task in comparable:
             result["against"] = settings.against
-            result["differences"] = differences(outcome, measure(other, theirs))
+            result["differences"] = differences(outcome, measure(other, evaluation))
         if settings.skip_bad:
             bad = list(dict.fromkeys(session.bad))
             result |= {"bad": len(bad), "bad_examples": [one._asdict() for one in bad[:EXAMPLES]]}
         results.append(result)
     return {"model": session.subject.name, "results": results, "not_made": reasons}
+
+
+def opponent(session: Session, subject: Subject) -> Session:
+    """A session that measures another model on the same samples, read in the same way."""
+    own = session.subject
+    subject.data, subject.train, subject.captions = own.data, own.train, own.captions
+    return Session(subject, session.store, session.device, session.skip_bad)
 
 
 def measure(session: Session, evaluation: Evaluation) -> Outcome:
