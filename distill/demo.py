@@ -46,6 +46,7 @@ METHODS = {
     "lit": ['objective={name="contrastive"}', 'student.image={arch="teacher"}', "student.width=1280"],
 }
 ENGLISH = Captions(languages=("en",))
+MEASURED = '[{ task = "retrieval", languages = ["en"], every = 64 }]'  # while training: the English names
 MAX_DIFFERENCE = 1e-4  # between embeddings of the teacher in timm and of its package's own network
 BATCH = 64  # images per forward when speed is measured
 
@@ -160,6 +161,7 @@ class Demo:
         """One of the three recipes, with these shards as data."""
         data = [f"data.train={json.dumps([str(p.absolute()) for p in train])}"]
         data += [f"data.eval={json.dumps([str(p.absolute()) for p in test])}"]
+        data += [f"evaluate={MEASURED}"]
         return load("demo", [*data, f"train.seed={self.seed}", *self.overrides, *METHODS[name]])
 
     def recipe(self, name: str, train: list[Path], test: list[Path]) -> Recipe:
