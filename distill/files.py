@@ -52,6 +52,11 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
 
 
+def user_cache() -> Path:
+    """The user's folder for what distill keeps and can make again; it need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distill"
+
+
 def nearest_folder(path: Path) -> Path:
     """A path if it is a folder, otherwise the nearest folder above it that exists."""
     path = path.absolute()

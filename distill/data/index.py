@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import posixpath
 import tarfile
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ import numpy as np
 from distill.data.archives import what_it_is
 from distill.data.members import KINDS, Leftover, Leftovers, is_stored_whole, no_samples, place_of
 from distill.errors import UserError
-from distill.files import digest, write_whole
+from distill.files import digest, user_cache, write_whole
 from distill.wording import counted
 
 TAR_ERRORS = (tarfile.TarError, ValueError, OverflowError, RecursionError)  # what tarfile raises for a damaged archive
@@ -222,7 +221,7 @@ def bytes_at(path: Path, offset: int, size: int) -> bytes:
 
 def index_paths(path: Path) -> tuple[Path, Path]:
     """Where a shard's index may be stored: beside the shard, and in the user's cache folder."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distill" / "indexes"
+    base = user_cache() / "indexes"
     name = hashlib.sha256(str(path.absolute()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
     return path.with_name(path.name + ".index"), base / f"{name}.index"
 

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distill.data.packing.columns import CLASS_COLUMNS
 from distill.errors import UserError
 from distill.evals.dataset import Classes
 
-KEYS = ("label", "class", "cls")  # of a sample's JSON or columns of a table, if no other is named
+KEYS = CLASS_COLUMNS  # of a sample's JSON or columns of a table, if no other is named
 Names = tuple[tuple[str, ...], ...]
+
+
+def keys_for(label: str) -> tuple[str, ...]:
+    """The keys under which a class is looked for: ``label`` or, if that is "", the usual ones."""
+    return (label,) if label else KEYS
+
+
+def class_in(entry: Mapping[str, Any], label: str) -> Any:
+    """The class in a sample's JSON or a row, see :func:`keys_for`; None if there is none."""
+    return next((entry[key] for key in keys_for(label) if entry.get(key) is not None), None)
 
 
 def classes_of(values: Sequence[Any], names: Names, called: Sequence[Any], templates: tuple[str, ...]) -> Classes:

@@ -28,7 +28,7 @@ class DataOptions(BaseModel):
             ``KEY.cls``.
         classes: a file with the names of the classes: a name a line, or JSON, where a class may have several names.
         templates: a file with a text a line, {} standing for the class's name; or ``plain``, "a photo of a {}.",
-            ``plain``, "a photo of a {}."
+            or ``name``, the name alone.
         languages: only captions of these, and those without one; none means those that the model was trained with.
     """
 

@@ -41,7 +41,8 @@ class FewShot(Evaluation):
         few_shot_choice(Labelled.of(context).train, max(self.shots), 0)
 
     def measure(self, context: Context) -> Outcome:
-        labelled, count = Labelled.of(context), len(Labelled.of(context).names)
+        labelled = Labelled.of(context)
+        count = len(labelled.names)
         # Of many images only those that are learned from are embedded; those of fewer shots are among those of more.
         # Few are embedded whole, as other tasks need all of them.
         most = [few_shot_choice(labelled.train, max(self.shots), seed) for seed in range(self.seeds)]

@@ -29,7 +29,8 @@ class LinearProbe(Evaluation):
     l2: float = Field(default=1.0, gt=0)
 
     def measure(self, context: Context) -> Outcome:
-        labelled, count = Labelled.of(context), len(Labelled.of(context).names)
+        labelled = Labelled.of(context)
+        count = len(labelled.names)
         train, test = context.images(context.train)["pre_logits"], context.images()["pre_logits"]
         if self.method == "logistic":
             classifier = logistic(train, labelled.train, count, self.c)

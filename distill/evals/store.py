@@ -25,7 +25,7 @@ from distill.data.views import decode
 from distill.errors import BadSample, UserError
 from distill.evals.dataset import Dataset, Samples
 from distill.evals.subject import Prepare, Subject
-from distill.files import write_whole
+from distill.files import user_cache, write_whole
 from distill.progress import progress_bar
 from launch import group as processes
 
@@ -38,8 +38,7 @@ Alter = Callable[[Image.Image, str], Image.Image]  # a picture and its key → t
 def default_folder() -> Path:
     """Where embeddings are kept: ``DISTILL_CACHE``, or below the user's folder for caches."""
     home = os.environ.get("DISTILL_CACHE")
-    base = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distill"
-    return base / "embeddings"
+    return (Path(home) if home else user_cache()) / "embeddings"
 
 
 class Prepared(TorchDataset[Any]):

@@ -17,6 +17,7 @@ from distill import plugins
 from distill.data.captions import Captions
 from distill.data.views import PLAIN_VIEWS
 from distill.errors import UserError
+from distill.training.checkpoint import digest
 
 SUBJECTS = ("distill.evals.subjects", "SUBJECT", "distill.subjects")
 Prepare = Callable[[Image.Image], torch.Tensor]  # a picture → the input of an image encoder, without a batch
@@ -146,8 +147,5 @@ def open_subject(name: str | Path, options: OpenOptions) -> Subject:
 
 def hash_tensors(tensors: Mapping[str, torch.Tensor], *parts: object) -> str:
     """SHA-256 of named tensors and of the texts of further parts."""
-    digest = hashlib.sha256("\0".join(map(str, parts)).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    of_tensors = digest({name: tensor.detach().cpu() for name, tensor in tensors.items()})
+    return hashlib.sha256("\0".join([of_tensors, *map(str, parts)]).encode()).hexdigest()

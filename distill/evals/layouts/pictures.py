@@ -128,10 +128,11 @@ def captions_of(samples: RowSamples, settings: Captions, i: int) -> list[Caption
 
 def read_classes(rows: Sequence[Row], label: str, file: str, templates: str) -> Classes:
     """The classes of rows; see :func:`distill.evals.class_labels.classes_of`."""
-    keys = (label,) if label else class_labels.KEYS
-    found = [next((row.about[key] for key in keys if row.about.get(key) is not None), None) for row in rows]
+    found = [class_labels.class_in(row.about, label) for row in rows]
     if all(value is None for value in found):
-        raise UserError(f"No picture has a class under {', '.join(keys)}.", "Name the column with --label.")
+        raise UserError(
+            f"No picture has a class under {', '.join(class_labels.keys_for(label))}.", "Name the column with --label."
+        )
     names = class_labels.read_names(file) if file else ()
     called = [row.about.get("class") for row in rows]
     return class_labels.classes_of(found, names, called, find_templates(templates))

@@ -109,20 +109,20 @@ def read_classes(samples: Samples, paths: Sequence[Path], label: str, file: str,
     Raises:
         UserError: if a sample has no class, or they do not fit the file of classes.
     """
-    keys = (label,) if label else class_labels.KEYS
     entries: list[dict[str, Any]] = [{}] * len(samples)
     found: list[Any] = [None] * len(samples)
     # Where a few samples say nothing, not all are read: there may be millions.
     looked_at = np.unique(np.linspace(0, len(samples) - 1, PROBES).astype(int))
-    if any(class_in(json_of(samples, int(i)), keys) is not None for i in looked_at):
+    if any(class_labels.class_in(json_of(samples, int(i)), label) is not None for i in looked_at):
         entries = [json_of(samples, i) for i in range(len(samples))]
-        found = [class_in(entry, keys) for entry in entries]
+        found = [class_labels.class_in(entry, label) for entry in entries]
     elif not label and class_members(paths[:1], PROBES):
         members = class_members(paths)
         found = [members.get(samples.key(i)) for i in range(len(samples))]
     if all(value is None for value in found):
+        keys = ", ".join(class_labels.keys_for(label))
         raise UserError(
-            f"No sample has a class: neither under {', '.join(keys)} in KEY.json nor in KEY.cls.",
+            f"No sample has a class: neither under {keys} in KEY.json nor in KEY.cls.",
             "Name the key of the classes with --label.",
         )
     if any(isinstance(value, list | dict) for value in found):
@@ -140,11 +140,6 @@ def json_of(samples: Samples, i: int) -> dict[str, Any]:
     except (BadSample, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def class_in(entry: dict[str, Any], keys: Sequence[str]) -> Any:
-    """The class in the JSON of a sample; None if there is none."""
-    return next((entry[key] for key in keys if entry.get(key) is not None), None)
 
 
 def class_members(paths: Sequence[Path], most: int | None = None) -> dict[str, str]:
