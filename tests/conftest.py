@@ -23,8 +23,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
-# Embeddings that evaluations keep are of this test run.
-os.environ.setdefault("DISTILL_CACHE", tempfile.mkdtemp(prefix="distill-cache-"))
+# Embeddings that evaluations keep are of this test run, and of the processes that it starts.
+if "DISTILL_CACHE" not in os.environ:
+    CACHE = tempfile.TemporaryDirectory(prefix="distill-cache-")  # removed when this process ends
+    os.environ["DISTILL_CACHE"] = CACHE.name
 # No test downloads anything.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -7,7 +7,7 @@ import shutil
 import time
 import tracemalloc
 from collections import Counter
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -109,11 +109,10 @@ def test_what_is_read_together_covers_every_sample_once_before_it_is_needed(samp
         when[numbers[start : start + 1000]] = step
     covered, lengths = np.zeros(samples, dtype=np.int64), Counter[int]()
     for step, start in enumerate(range(0, samples, 1000)):
-        together = order.ahead(start, min(start + 1000, samples))
-        covered[together] += 1
-        assert (when[together] >= step).all()
-        for run in np.split(together, np.flatnonzero(np.diff(together) != 1) + 1):
-            lengths[len(run)] += len(run)
+        for first, count in order.ahead(start, min(start + 1000, samples)).tolist():
+            covered[first : first + count] += 1
+            assert count > 0 and first + count <= samples and (when[first : first + count] >= step).all()
+            lengths[count] += count
     assert (covered == 1).all()
     whole = min(RUN, max(1, samples // STRIPE))
     if samples > 2 * whole * STRIPE:
@@ -199,7 +198,7 @@ def test_samples_are_the_same_with_and_without_a_table(tmp_path: Path) -> None:
         assert shards.read(i) == loaded.read(i) == without.read(i)
         assert shards.key(i) == loaded.key(i) == without.key(i) == f"{i:06d}"
         for one in (shards, loaded, without):
-            one.read_ahead(np.arange(i, min(i + 8, 13)))
+            one.read_ahead(np.array([[i, min(8, 13 - i)]]))
     (tmp_path / "too-large").mkdir()
     without.save_samples(tmp_path / "too-large")  # from the indexes, one after another
     for name in os.listdir(tmp_path / "run" / SAMPLES):
@@ -244,7 +243,7 @@ def test_a_table_is_not_believed_about_a_shard_that_has_changed(tmp_path: Path) 
     assert [loaded.read(i) for i in range(5)] == expected[:5]
     with pytest.raises(BadSample, match="has been replaced"):
         loaded.read(7)
-    loaded.read_ahead(np.arange(12))
+    loaded.read_ahead(np.array([[0, 12]]))
     second.unlink()
     with pytest.raises(BadSample, match="gone"):
         Shards.load(tmp_path / "run" / "shards.safetensors").read(7)
@@ -268,6 +267,25 @@ def test_consecutive_runs_are_from_different_shards() -> None:
     assert len(set(shards)) > 95 and sum(a == b for a, b in pairwise(shards)) < 40, "10 are expected"
 
 
+def test_the_parts_of_runs_in_each_shard_are_those_of_looking_up_every_sample() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        counts = rng.integers(0, 6, rng.integers(1, 12))
+        if not (total := int(counts.sum())):
+            continue
+        firsts = rng.integers(0, total, 5)
+        runs = np.stack([firsts, [int(rng.integers(1, total - first + 1)) for first in firsts]], axis=1)
+        shards = Shards.__new__(Shards)
+        shards.starts = np.concatenate([[0], np.cumsum(counts)])
+        expected = [
+            (shard, part[0], part[-1])
+            for first, count in runs.tolist()
+            for shard, group in groupby(range(first, first + count), key=lambda i: shards.locate(i)[0])
+            for part in [list(group)]
+        ]
+        assert np.stack(shards._by_shard(runs), axis=1).tolist() == [list(part) for part in expected]
+
+
 def test_what_is_read_ahead_is_in_the_cache_before_it_is_read(tmp_path: Path) -> None:
     """Whole runs with the bytes between, each of several shards."""
     noise = np.random.default_rng(0).bytes(1 << 17)
@@ -288,10 +306,10 @@ def test_what_is_read_ahead_is_in_the_cache_before_it_is_read(tmp_path: Path) ->
 
     if any(map(cached, range(120))):
         pytest.skip("this file system keeps files in its cache")
-    asked = np.array([*range(36, 44), 90, 20, 21])
-    shards.read_ahead(asked)
+    asked = [*range(36, 44), 90, 20, 21]
+    shards.read_ahead(np.array([[36, 8], [90, 1], [20, 2]]))
     end = time.monotonic() + 30
-    while not all(map(cached, asked.tolist())):
+    while not all(map(cached, asked)):
         assert time.monotonic() < end
         time.sleep(0.01)
     for file in files:

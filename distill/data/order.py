@@ -75,7 +75,7 @@ class Order:
         return piece.epoch, int(piece.samples[offset])
 
     def ahead(self, start: int, stop: int) -> np.ndarray:
-        """[n] int64: the samples that should be read from disk before those at some positions, run after run.
+        """[n, 2] int64: what to read from disk before the samples at some positions, as (first sample, how many).
 
         They are all of a run where it begins, and none later, since they have been read by then. Of a run that the end
         of the epoch divides, the first part is read together, and the second, at the beginning, one by one.
@@ -83,15 +83,20 @@ class Order:
         Args:
             start, stop: the first position, and the one after the last.
         """
-        found = [np.empty(0, dtype=np.int64)]
+        found = [np.empty((0, 2), dtype=np.int64)]
         while start < stop:
             piece, offset = self._find(start)
             here = slice(offset, offset + stop - start)
-            counts = piece.ahead[here]
+            first, counts = piece.samples[here], piece.ahead[here]
             start += len(counts)
-            ages = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            found.append((np.repeat(piece.samples[here], counts) + ages) % self.samples)
-        return np.concatenate(found)
+            begun = counts > 0
+            found.append(np.stack([first[begun], counts[begun]], axis=1))
+        runs = np.concatenate(found)
+        # The samples are a circle: what goes over its end is at its beginning.
+        over = np.maximum(runs.sum(axis=1) - self.samples, 0)
+        runs[:, 1] -= over
+        rest = over[over > 0]
+        return np.concatenate([runs, np.stack([np.zeros_like(rest), rest], axis=1)])
 
     def replacement(self, position: int, attempt: int, stride: int) -> int:
         """The number of the sample that is used where the one at ``position`` is bad.

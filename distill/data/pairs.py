@@ -90,10 +90,10 @@ class Pairs(Dataset[Batch]):
         stop = first + sum(slot.position == first + k for k, slot in enumerate(slots))
         for lead in (self.batch_size,) if self._begun else (0, self.batch_size):
             if self.one_machine:
-                samples = self.order.ahead(first + lead, stop + lead)
+                runs = self.order.ahead(first + lead, stop + lead)
             else:
-                samples = np.array([i for _, i in self.order.between(first + lead, stop + lead)])
-            self.shards.read_ahead(samples)
+                runs = np.array([(i, 1) for _, i in self.order.between(first + lead, stop + lead)])
+            self.shards.read_ahead(runs)
         self._begun = True
 
     def _pair(self, slot: Slot, bad: list[Bad]) -> TrainingPair:

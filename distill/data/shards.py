@@ -198,31 +198,46 @@ class Shards:
         )
         return Sample(place.key, place.path, image, txt, json)
 
-    def read_ahead(self, samples: np.ndarray) -> None:
+    def read_ahead(self, runs: np.ndarray) -> None:
         """Ask the operating system to read the images of some samples into its cache, and do not wait for it.
 
-        Those of consecutive samples are read together with what is between, unless they are far apart. It does nothing
-        where that is not possible; what is wrong with a sample is found when it is read.
+        Those of a run are read together with what is between, unless they are far apart. It does nothing where that is
+        not possible; what is wrong with a sample is found when it is read.
 
         Args:
-            samples: [n] int64, their numbers.
+            runs: [n, 2] int64, the number of the first sample of each run of consecutive ones, and how many they are.
         """
-        shards = self.starts.searchsorted(samples, side="right") - 1
-        offsets, sizes = self._images(samples, shards)
-        first = np.flatnonzero((np.diff(samples, prepend=-2) != 1) | (np.diff(shards, prepend=-1) != 0))
-        if not len(first):
-            return
-        starts = np.minimum.reduceat(np.where(sizes < 0, 2**62, offsets), first)
-        lengths = np.maximum.reduceat(offsets + sizes, first) - starts
-        most = np.add.reduceat(sizes + SPREAD, first)
-        for k in np.flatnonzero((lengths > 0) & (lengths <= most)).tolist():
+        shards, first, last = self._by_shard(runs)
+        starts, _ = self._images(first, shards)
+        ends, sizes = self._images(last, shards)
+        lengths = ends + sizes - starts
+        # Only the first and the last sample are looked up: looking up all takes as long as reading one.
+        near = (starts > 0) & (sizes >= 0) & (lengths <= (last - first + 1) * (SPREAD + np.maximum(sizes, 0)))
+        chosen = np.stack([shards, starts, lengths], axis=1)[near & (lengths > 0)].tolist()
+        for shard, start, length in chosen:
             with suppress(OSError):
-                read_ahead(self._files[int(shards[first[k]])], int(starts[k]), int(lengths[k]))
+                read_ahead(self._files[shard], start, length)
+
+    def _by_shard(self, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(shard, first sample, last sample) of the parts of some runs that are in one shard, [m] int64 each."""
+        begins, ends = runs[:, 0], runs.sum(axis=1)
+        shards = self.starts.searchsorted(begins, side="right") - 1
+        parts = self.starts.searchsorted(ends - 1, side="right") - shards
+        if (parts > 1).any():
+            number = np.repeat(np.arange(len(runs)), parts)
+            shards = shards[number] + np.arange(len(number)) - np.repeat(np.cumsum(parts) - parts, parts)
+            begins, ends = (
+                np.maximum(begins[number], self.starts[shards]),
+                np.minimum(ends[number], self.starts[shards + 1]),
+            )
+        some = ends > begins  # of shards without samples there is none
+        return shards[some], begins[some], ends[some] - 1
 
     def _images(self, samples: np.ndarray, shards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Offsets and sizes of the images of some samples of some shards, [n] int64 each; size −1 where absent."""
         if self.table is not None:
-            return self.table.members[samples, 0, 0], self.table.members[samples, 0, 1]
+            found = self.table.members[samples, 0]
+            return found[:, 0], found[:, 1]
         found = np.full((len(samples), 2), (0, -1), dtype=np.int64)
         for k, (i, shard) in enumerate(zip(samples.tolist(), shards.tolist(), strict=True)):
             with suppress(BadSample, UserError, IndexError):
