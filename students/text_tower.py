@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -42,6 +42,15 @@ class TextTower(Tower):
     def describe(cls, options: TextOptions) -> str:
         """A short description of a tower with these options, for the model card."""
         return cls.__name__
+
+    @classmethod
+    def open_clip_config(cls, options: TextOptions, vocab: int) -> dict[str, Any]:
+        """The ``text_cfg`` from which open_clip builds the same tower, with the same names in its state dict.
+
+        Raises:
+            ValueError: if open_clip has no such tower; the message says what it lacks.
+        """
+        raise ValueError(f"open_clip has no text tower that computes what a {cls.describe(options)} does")
 
     def forward(self, inputs: torch.Tensor, outputs: tuple[str, ...] = ("embedding",)) -> dict[str, torch.Tensor]:
         """[n, context] int64 token ids → outputs by name: "embedding" [n, D]; "tokens" [n, context, W] if it has them.
