@@ -13,6 +13,7 @@ import teachers
 from distill import plugins
 from distill.config import ObjectiveTable, Optim, Recipe, TeacherTable
 from distill.errors import UserError, as_user_errors
+from distill.initial import Source, source_of
 from distill.other_names import remedy_for_value
 from distill.resolved import ResolvedRecipe, ResolvedTeacher, check_compatibility
 from distill.rules import NEW_RUNS, Rules
@@ -42,6 +43,7 @@ def resolve(recipe: Recipe, rules: Rules = NEW_RUNS) -> ResolvedRecipe:
     with as_user_errors():
         cards = tuple(find_card(table) for table in recipe.teacher)
         facts = tuple(facts_of(table, card, needs.teachers) for table, card in zip(recipe.teacher, cards, strict=True))
+    recipe, source = with_source(recipe, cards[0] if cards else None, rules)
     used_count = len(cards) if needs.teachers else int(recipe.on_teacher)
     text, text_options = find_text_tower(recipe)
     resolved = ResolvedRecipe(
@@ -50,6 +52,7 @@ def resolve(recipe: Recipe, rules: Rules = NEW_RUNS) -> ResolvedRecipe:
         needs=needs,
         facts=facts,
         first=cards[0] if cards else None,
+        source=source,
         teachers=tuple(
             ResolvedTeacher(
                 name=unique_name(cards, k),
@@ -68,6 +71,21 @@ def resolve(recipe: Recipe, rules: Rules = NEW_RUNS) -> ResolvedRecipe:
     )
     check_compatibility(resolved)
     return resolved
+
+
+def with_source(recipe: Recipe, first: teachers.Card | None, rules: Rules) -> tuple[Recipe, Source | None]:
+    """Where the image student's weights come from, and the recipe with the statistics of its input that follow.
+
+    Raises:
+        UserError: if there are no such weights.
+    """
+    image = recipe.student.image
+    source = source_of(image, first)
+    if source is None or source.statistics is None or image.mean or rules.statistics == 1:
+        return recipe, source
+    mean, std = source.statistics
+    image = image.model_copy(update={"mean": mean, "std": std})
+    return recipe.model_copy(update={"student": recipe.student.model_copy(update={"image": image})}), source
 
 
 def find_card(table: TeacherTable) -> teachers.Card:

@@ -148,7 +148,7 @@ def anchor(tree: dict[str, Any], base: Path) -> None:
         tree: the parsed recipe, which need not be valid.
         base: the folder that they are relative to.
     """
-    from teachers import is_path
+    from teachers import is_card_name, is_path
 
     def absolute(value: Any, *words: str) -> Any:
         if isinstance(value, list):
@@ -164,7 +164,10 @@ def anchor(tree: dict[str, Any], base: Path) -> None:
     student = tree.get("student")
     if isinstance(student, dict):
         tables += [(student.get("tokenizer"), "file", ())]
-        tables += [(student.get(tower), "init", ("teacher",)) for tower in ("image", "text")]
+        for tower in ("image", "text"):
+            init = str((student.get(tower) or {}).get("init", "")) if isinstance(student.get(tower), dict) else ""
+            is_card = is_card_name(init) and not (base / init).exists()
+            tables += [] if is_card else [(student.get(tower), "init", ("teacher",))]
     evaluations = tree.get("evaluate")
     for evaluation in evaluations if isinstance(evaluations, list) else []:
         tables += [(evaluation, key, ()) for key in ("data", "train", "classes", "outliers")]

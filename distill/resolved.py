@@ -11,6 +11,7 @@ import students
 import teachers
 from distill.config import Recipe, TeacherTable
 from distill.errors import UserError
+from distill.initial import Source, arch_of
 from distill.rules import Rules
 from distill.tables import ImageTowerTable
 
@@ -48,7 +49,8 @@ class ResolvedRecipe:
         objective: the objective with its options.
         needs: the needs of the objective.
         facts: the facts about each teacher in the recipe that the objective may use.
-        first: the card of the recipe's first teacher, which may be the image tower or provide its initial weights.
+        first: the card of the recipe's first teacher, which may be the image tower.
+        source: where the initial weights of the image student come from; None if they are random.
         teachers: the teachers that training uses: all of them if the objective reads any output of a teacher, only
             the first one if it is the image tower, or none.
         optimizer: a :class:`distill.training.optimizer.Optimizer` with its options.
@@ -63,6 +65,7 @@ class ResolvedRecipe:
     needs: losses.Needs
     facts: tuple[losses.TeacherFacts, ...]
     first: teachers.Card | None
+    source: Source | None
     teachers: tuple[ResolvedTeacher, ...]
     optimizer: Any
     evaluations: tuple[Any, ...]
@@ -149,7 +152,7 @@ def check_image_tower(resolved: ResolvedRecipe) -> None:
     """Raise ``UserError`` if an image tower that is, or is initialised from, the first teacher does not fit it."""
     recipe, facts, card = resolved.recipe, resolved.facts, resolved.first
     image, needs = recipe.student.image, resolved.needs
-    if (recipe.on_teacher or image.init == "teacher") and facts[0].modality != "image":
+    if recipe.on_teacher and facts[0].modality != "image":
         raise UserError(
             f"The first teacher, '{facts[0].name}', embeds texts and cannot be the image tower.",
             "Name the image teacher first.",
@@ -173,14 +176,15 @@ def check_image_tower(resolved: ResolvedRecipe) -> None:
             f"student.width is {recipe.student.width}.",
             f"Set student.width = {facts[0].width}, or student.image.layers = 1 for a learned projection.",
         )
+    if resolved.source is not None:
+        check_same_network(image, resolved.source)
     if card is None:
         return
-    if (recipe.on_teacher or image.init == "teacher" or recipe.student.alpha) and card.build is not None:
+    if (recipe.on_teacher or recipe.student.alpha) and card.build is not None:
         raise UserError(
             f"The network of '{card.name}' is none of timm's: it can be a teacher, but not an exported image tower.",
             "Name another first teacher, or another student.image.",
         )
-    check_same_network(image, card)
     side = recipe.teacher[0].image_size or card.image_size
     if image.beside is not None and recipe.data.image_size != side:
         raise UserError(
@@ -190,10 +194,11 @@ def check_image_tower(resolved: ResolvedRecipe) -> None:
         )
 
 
-def check_same_network(image: ImageTowerTable, card: teachers.Card) -> None:
-    """Raise ``UserError`` if an image student is initialised from a teacher of another architecture."""
-    if image.init == "teacher" and image.arch != card.arch:
+def check_same_network(image: ImageTowerTable, source: Source) -> None:
+    """Raise ``UserError`` if an image student starts from whole weights of another architecture."""
+    if source.card is not None and image.select == "none" and arch_of(source.card) != image.arch:
         raise UserError(
-            f"student.image.init starts from '{card.name}', which is a '{card.arch}', not a '{image.arch}'.",
-            f'Set student.image.arch = "{card.arch}".',
+            f"student.image.init starts from '{source.name}', which is a '{source.card.arch}', not a '{image.arch}'.",
+            f'Set student.image.arch = "{arch_of(source.card)}"; or take a part of it for a smaller one of its family '
+            'with student.image.select = "first".',
         )

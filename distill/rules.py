@@ -16,9 +16,12 @@ class Rules:
 
     Attributes:
         views: of :class:`distill.data.views.Views`.
+        statistics: of the input of an image student with initial weights. 1: with ``init = "teacher"`` those of the
+            teacher, else those of the architecture; 2: those that the weights were trained with.
     """
 
     views: int = 2
+    statistics: int = 2
 
     @classmethod
     def of_run(cls, about: Mapping[str, Any]) -> Rules:
@@ -28,7 +31,7 @@ class Rules:
             about: the content of its ``run.json``; in that of runs of version 0.1.0, with the first rules, there is no
                 entry "rules".
         """
-        return cls(**about.get("rules", {"views": 1}))
+        return cls(**({"statistics": 1} | about.get("rules", {"views": 1})))
 
 
 NEW_RUNS = Rules()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NO_TOWER = "none"  # student.text.arch of a run without a text student; text = false says the same
+NOT_OPTIONS = ("init", "select", "locked", "lr_scale", "delay")  # keys of a tower beside its architecture's own
 TEACHER = "teacher"  # student.image.arch of a run whose image tower is the locked teacher (LiT)
 
 
@@ -65,6 +66,9 @@ class TowerTable(Open):
         arch: the name of a text architecture: a module of ``students/texts/``, or one that another installed package
             brings; "none" trains an image tower alone.
         init: weights to start from: the folder of an export; "" starts from random weights.
+        select: what a tower takes of weights that are larger than it: "first" and "even" take the evenly spaced part
+            of every tensor (weight selection, arXiv 2311.18823), and of more layers the first ones, or evenly spaced
+            ones as TinyCLIP does (2309.12314); "none" takes only weights of its own size.
         locked: true locks all weights but the last projection, which needs ``init``; a list of module names locks
             those only; false locks nothing.
         lr_scale: factor of optim.lr for this tower, from 0 on.
@@ -74,6 +78,7 @@ class TowerTable(Open):
 
     arch: str
     init: str = ""
+    select: Literal["none", "first", "even"] = "none"
     locked: bool | tuple[str, ...] = False
     lr_scale: float = Field(default=1.0, ge=0)
     delay: float = Field(default=0.0, ge=0, lt=1)
@@ -90,8 +95,14 @@ class TowerTable(Open):
         return self
 
     @model_validator(mode="after")
+    def something_to_select_from(self) -> TowerTable:
+        if self.select != "none" and not self.init:
+            raise ValueError("select takes a part of larger weights: say with init where they are")
+        return self
+
+    @model_validator(mode="after")
     def no_tower_no_settings(self) -> TowerTable:
-        settings = [*self.options, *(name for name in ("init", "locked", "lr_scale", "delay") if self.is_set(name))]
+        settings = [*self.options, *(name for name in NOT_OPTIONS if self.is_set(name))]
         if self.arch == NO_TOWER and settings:
             raise ValueError(f'arch = "{NO_TOWER}" is no tower: leave out {", ".join(settings)}')
         return self
@@ -106,22 +117,33 @@ class ImageTowerTable(TowerTable):
 
     Attributes:
         arch: the name of a timm architecture, or "teacher": the first teacher, locked.
-        init: weights to start from: the folder of an export, or "teacher", the first teacher, which must have the
-            same ``arch``; "" starts from random weights.
+        init: weights to start from: "teacher", the first teacher; any teacher's name, ``timm/ARCH`` among them; the
+            folder of an export, a run or a timm model; a file of weights. "" starts from random weights. The
+            architecture must be the same, or with ``select`` one of the same family.
+        mean, std: of the three channels of pixels in [0, 1], with which the tower normalises its input; by default
+            those that the weights of ``init`` were trained with, else those of the architecture in timm.
         layers: with arch = "teacher", number of layers of a learned MLP on the teacher's embedding: 0 for LiT, 1 for
             LiT with a linear head, 4 for FlexiLiT (arXiv 2305.16999, section E.5).
         beside: with arch = "teacher" and ``layers``, a table with the ``arch`` of a timm network, and its options,
             that is trained beside the teacher; the MLP joins both embeddings (FlexiLiT 2).
     """
 
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     layers: int = Field(default=0, ge=0)
     beside: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def three_channels(self) -> ImageTowerTable:
+        if (len(self.mean), len(self.std)) not in ((0, 0), (3, 3)) or min(self.std, default=1.0) <= 0:
+            raise ValueError("mean and std are three numbers each, for red, green and blue; std is above 0")
+        return self
 
     @model_validator(mode="after")
     def on_teacher_only(self) -> ImageTowerTable:
         if self.arch != TEACHER and (self.layers or self.beside):
             raise ValueError('layers and beside are for arch = "teacher", the locked teacher as image tower')
-        extra = [*self.options, *(n for n in ("init", "locked") if getattr(self, n))]
+        extra = [*self.options, *(n for n in ("init", "locked", "mean", "std") if getattr(self, n))]
         if self.arch == TEACHER and extra:
             raise ValueError(f'arch = "teacher" is the locked teacher itself: leave out {", ".join(extra)}')
         if self.beside is not None and not self.layers:

@@ -6,6 +6,7 @@ normalised.
 """
 
 from students.image import ImageSpec, ImageTower, as_tokens, image_tower
+from students.inheritance import Inherited
 from students.on_teacher import HalfLocked, OnTeacher
 from students.sentencepiece_tokenizer import SentencePieceTokenizer
 from students.text_tower import TextOptions, TextTower
@@ -17,6 +18,7 @@ __all__ = [
     "HalfLocked",
     "ImageSpec",
     "ImageTower",
+    "Inherited",
     "OnTeacher",
     "SentencePieceTokenizer",
     "TextOptions",

@@ -10,17 +10,21 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from students.scaled import create
 from students.tower import Tower
 
 # With these arguments timm.create_model reads files, which recipes and exports from others must not be able to do.
 FILE_ARGUMENTS = frozenset({"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"})
+CHECKPOINTING = "grad_checkpointing"  # an option that is not one of the network's, and of training alone
 
 
 class ImageSpec(BaseModel):
     """A timm architecture and the keyword arguments with which it is created.
 
-    Every key except ``arch`` is passed to ``timm.create_model`` unchanged (``img_size``, ``depth``,
-    ``global_pool``, ``drop_path_rate``, …).
+    Every other key is passed to ``timm.create_model`` unchanged (``img_size``, ``depth``, ``global_pool``,
+    ``drop_path_rate``, …), except: ``grad_checkpointing = true`` computes activations again in the backward, which
+    saves memory while training; ``width_multiplier`` and ``depth_multiplier`` are factors of the channels and layers
+    of the families that timm builds by them, see :func:`students.scaled.scaled_builder`.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -45,6 +49,7 @@ class ImageTower(Tower):
     mean: torch.Tensor
     std: torch.Tensor
     prefix = "net."
+    grid = True
 
     def __init__(
         self,
@@ -157,15 +162,19 @@ def build(
     """
     import timm
 
+    options = {key: value for key, value in spec.options.items() if key != CHECKPOINTING}
     try:
-        net = timm.create_model(spec.arch, pretrained=False, num_classes=width, **spec.options)
+        net = create(spec.arch, {"num_classes": width} | options)
+        if spec.options.get(CHECKPOINTING):
+            net.set_grad_checkpointing(True)
     except Exception as error:  # the constructors of timm's models raise many kinds
         raise ValueError(
-            f"timm cannot build '{spec.arch}' with {spec.options}: {error}. Correct student.image in the recipe."
+            f"timm cannot build '{spec.arch}' with {spec.options}: {error or 'it has no such setting'}. "
+            "Correct student.image in the recipe."
         ) from error
     data = timm.data.resolve_model_data_config(net)
     mean, std = statistics or (data["mean"], data["std"])
-    tower = ImageTower(net, mean, std, spec.options)
+    tower = ImageTower(net, mean, std, options)
     check_input(tower, spec, width, image_size)
     return tower
 

@@ -8,16 +8,20 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import nn
 
+from students.inheritance import EXACT, Inherited, inherit
+
 
 class Tower(nn.Module):
     """A network that maps inputs to outputs by name, "embedding" [n, D] among them, with parts that may be locked.
 
     Attributes:
         prefix: the prefix of the network's names in the tower's state dict, such as "net."; recipes leave it out.
+        grid: whether its learned positions are those of an image, a square grid.
         locked: the dotted names of locked modules or parameters: without gradient, always in evaluation mode.
     """
 
     prefix: str = ""
+    grid: bool = False
     locked: tuple[str, ...] = ()
 
     def widths(self) -> dict[str, int]:
@@ -78,43 +82,75 @@ class Tower(nn.Module):
                 modules[name].eval()
         return self
 
-    def start_from(self, state: Mapping[str, torch.Tensor]) -> None:
+    def start_from(self, state: Mapping[str, torch.Tensor], layers: str = EXACT) -> Inherited:
         """Load weights, except those of a projection of another width, which keeps its random ones.
 
+        Position embeddings are interpolated if the image has another size.
+
         Args:
-            state: the state dict of a network of the same architecture.
+            state: the state dict of a network of the same architecture, or with ``layers`` of a larger one.
+            layers: see :func:`students.inheritance.inherit`.
+
+        Returns:
+            Which tensors were copied, selected, interpolated or left random; names as in the network.
 
         Raises:
-            ValueError: if it is that of another architecture or size.
+            ValueError: if it is that of another architecture or, without ``layers``, size.
         """
-        own, projection = self.state_dict(), self.projection()
-        state = {f"{self.prefix}{name}": value for name, value in state.items()}
-        fitting = {
-            name: value
-            for name, value in state.items()
-            if not below(name, projection) or (name in own and own[name].shape == value.shape)
-        }
-        kept = {name: value for name, value in own.items() if name not in fitting and below(name, projection)}
-        check_fit({**fitting, **kept}, own, self.prefix)
-        self.load_state_dict({**fitting, **kept}, strict=True)
+        prefix, projection = self.prefix, self.projection().removeprefix(self.prefix)
+        own = {n.removeprefix(prefix): v for n, v in self.state_dict().items() if n.startswith(prefix)}
+        # A part of a projection's outputs would be in none of the spaces.
+        widths = {n: v for n, v in own.items() if below(n, projection)}
+        state = {n: v for n, v in state.items() if not below(n, projection) or fits_width(v, widths.get(n))}
+        found = inherit(own, state, layers, self.grid)
+        check_source(found, own, state, projection, layers)
+        self.load_state_dict({f"{prefix}{n}": v for n, v in found.tensors.items()}, strict=False)
+        return found
 
 
-def check_fit(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], prefix: str) -> None:
-    """Raise ``ValueError`` if two state dicts differ in a name or a shape; the message names the first difference."""
+def fits_width(value: torch.Tensor, own: torch.Tensor | None) -> bool:
+    """Whether a projection's tensor is for as many outputs as the network's own."""
+    return own is not None and value.shape[:1] == own.shape[:1]
+
+
+def check_source(
+    found: Inherited,
+    own: Mapping[str, torch.Tensor],
+    state: Mapping[str, torch.Tensor],
+    projection: str,
+    layers: str,
+) -> None:
+    """Raise ``ValueError`` if a network cannot start from a state dict; the message names the first difference.
+
+    Args:
+        found: what was found in it.
+        own: the state dict of the network.
+        state: that it shall start from.
+        projection: the name of the projection, which may keep its random weights.
+        layers: which layers are taken of a larger network.
+    """
+    missing = [name for name in found.random if not below(name, projection)]
+    if layers != EXACT:
+        needed = sum(found.sizes[name] for name in own if not below(name, projection))
+        if sum(found.sizes[name] for name in missing) > needed / 2:
+            raise ValueError(
+                f"The weights to start from are of another family: more than half of the tower's are not among them, "
+                f"'{missing[0]}' for example. Choose a larger network of the same family, whose tensors have the same "
+                "names."
+            )
+        return
     for kind, names in (("lack", own.keys() - state.keys()), ("have", state.keys() - own.keys())):
-        if names:
-            first = min(names).removeprefix(prefix)
+        if names := {name for name in names if not below(name, projection)}:
             raise ValueError(
-                f"The weights to start from are of another architecture: they {kind} '{first}' and {len(names) - 1} "
-                "more such tensors. Choose the architecture they come from."
+                f"The weights to start from are of another architecture: they {kind} '{min(names)}' and "
+                f"{len(names) - 1} more such tensors. Choose the architecture they come from."
             )
-    for name, value in own.items():
-        if state[name].shape != value.shape:
-            raise ValueError(
-                f"The weights to start from are of another size: '{name.removeprefix(prefix)}' is "
-                f"{tuple(state[name].shape)}, the tower's {tuple(value.shape)}. Give the tower the options they come "
-                "from, image size included."
-            )
+    for name in missing:
+        raise ValueError(
+            f"The weights to start from are of another size: '{name}' is {tuple(state[name].shape)}, the tower's "
+            f"{tuple(own[name].shape)}. Give the tower the options they come from; or take a part of larger weights "
+            'with select = "first" or "even".'
+        )
 
 
 def below(name: str, part: str) -> bool:

@@ -5,10 +5,11 @@ needs an edit.
 """
 
 from teachers.card import Card
+from teachers.checkpoint import read_weights
 from teachers.frozen import Teacher
-from teachers.loading import load, token_shape
+from teachers.loading import load, network, token_shape
 from teachers.local import is_path, with_weights
-from teachers.registry import card, cards
+from teachers.registry import card, cards, is_card_name
 from teachers.text import TextTeacher
 from teachers.tokens import TextTokenizer, tokenizer
 
@@ -19,8 +20,11 @@ __all__ = [
     "TextTokenizer",
     "card",
     "cards",
+    "is_card_name",
     "is_path",
     "load",
+    "network",
+    "read_weights",
     "token_shape",
     "tokenizer",
     "with_weights",

@@ -114,6 +114,12 @@ def card(name: str) -> Card:
     return known[name]
 
 
+def is_card_name(name: str) -> bool:
+    """Whether a name has the form of a teacher's, ``GROUP/NAME`` with a group that there is, and is no path."""
+    group, slash, _ = name.partition("/")
+    return bool(slash) and (group == "timm" or group in {card.name.partition("/")[0] for card in cards()})
+
+
 def suggest(name: str, known: list[str]) -> str:
     """The remedy for an unknown name.
 

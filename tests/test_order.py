@@ -16,9 +16,9 @@ from conftest import sample, write_shards, write_tar
 from safetensors.numpy import load_file, save_file
 
 from distill.data.keyed_random import Permutation, shuffled
-from distill.data.open_files import is_cached
 from distill.data.order import RUN, STRIPE, Order, WindowOrder
 from distill.data.pairs import Schedule, on_one_machine
+from distill.data.read_ahead import is_cached, parts_by_shard
 from distill.data.sample_table import SampleTable, TableBuilder
 from distill.data.shards import SAMPLES, Shards
 from distill.errors import BadSample, UserError
@@ -275,15 +275,16 @@ def test_the_parts_of_runs_in_each_shard_are_those_of_looking_up_every_sample() 
             continue
         firsts = rng.integers(0, total, 5)
         runs = np.stack([firsts, [int(rng.integers(1, total - first + 1)) for first in firsts]], axis=1)
-        shards = Shards.__new__(Shards)
-        shards.starts = np.concatenate([[0], np.cumsum(counts)])
+        starts = np.concatenate([[0], np.cumsum(counts)])
         expected = [
             (shard, part[0], part[-1])
             for first, count in runs.tolist()
-            for shard, group in groupby(range(first, first + count), key=lambda i: shards.locate(i)[0])
+            for shard, group in groupby(
+                range(first, first + count), key=lambda i: int(starts.searchsorted(i, side="right")) - 1
+            )
             for part in [list(group)]
         ]
-        assert np.stack(shards._by_shard(runs), axis=1).tolist() == [list(part) for part in expected]
+        assert np.stack(parts_by_shard(runs, starts), axis=1).tolist() == [list(part) for part in expected]
 
 
 def test_what_is_read_ahead_is_in_the_cache_before_it_is_read(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def demo(out: Path, seed: int, overrides: tuple[str, ...], limit: int | None, as
 
     OpenMoji's pictures, their names in 14 languages, and a pretrained EfficientNet-Lite0 as teacher: packs the
     shards, embeds them, trains 3T students, the same students from scratch, and LiT; measures all three on
-    unseen emoji, exports the 3T students and writes a report on all runs. About ten minutes on two CPU cores.
+    unseen emoji, exports the 3T students and writes a report on all runs. Seven to ten minutes on two CPU cores.
 
     \b
     Examples:

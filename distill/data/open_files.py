@@ -51,24 +51,3 @@ class OpenFiles:
     def __getstate__(self) -> dict[str, Any]:
         # Descriptors are not valid in another process: a loader process opens its own.
         return self.__dict__ | {"_open": OrderedDict()}
-
-
-def read_ahead(file: int, start: int, length: int) -> None:
-    """Ask the operating system to read a part of a file into its cache, and do not wait for it.
-
-    Raises:
-        OSError: if that is not possible.
-    """
-    if not is_cached(file, start + length - 1) and hasattr(os, "posix_fadvise"):  # which macOS lacks
-        os.posix_fadvise(file, start, length, os.POSIX_FADV_WILLNEED)
-
-
-def is_cached(file: int, offset: int) -> bool:
-    """Whether a byte of a file is in the operating system's cache; False where that cannot be found out.
-
-    This is ten times as fast as asking for some hundred pages that are all in the cache.
-    """
-    try:
-        return os.preadv(file, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
-    except (OSError, AttributeError):
-        return False

@@ -19,8 +19,9 @@ import numpy as np
 from distill.data.index import KINDS, ShardIndex, read_index
 from distill.data.indexes import REPLACED, Indexes, valid_table
 from distill.data.members import Leftover
-from distill.data.open_files import OpenFiles, read_ahead
+from distill.data.open_files import OpenFiles
 from distill.data.order import NEWEST, ORDERS, Order
+from distill.data.read_ahead import SPREAD, parts_by_shard, read_ahead, spans
 from distill.data.sample_table import Place, SampleTable, TableBuilder, chunk_of, save_table
 from distill.data.shard_names import shard_paths
 from distill.data.survey import Survey
@@ -28,7 +29,6 @@ from distill.errors import Bad, BadSample, UserError
 from distill.files import write_whole
 
 SAMPLES = "samples"  # the folder of the table of samples, beside the table of shards
-SPREAD = 1 << 16  # bytes between the images of neighbouring samples, on average, that are read ahead too
 
 
 @dataclass(frozen=True)
@@ -207,31 +207,13 @@ class Shards:
         Args:
             runs: [n, 2] int64, the number of the first sample of each run of consecutive ones, and how many they are.
         """
-        shards, first, last = self._by_shard(runs)
+        shards, first, last = parts_by_shard(runs, self.starts)
         starts, _ = self._images(first, shards)
         ends, sizes = self._images(last, shards)
-        lengths = ends + sizes - starts
         # Only the first and the last sample are looked up: looking up all takes as long as reading one.
-        near = (starts > 0) & (sizes >= 0) & (lengths <= (last - first + 1) * (SPREAD + np.maximum(sizes, 0)))
-        chosen = np.stack([shards, starts, lengths], axis=1)[near & (lengths > 0)].tolist()
-        for shard, start, length in chosen:
+        for shard, start, length in spans(shards, starts, ends + sizes, (last - first + 1) * (SPREAD + sizes)):
             with suppress(OSError):
                 read_ahead(self._files[shard], start, length)
-
-    def _by_shard(self, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(shard, first sample, last sample) of the parts of some runs that are in one shard, [m] int64 each."""
-        begins, ends = runs[:, 0], runs.sum(axis=1)
-        shards = self.starts.searchsorted(begins, side="right") - 1
-        parts = self.starts.searchsorted(ends - 1, side="right") - shards
-        if (parts > 1).any():
-            number = np.repeat(np.arange(len(runs)), parts)
-            shards = shards[number] + np.arange(len(number)) - np.repeat(np.cumsum(parts) - parts, parts)
-            begins, ends = (
-                np.maximum(begins[number], self.starts[shards]),
-                np.minimum(ends[number], self.starts[shards + 1]),
-            )
-        some = ends > begins  # of shards without samples there is none
-        return shards[some], begins[some], ends[some] - 1
 
     def _images(self, samples: np.ndarray, shards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Offsets and sizes of the images of some samples of some shards, [n] int64 each; size −1 where absent."""

@@ -1,25 +1,50 @@
-"""The weights that a student starts from, where they are those of an export or a run."""
+"""The weights that a student starts from, where they are not random."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from distill.tables import TowerTable
+import teachers
+from distill.initial import Source
 from distill.training import checkpoint
 from distill.training.run import is_run
 
 
-def read_tower(table: TowerTable, modality: str) -> dict[str, torch.Tensor]:
-    """Load the state dict of one tower from the export or run, as of its newest checkpoint, that ``table.init`` names.
+def read_image(source: Source, names: Collection[str], part: bool) -> dict[str, torch.Tensor]:
+    """Load the state dict of the image network that initial weights come from; a file's with its classifier.
+
+    Args:
+        source: where they come from.
+        names: of the tensors of the student's network.
+        part: whether they may be those of a larger network.
 
     Raises:
-        ValueError: if the export's file is missing or damaged.
+        ImportError, ConnectionError, ValueError: if they cannot be loaded; the message says what to do.
     """
-    folder = Path(table.init)
+    if source.card is None:
+        assert source.folder is not None
+        return read_tower(source.folder, "image")
+    if not source.file:
+        return dict(teachers.load(source.card).net.state_dict())
+    assert source.card.file is not None
+    state = teachers.read_weights(source.card.file())
+    if part or len(state.keys() & names) > len(names) / 2:
+        return state
+    # With other names than timm's: those of the architecture's original code, which timm may know.
+    return dict(teachers.network(source.card, source.card.image_size).state_dict())
+
+
+def read_tower(folder: Path, modality: str) -> dict[str, torch.Tensor]:
+    """Load the state dict of one tower of an export, or of a run at its newest checkpoint.
+
+    Raises:
+        ValueError: if the file is missing or damaged.
+    """
     newest = checkpoint.newest(folder) if is_run(folder) else None
     path = newest / checkpoint.STUDENTS if newest else folder / f"{modality}.safetensors"
     try:

@@ -51,7 +51,7 @@ def train(run: Path, networks: Networks | None = None) -> bool:
         UserError: if it cannot go on.
     """
     group = processes.join()
-    networks = networks or Networks(resolve_run(run))
+    networks = networks or Networks(resolve_run(run), initialize=False)
     resolved, recipe = networks.resolved, networks.resolved.recipe
     # What is entered here is closed in reverse order, whatever happens.
     with ExitStack() as opened:
@@ -61,6 +61,8 @@ def train(run: Path, networks: Networks | None = None) -> bool:
             opened.enter_context(locked(run))
         checkpoints = opened.enter_context(Checkpoints(run, recipe.checkpoint.keep, group))
         snapshot = checkpoints.latest()
+        if snapshot is None and not networks.initialize:
+            networks = Networks(resolved)
         start, total = snapshot.step if snapshot else 0, recipe.train.total_steps(data.samples)
         engine, schedules = make_engine(networks, tokenizer.vocab if tokenizer is not None else 0, snapshot, group)
         opened.callback(engine.destroy)

@@ -59,7 +59,7 @@ def prepare(
         check_folder(run)
     pieces_of(recipe, job.world)
     check_observers(resolved)
-    existing = existing_tokenizer(resolved)
+    existing = load_tokenizer(resolved, run) if resume else existing_tokenizer(resolved)
     # A wrong tower or a teacher that cannot be loaded raises here, before any data is read.
     networks.check(None if existing is None else existing.vocab)
     online = [k for k, teacher in enumerate(resolved.teachers) if teacher.online]
@@ -73,12 +73,13 @@ def prepare(
     tokenizer, tokenizer_report = existing, None
     if resume:
         data.continue_with(run)
-        tokenizer = load_tokenizer(resolved, run)
     else:
         for remark in remarks(resolved):
             print(remark, file=sys.stderr)
         tokenizer, tokenizer_report = prepare_tokenizer(resolved, existing, data)
     model = networks.model(tokenizer.vocab if tokenizer is not None else 0)
+    for modality, inherited in networks.inherited.items():
+        print(f"The {modality} student's first weights: {inherited.describe()}", file=sys.stderr)
     check_space(run, model, recipe.checkpoint.keep + any(table.best for table in recipe.evaluate))
     if not job.here:
         networks.release_teachers(keep_online=False)  # the processes of the job load their own
@@ -96,6 +97,10 @@ def prepare(
         "vocab": tokenizer.vocab if tokenizer is not None else 0,
         "tokenizer": tokenizer_report,
         "parameters": parameter_counts(model),
+        "initial_weights": {
+            modality: inherited.counts() | {"random_names": inherited.random}
+            for modality, inherited in networks.inherited.items()
+        },
         "shards": data.shards,
         "teachers": [table.name for table in recipe.teacher],
         "teacher_weights": weights,

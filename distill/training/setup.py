@@ -17,9 +17,10 @@ from distill.data.teacher_inputs import CachedOutputs, PixelInput, TeacherInput,
 from distill.data.transform import Transform, TransformOptions
 from distill.data.views import Views
 from distill.errors import UserError, as_user_errors
+from distill.initial import Statistics
 from distill.resolved import ResolvedRecipe, ResolvedTeacher
 from distill.tables import TEACHER, TowerTable
-from distill.training.initial_weights import read_tower
+from distill.training.initial_weights import read_image, read_tower
 from distill.training.model import Model
 
 
@@ -92,10 +93,15 @@ class Networks:
 
     Args:
         resolved: the recipe of the run.
+        initialize: whether students get the initial weights that the recipe names; not if a checkpoint has theirs.
+
+    Attributes:
+        inherited: where the initial weights of each student come from; not of those that are random.
     """
 
-    def __init__(self, resolved: ResolvedRecipe) -> None:
-        self.resolved = resolved
+    def __init__(self, resolved: ResolvedRecipe, initialize: bool = True) -> None:
+        self.resolved, self.initialize = resolved, initialize
+        self.inherited: dict[str, students.Inherited] = {}
         self._teachers: dict[int, teachers.Teacher] = {}
         self._image: students.Tower | None = None
         self._model: Model | None = None
@@ -199,17 +205,19 @@ class Networks:
         with as_user_errors():
             if modality in self.resolved.needs.folded:
                 tower.projection()  # raises if the tower has no projection into which a head can be folded
-            if table.init:
-                tower.start_from(self._teacher_weights() if table.init == TEACHER else read_tower(table, modality))
+            if table.init and self.initialize:
+                state = self._image_weights(tower) if modality == "image" else read_tower(Path(table.init), modality)
+                self.inherited[modality] = tower.start_from(state, table.select)
             tower.lock(table.locked)
 
-    def _teacher_weights(self) -> dict[str, torch.Tensor]:
-        """The state dict of the first teacher's network without its classifier."""
-        resolved = self.resolved
-        if resolved.teachers and resolved.teachers[0].outputs == ("embedding",):
+    def _image_weights(self, tower: students.Tower) -> dict[str, torch.Tensor]:
+        """The state dict of the network that the image student starts from, without its classifier."""
+        resolved, source = self.resolved, self.resolved.source
+        assert source is not None
+        if source.card is resolved.first and resolved.teachers and resolved.teachers[0].outputs == ("embedding",):
             return dict(self.teacher(0).net.state_dict())
-        assert resolved.first is not None
-        return dict(teachers.load(resolved.first, resolved.recipe.teacher[0].image_size).net.state_dict())
+        names = {name.removeprefix(tower.prefix) for name in tower.state_dict()}
+        return read_image(source, names, part=resolved.recipe.student.image.select != "none")
 
 
 def image_student(resolved: ResolvedRecipe) -> students.Tower:
@@ -221,9 +229,9 @@ def image_student(resolved: ResolvedRecipe) -> students.Tower:
     recipe, table = resolved.recipe, resolved.recipe.student.image
     if recipe.on_teacher:
         return on_teacher(resolved)
-    statistics = None
-    if table.init == TEACHER and resolved.first is not None:
-        statistics = (resolved.first.mean, resolved.first.std)
+    statistics: Statistics | None = (table.mean, table.std) if table.mean else None
+    if statistics is None and table.init == TEACHER and resolved.source is not None:
+        statistics = resolved.source.statistics  # of a run that was started by the first rules
     spec = students.ImageSpec(arch=table.arch, **table.options)
     return students.image_tower(spec, recipe.student.width, recipe.data.image_size, statistics)
 

@@ -48,7 +48,9 @@ def start(
         UserError: for anything the user can put right, and when a process of a larger job has failed.
     """
     keep_freed_memory()
-    run, networks = run.absolute(), Networks(resolve(recipe, rules_of(run) if resume and is_run(run) else NEW_RUNS))
+    run, goes_on = run.absolute(), resume and is_run(run)
+    resolved = resolve(recipe, rules_of(run) if goes_on else NEW_RUNS)
+    networks = Networks(resolved, initialize=not goes_on or checkpoint.newest(run) is None)
     job = Job(Path(train_worker.__file__).resolve(), (str(run),), run, launcher_for(launcher))
     with as_user_errors():
         jobs.check(job)

@@ -1,0 +1,63 @@
+"""Networks of timm made narrower or shallower than timm's own, in the families that it builds by multipliers."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+MULTIPLIERS = {"width_multiplier": "channel_multiplier", "depth_multiplier": "depth_multiplier"}  # ours: timm's
+
+
+def scaled_builder(arch: str, multipliers: dict[str, float]) -> Callable[..., Any]:
+    """The function that builds a timm architecture with its widths or depths multiplied.
+
+    EfficientNet, MobileNet and their relatives are defined in timm by a function that calls a generator with a channel
+    and a depth multiplier, which are not arguments of ``timm.create_model``. The function is run with a generator that
+    multiplies them, so that everything else is as timm defines it.
+
+    Args:
+        arch: the name of the architecture, without a tag.
+        multipliers: factors by the names in ``MULTIPLIERS``.
+
+    Raises:
+        ValueError: if timm does not build the architecture by these multipliers, or one is not above 0.
+    """
+    import timm
+
+    if wrong := [name for name, value in multipliers.items() if not (isinstance(value, int | float) and value > 0)]:
+        raise ValueError(f"{wrong[0]} must be a number above 0.")
+    entry: Any = timm.models.model_entrypoint(arch)
+    scope = vars(sys.modules[entry.__module__])
+    names = [name for name in entry.__code__.co_names if name.startswith("_gen_")]
+    known = set(inspect.signature(scope[names[0]]).parameters) if len(names) == 1 else set()
+    if missing := [name for name in multipliers if MULTIPLIERS[name] not in known]:
+        raise ValueError(
+            f"timm does not build '{arch}' by a {missing[0].replace('_', ' ')}. Set the sizes that it takes, such as "
+            "embed_dim, depth or dims."
+        )
+    generator = scope[names[0]]
+
+    def scaled_generator(*args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(generator).bind(*args, **kwargs)
+        given.apply_defaults()
+        for name, factor in multipliers.items():
+            given.arguments[MULTIPLIERS[name]] *= factor
+        return generator(*given.args, **given.kwargs)
+
+    return types.FunctionType(
+        entry.__code__, {**scope, names[0]: scaled_generator}, entry.__name__, entry.__defaults__
+    )
+
+
+def create(arch: str, options: dict[str, Any]) -> Any:
+    """``timm.create_model`` without pretrained weights, with the options of ``MULTIPLIERS`` too."""
+    import timm
+
+    multipliers = {name: options[name] for name in MULTIPLIERS if name in options}
+    if not multipliers:
+        return timm.create_model(arch, pretrained=False, **options)
+    rest = {name: value for name, value in options.items() if name not in MULTIPLIERS}
+    return scaled_builder(arch, multipliers)(pretrained=False, **rest)
