@@ -165,12 +165,12 @@ def check_image_tower(resolved: ResolvedRecipe) -> None:
             f"The objective '{recipe.objective.name}' trains {what}, and the image tower is the locked teacher.",
             "Give student.image an architecture of its own.",
         )
-    if recipe.on_teacher and not image.layers and resolved.text is None:
+    if recipe.on_teacher and not image.mlp_layers and resolved.text is None:
         raise UserError(
             "The image tower is the locked teacher and there is no text student: nothing that ships would be trained.",
             "Give student.image an architecture of its own, or train a text student.",
         )
-    if recipe.on_teacher and not image.layers and facts[0].width != recipe.student.width:
+    if recipe.on_teacher and not image.mlp_layers and facts[0].width != recipe.student.width:
         raise UserError(
             f"The teacher '{facts[0].name}' is the image tower and has embeddings of width {facts[0].width}, but "
             f"student.width is {recipe.student.width}.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -123,15 +123,26 @@ class ImageTowerTable(TowerTable):
         mean, std: of the three channels of pixels in [0, 1], with which the tower normalises its input; by default
             those that the weights of ``init`` were trained with, else those of the architecture in timm.
         layers: with arch = "teacher", number of layers of a learned MLP on the teacher's embedding: 0 for LiT, 1 for
-            LiT with a linear head, 4 for FlexiLiT (arXiv 2305.16999, section E.5).
+            LiT with a linear head, 4 for FlexiLiT (arXiv 2305.16999, section E.5). A list is timm's option of that
+            name, such as the layers in each stage of a ResNet.
         beside: with arch = "teacher" and ``layers``, a table with the ``arch`` of a timm network, and its options,
             that is trained beside the teacher; the MLP joins both embeddings (FlexiLiT 2).
     """
 
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    layers: int = Field(default=0, ge=0)
+    layers: Annotated[int, Field(ge=0)] | tuple[int, ...] = 0
     beside: dict[str, Any] | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        timm_layers = {"layers": self.layers} if isinstance(self.layers, tuple) else {}
+        return super().options | timm_layers
+
+    @property
+    def mlp_layers(self) -> int:
+        """The number of layers of the MLP on a locked teacher."""
+        return 0 if isinstance(self.layers, tuple) else self.layers
 
     @model_validator(mode="after")
     def three_channels(self) -> ImageTowerTable:
@@ -141,7 +152,7 @@ class ImageTowerTable(TowerTable):
 
     @model_validator(mode="after")
     def on_teacher_only(self) -> ImageTowerTable:
-        if self.arch != TEACHER and (self.layers or self.beside):
+        if self.arch != TEACHER and (self.mlp_layers or self.beside):
             raise ValueError('layers and beside are for arch = "teacher", the locked teacher as image tower')
         extra = [*self.options, *(n for n in ("init", "locked", "mean", "std") if getattr(self, n))]
         if self.arch == TEACHER and extra:

@@ -5,6 +5,7 @@ of teachers, losses and distribution. A tower maps its input to outputs by name;
 normalised.
 """
 
+from students.catalogue import IMAGE_STUDENTS, ImageStudent
 from students.image import ImageSpec, ImageTower, as_tokens, image_tower
 from students.inheritance import Inherited
 from students.on_teacher import HalfLocked, OnTeacher
@@ -15,8 +16,10 @@ from students.tokenizer import Tokenizer
 from students.tower import Tower
 
 __all__ = [
+    "IMAGE_STUDENTS",
     "HalfLocked",
     "ImageSpec",
+    "ImageStudent",
     "ImageTower",
     "Inherited",
     "OnTeacher",

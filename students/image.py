@@ -172,11 +172,23 @@ def build(
             f"timm cannot build '{spec.arch}' with {spec.options}: {error or 'it has no such setting'}. "
             "Correct student.image in the recipe."
         ) from error
+    start_projection(net)
     data = timm.data.resolve_model_data_config(net)
     mean, std = statistics or (data["mean"], data["std"])
     tower = ImageTower(net, mean, std, options)
     check_input(tower, spec, width, image_size)
     return tower
+
+
+def start_projection(net: nn.Module) -> None:
+    """Give random weights to a projection that timm starts with zeros, as in Mixer.
+
+    A classifier may start so; but an embedding of zeros has no direction, and its gradient has no bound.
+    """
+    last = net.get_classifier()  # type: ignore[operator]
+    if isinstance(last, nn.Linear) and not last.weight.is_meta and not last.weight.any():
+        nn.init.normal_(last.weight, std=last.in_features**-0.5)
+        nn.init.zeros_(last.bias)
 
 
 class WrongImageSize(ValueError):

@@ -20,6 +20,7 @@ IMPORT_ORDER = (
         "wording",
         "files",
         "progress",
+        "timing",
         "metrics",
         "plugins",
         "tables",

@@ -24,10 +24,11 @@ COMMANDS = {
     "embed": "Embed images or texts with an export.",
     "search": "Search pictures by a text.",
     "teachers": "List teachers and embed shards with them.",
+    "students": "List architectures for image students.",
 }
 
 # Several processes would all write the same files.
-FOR_ONE_PROCESS = ("demo", "data", "evaluate", "report", "export", "embed", "search")
+FOR_ONE_PROCESS = ("demo", "data", "evaluate", "report", "export", "embed", "search", "students")
 
 
 class LazyGroup(click.Group):

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
@@ -13,10 +9,7 @@ import teachers
 from distill.reporting.facts import Speed, Tower
 from distill.resolved import ResolvedRecipe
 from distill.ship.image_text import ImageText
-
-BATCH = 32  # inputs a forward
-REPEATS = 5  # measurements, of which the median counts
-SECONDS = 0.8  # after so many no further measurement begins
+from distill.timing import BATCH, REPEATS, measured
 
 
 def measure_speed(model: ImageText, resolved: ResolvedRecipe) -> Speed:
@@ -66,24 +59,3 @@ def teacher_network(card: teachers.Card, side: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         net = card.build() if card.build else timm.create_model(card.arch, num_classes=0, **card.options_at(side))
     return teachers.Teacher(card, net)
-
-
-@torch.inference_mode()
-def measured(forward: Callable[[int], object], device: torch.device) -> tuple[float, float]:
-    """(inputs per second in batches, milliseconds for a single input) of a forward pass of n inputs."""
-    return BATCH / median_seconds(lambda: forward(BATCH), device), 1000 * median_seconds(lambda: forward(1), device)
-
-
-def median_seconds(call: Callable[[], object], device: torch.device) -> float:
-    """The median duration of a call, after a first one that does not count."""
-    times, started = list[float](), time.perf_counter()
-    for number in range(REPEATS + 1):
-        before = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        if number or time.perf_counter() - started > SECONDS:
-            times.append(time.perf_counter() - before)
-        if times and time.perf_counter() - started > SECONDS:
-            break
-    return statistics.median(times)

@@ -117,7 +117,7 @@ def image_config(resolved: ResolvedRecipe) -> ImageConfig:
             mean=tuple(tower.beside.mean.flatten().tolist()),
             std=tuple(tower.beside.std.flatten().tolist()),
         )
-    return locked_config(resolved, table.layers, beside)
+    return locked_config(resolved, table.mlp_layers, beside)
 
 
 def third_tower(run: Path, best: bool = False) -> Shipped:

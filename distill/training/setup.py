@@ -244,7 +244,7 @@ def on_teacher(resolved: ResolvedRecipe) -> students.OnTeacher:
         beside = students.image_tower(students.ImageSpec(**table.beside), 0, recipe.data.image_size)
         beside_width = beside.features(recipe.data.image_size)
     assert resolved.first is not None
-    return students.OnTeacher(resolved.first.width, recipe.student.width, table.layers, beside, beside_width)
+    return students.OnTeacher(resolved.first.width, recipe.student.width, table.mlp_layers, beside, beside_width)
 
 
 def load_tokenizer(resolved: ResolvedRecipe, folder: Path) -> students.Tokenizer | None:
