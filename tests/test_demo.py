@@ -43,6 +43,14 @@ def test_no_test_emoji_shares_its_concept_or_a_name_with_training() -> None:
         assert concept[a] != concept[b]
 
 
+def test_every_emoji_is_in_one_of_unicodes_groups() -> None:
+    groups = {one.code: one.group for one in emoji.load_emojis()}
+    assert len(set(groups.values())) == 9 and "Component" not in groups.values()
+    known = {"1F436": "Animals & Nature", "1F34E": "Food & Drink", "1F1E9-1F1EA": "Flags", "1FAE9": "Smileys & Emotion"}
+    assert known.items() <= groups.items()
+    assert groups["1F44B-1F3FD"] == groups["1F44B"] == "People & Body", "with a skin tone, too"
+
+
 def test_the_demo_trains_evaluates_and_exports(tmp_path: Path) -> None:
     small = ["--limit", "40", *SMALL, "--set", "train.batch_size=16"]
     result = distill("demo", "--out", tmp_path / "demo", "--json", *small)
@@ -58,6 +66,8 @@ def test_the_demo_trains_evaluates_and_exports(tmp_path: Path) -> None:
     with Image.open(tmp_path / "demo" / "contact-sheet.png") as sheet:
         assert sheet.width > 600 and sheet.height > 600
     assert package.load(tmp_path / "demo" / "export").encode_text(["dog"]).shape[0] == 1
+    report = (tmp_path / "demo" / "report.html").read_text()
+    assert "of the teacher's k-NN accuracy" in report.replace("&#39;", "'"), "the groups are classes of the report"
     longer = ["--out", tmp_path / "longer", "--set", "train.steps=2"]
     distill("train", tmp_path / "demo" / "recipes" / "three_towers.toml", *longer)
 

