@@ -15,6 +15,7 @@ import torch
 
 import teachers
 from distill.config import Recipe
+from distill.contact_sheet import ImageAnswers, TextAnswers, write_sheet
 from distill.data import emoji
 from distill.data.captions import Captions
 from distill.data.shards import Shards
@@ -26,7 +27,6 @@ from distill.evals.runner import run as evaluate
 from distill.files import write_text
 from distill.lookup import resolve
 from distill.recipe import dump, load
-from distill.reporting.sheet import ImageAnswers, TextAnswers, write_sheet
 from distill.reporting.write import write_report
 from distill.ship.embed import embed_images
 from distill.ship.export import export

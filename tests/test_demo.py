@@ -46,7 +46,12 @@ def test_no_test_emoji_shares_its_concept_or_a_name_with_training() -> None:
 def test_every_emoji_is_in_one_of_unicodes_groups() -> None:
     groups = {one.code: one.group for one in emoji.load_emojis()}
     assert len(set(groups.values())) == 9 and "Component" not in groups.values()
-    known = {"1F436": "Animals & Nature", "1F34E": "Food & Drink", "1F1E9-1F1EA": "Flags", "1FAE9": "Smileys & Emotion"}
+    known = {
+        "1F436": "Animals & Nature",
+        "1F34E": "Food & Drink",
+        "1F1E9-1F1EA": "Flags",
+        "1FAE9": "Smileys & Emotion",
+    }
     assert known.items() <= groups.items()
     assert groups["1F44B-1F3FD"] == groups["1F44B"] == "People & Body", "with a skin tone, too"
 

@@ -21,6 +21,8 @@ IMPORT_ORDER = (
         "files",
         "progress",
         "timing",
+        "tensors",
+        "contact_sheet",
         "metrics",
         "plugins",
         "tables",

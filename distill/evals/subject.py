@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from distill import plugins
 from distill.data.captions import Captions
 from distill.data.views import PLAIN_VIEWS
 from distill.errors import UserError
-from distill.training.checkpoint import digest
 
 SUBJECTS = ("distill.evals.subjects", "SUBJECT", "distill.subjects")
 Prepare = Callable[[Image.Image], torch.Tensor]  # a picture → the input of an image encoder, without a batch
@@ -143,9 +141,3 @@ def open_subject(name: str | Path, options: OpenOptions) -> Subject:
     """
     kind = next((kind for kind in kinds() if kind.recognises(str(name))), kinds()[-1])
     return kind.open(str(name), options)
-
-
-def hash_tensors(tensors: Mapping[str, torch.Tensor], *parts: object) -> str:
-    """SHA-256 of named tensors and of the texts of further parts."""
-    of_tensors = digest({name: tensor.detach().cpu() for name, tensor in tensors.items()})
-    return hashlib.sha256("\0".join([of_tensors, *map(str, parts)]).encode()).hexdigest()

@@ -1,28 +1,30 @@
-"""Embed collections: shards, folders of pictures, single pictures, lists of them, and files of texts."""
+"""Embed collections of pictures, shards, and files of texts."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from PIL import Image
+from torch.utils.data import Dataset, default_collate
 
-from distill.config import is_remote
 from distill.data.cache_fill import PixelFormat, ViewPixels
-from distill.data.images import image_files
-from distill.data.shard_names import COMPRESSED_SUFFIXES, holds_shards, matching_paths
+from distill.data.loading import prefetch
 from distill.data.shards import Shards
 from distill.data.views import PLAIN_VIEWS
 from distill.errors import BadSample, UserError
-from distill.ship import inputs
+from distill.progress import progress_bar
 from distill.ship.image_text import ImageText
+from distill.ship.picture_index import PictureIndex
+from distill.ship.pictures import ANYTHING, Pictures, lines_of, reason_of
 
 BATCH = 256
-ANYTHING = "Name a folder of pictures, picture files, a .txt list of them, or shards."
+KEEP_SECONDS = 30  # after which what was embedded is kept, so that an interrupted command can go on
 
 
 @dataclass
@@ -33,97 +35,130 @@ class Embedded:
         rows: [n, D] float32 unit rows.
         names: of the n rows: paths, keys or texts.
         skipped: (name, reason) of what could not be embedded.
+        pictures: the numbers of the rows' pictures in their collection; empty for texts.
+        new: how many rows were computed, and not known from an index.
     """
 
     rows: torch.Tensor
     names: list[str]
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    pictures: list[int] = field(default_factory=list)
+    new: int = 0
 
 
-def embed_pictures(model: ImageText, specs: Sequence[str], strict: bool = False) -> Embedded:
-    """Embed the pictures of collections, in their order and without augmentation.
+class Unusable(NamedTuple):
+    """A picture that cannot be used."""
+
+    error: UserError
+    reason: str
+
+
+class PreparedPictures(Dataset[Any]):
+    """The pixels of pictures: item i is a tensor [3, S, S] uint8 for each image tower, or an error."""
+
+    def __init__(self, pictures: Pictures, formats: Sequence[PixelFormat]) -> None:
+        self.pictures, self.formats = pictures, formats
+
+    def __getitem__(self, i: int) -> list[torch.Tensor] | Unusable:
+        try:
+            picture = self.pictures.read(i)
+        except UserError as error:  # for the main process to raise: a loader process would wrap it in its traceback
+            return Unusable(error, reason_of(error))  # the error's cause, of which the reason is, stays behind
+        view = PLAIN_VIEWS.draw("", 0, picture.size)
+        return [view.render(picture, side, interpolation) for _, side, interpolation in self.formats]
+
+    @staticmethod
+    def collate(items: list[list[torch.Tensor] | Unusable]) -> tuple[list[torch.Tensor], dict[int, Unusable]]:
+        """The pixels [n, 3, S, S] of the pictures that can be used, and the errors of the others, by row."""
+        errors = {row: item for row, item in enumerate(items) if isinstance(item, Unusable)}
+        good = [item for item in items if not isinstance(item, Unusable)]
+        return [default_collate(list(column)) for column in zip(*good, strict=True)], errors
+
+
+def embed_pictures(
+    model: ImageText,
+    pictures: Pictures,
+    strict: bool = False,
+    workers: int = 0,
+    index: PictureIndex | None = None,
+) -> Embedded:
+    """Embed the pictures of a collection, without augmentation.
 
     Args:
         model: the students.
-        specs: folders, picture files, ``.txt`` lists with a path a line, and shards; also with braces and wildcards.
+        pictures: the collection.
         strict: raise at the first picture that cannot be used, instead of skipping it.
-
-    Returns:
-        Pictures of a folder are named by their path in it, those of a list and single ones by the path given, samples
-        of shards by their key.
+        workers: number of loader processes; 0 decodes in this one.
+        index: where rows are known from; what is computed is written into it, also in between.
 
     Raises:
-        UserError: if there is no such file, a folder holds both shards and pictures, or no picture can be used.
+        UserError: if no picture can be used, or with ``strict`` one cannot.
     """
-    parts: list[Embedded] = []
-    for spec in specs:
-        if is_remote(spec):
-            raise UserError(f"'{spec}' is a stream; pictures are embedded from files.", "Copy the shards first.")
-        for path in matching_paths(spec):
-            parts.append(embed_path(model, path, strict))
-    skipped = [one for part in parts for one in part.skipped]
-    names = [name for part in parts for name in part.names]
-    if not names:
-        why = f": {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-        raise UserError(f"There is no picture in {', '.join(specs)} that can be embedded{why}.", ANYTHING)
-    return Embedded(torch.cat([part.rows for part in parts]), names, skipped)
+    known = index.find(pictures) if index is not None else np.full(len(pictures.names), -1)
+    rows = np.zeros((len(pictures.names), model.config.width), dtype=np.float32)
+    if index is not None:
+        rows[known >= 0] = index.rows[known[known >= 0]]
+    usable, skipped = known >= 0, list(pictures.skipped)
+    wanted = np.flatnonzero(known < 0).tolist()
 
+    def keep() -> None:
+        if index is not None:
+            chosen = np.flatnonzero(usable)
+            index.write([pictures.names[i] for i in chosen], [pictures.states[i] for i in chosen], rows[chosen])
 
-def embed_path(model: ImageText, path: Path, strict: bool) -> Embedded:
-    """Embed the pictures of one folder, file, list or shard; see :func:`embed_pictures`."""
-    if path.is_dir():
-        pictures = [(str(file.relative_to(path)), file) for file in image_files(path)]
-        if not holds_shards(str(path)):
-            return embed_files(model, pictures, strict)
-        if pictures:
-            raise UserError(
-                f"{path} holds shards and pictures ({pictures[0][0]}).",
-                "Name the shards, or a folder with the pictures alone.",
-            )
-        return embed_shards(model, Shards.open([str(path)], strict), strict)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist.", ANYTHING)
-    if path.suffix.lower() == ".txt":
-        return embed_files(model, [(line, path.parent / line) for line in lines_of(path) if line.strip()], strict)
-    if path.name.lower().endswith((".tar", *COMPRESSED_SUFFIXES)):
-        return embed_shards(model, Shards.open([str(path)], strict), strict)
-    return embed_files(model, [(str(path), path)], strict)
-
-
-def embed_files(model: ImageText, files: Sequence[tuple[str, Path]], strict: bool) -> Embedded:
-    """Embed picture files, given as (name, path)."""
-    found = Embedded(torch.empty(0, model.config.width), [])
-    rows, remaining = [found.rows], iter(files)
-    while group := list(islice(remaining, BATCH)):
-        images: list[Image.Image] = []
-        for name, path in group:
-            try:
-                images.append(inputs.picture(path))
-            except UserError as error:
+    kept = time.monotonic()
+    try:
+        for numbers, found, errors in embedded(model, pictures, wanted, workers):
+            good = [number for row, number in enumerate(numbers) if row not in errors]
+            rows[good], usable[good] = found, True
+            for row, unusable in errors.items():
                 if strict:
-                    raise
-                found.skipped.append((name, reason_of(error)))
-                continue
-            found.names.append(name)
-        rows.append(model.encode_image(images))
-    found.rows = torch.cat(rows)
-    return found
+                    raise unusable.error
+                skipped.append((pictures.names[numbers[row]], unusable.reason))
+            if time.monotonic() - kept > KEEP_SECONDS:
+                keep()
+                kept = time.monotonic()
+    except BaseException:  # an interruption among them
+        keep()
+        raise
+    chosen = np.flatnonzero(usable)
+    if not len(chosen):
+        why = f": {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+        raise UserError(f"There is no picture that can be embedded{why}.", ANYTHING)
+    if index is not None and (wanted or len(index.rows) != len(chosen)):
+        keep()
+    names = [pictures.names[i] for i in chosen]
+    new = int(usable[wanted].sum())
+    return Embedded(torch.from_numpy(rows[chosen]), names, skipped, chosen.tolist(), new)
 
 
-def reason_of(error: UserError) -> str:
-    """Why a picture was skipped, from the error of reading it."""
-    cause = error.__cause__
-    return (getattr(cause, "strerror", None) or f"it {cause}") if cause is not None else str(error)
+def embedded(
+    model: ImageText, pictures: Pictures, wanted: Sequence[int], workers: int
+) -> Iterator[tuple[Sequence[int], np.ndarray, dict[int, Unusable]]]:
+    """(numbers, rows of those that can be used, errors of the others by row) of one batch after the other."""
+    images = [part.config.image for _, part in model.parts]
+    dataset = PreparedPictures(pictures, [PixelFormat(1, image.image_size, image.interpolation) for image in images])
+    batches = [wanted[i : i + BATCH] for i in range(0, len(wanted), BATCH)]
+    loading = {"batch_sampler": batches, "collate_fn": dataset.collate}
+    pin = model.device.type == "cuda"
+    with (
+        closing(prefetch(dataset, workers if len(batches) > 1 else 0, pin, **loading)) as loader,
+        closing(progress_bar("embedding", len(wanted), "pictures")) as bar,
+    ):
+        for numbers, (pixels, errors) in zip(batches, loader, strict=True):
+            found = np.empty((0, model.config.width), dtype=np.float32)
+            if pixels:
+                found = combined(model, pixels).numpy()
+            bar.update(len(numbers))
+            yield numbers, found, errors
 
 
-def embed_shards(model: ImageText, shards: Shards, strict: bool) -> Embedded:
-    """Embed every image of some shards; see :func:`embed_pictures`."""
-    bad: dict[int, str] = {}
-    rows = embed_images(model, shards, bad=None if strict else bad)
-    good = [i for i in range(len(shards)) if i not in bad]
-    skipped = [(fault.shard, fault.reason) for fault in shards.faults]
-    skipped += [(shards.key(i), reason) for i, reason in bad.items()]
-    return Embedded(rows[good], [shards.key(i) for i in good], skipped)
+def combined(model: ImageText, pixels: Sequence[torch.Tensor]) -> torch.Tensor:
+    """[n, D] float32 unit rows of images, given as the pixels [n, 3, S, S] that each of the model's parts reads."""
+    total: Any = sum(
+        weight * part.encode_image(pixel) for (weight, part), pixel in zip(model.parts, pixels, strict=True)
+    )
+    return torch.nn.functional.normalize(total, dim=1) if len(model.parts) > 1 else total
 
 
 def embed_images(
@@ -144,20 +179,18 @@ def embed_images(
     Raises:
         UserError: without ``bad``, at the first image that cannot be used.
     """
-    total = torch.zeros(())
-    for weight, part in model.parts:
-        size, interpolation = part.config.image.image_size, part.config.image.interpolation
-        dataset = ViewPixels(shards, PLAIN_VIEWS, [PixelFormat(1, size, interpolation)])
-        samples = [range(i, min(i + BATCH, len(shards))) for i in range(0, len(shards), BATCH)]
-        rows = []
-        with closing(dataset.batches(samples, workers, strict=bad is None)) as loaded:
-            for numbers, ((pixels,), errors) in zip(samples, loaded, strict=True):
-                rows.append(part.encode_image(pixels[:, 0]))
-                for row, error in errors.items():
-                    assert bad is not None and isinstance(error, BadSample)
-                    bad[numbers[row]] = error.bad.reason
-        total = total + weight * torch.cat(rows)
-    return torch.nn.functional.normalize(total, dim=1) if len(model.parts) > 1 else total
+    images = [part.config.image for _, part in model.parts]
+    formats = [PixelFormat(1, image.image_size, image.interpolation) for image in images]
+    samples = [range(i, min(i + BATCH, len(shards))) for i in range(0, len(shards), BATCH)]
+    rows = []
+    dataset = ViewPixels(shards, PLAIN_VIEWS, formats)
+    with closing(dataset.batches(samples, workers, strict=bad is None)) as loaded:
+        for numbers, (pixels, errors) in zip(samples, loaded, strict=True):
+            rows.append(combined(model, [views[:, 0] for views in pixels]))
+            for row, error in errors.items():
+                assert bad is not None and isinstance(error, BadSample)
+                bad[numbers[row]] = error.bad.reason
+    return torch.cat(rows)
 
 
 def embed_texts(model: ImageText, file: Path) -> Embedded:
@@ -170,20 +203,3 @@ def embed_texts(model: ImageText, file: Path) -> Embedded:
     if not any(line.strip() for line in lines):
         raise UserError(f"{file} holds no text.", "Write one text per line.")
     return Embedded(model.encode_text(lines), lines)
-
-
-def lines_of(file: Path) -> Iterator[str]:
-    r"""The lines of a UTF-8 file, without a mark at its beginning. Only ``\n`` ends a line, or ``\r\n``.
-
-    Raises:
-        UserError: if it is not UTF-8.
-    """
-    with file.open("rb") as binary:
-        for number, line in enumerate(binary, 1):
-            try:
-                text = line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"Line {number} of {file} is not UTF-8 text: {error.reason}.", "Convert the file to UTF-8."
-                ) from error
-            yield text

@@ -14,6 +14,7 @@ from distill.data.views import PLAIN_VIEWS
 from distill.errors import UserError
 from distill.ship import inputs
 from distill.ship.config_file import Config
+from distill.tensors import hash_tensors
 
 
 class ImageText:
@@ -39,6 +40,17 @@ class ImageText:
         self.image = image.to(device).eval().requires_grad_(False)
         self.text = None if text is None else text.to(device).eval().requires_grad_(False)
         self.parts: list[tuple[float, ImageText]] = [(1.0, self)]
+
+    def identity(self) -> str:
+        """A hash that changes if the weights or the preparation of pictures and texts do."""
+        tensors = {
+            f"{number}.{modality}.{name}": value
+            for number, (_, part) in enumerate(self.parts)
+            for modality, tower in (("image", part.image), ("text", part.text))
+            if tower is not None
+            for name, value in tower.state_dict().items()
+        }
+        return hash_tensors(tensors, self.config.image, self.config.text, [weight for weight, _ in self.parts])
 
     def pixels(self, image: Any) -> torch.Tensor:
         """[3, S, S] uint8: the largest central square of an image, resized to the image tower's input.

@@ -7,7 +7,6 @@ it, at any ZeRO stage. There is no pickle in it, so a checkpoint from elsewhere 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -24,6 +23,7 @@ from torch import nn
 
 from distill.errors import UserError, as_user_errors
 from distill.files import write_text, write_whole
+from distill.tensors import digest, digest_of
 from distill.training.model import on_cpu, student_tensors
 from launch import group as processes
 from launch import zero
@@ -210,24 +210,6 @@ def write(
     for old in older[: max(0, len(older) - keep + 1)]:
         # Half deleted it must not be found under its name.
         shutil.rmtree(old.rename(folder / f".unfinished-{old.name}"))
-
-
-def digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of the names, types, shapes and numbers of some tensors."""
-    found = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name]
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
-
-
-def digest_of(path: Path) -> str:
-    """:func:`digest` of a safetensors file, which is mapped, not loaded."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        return digest({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
 
 
 def seal_of(folder: Path) -> dict[str, Any]:

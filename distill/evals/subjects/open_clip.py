@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from distill.errors import UserError
-from distill.evals.subject import BATCH, OpenOptions, Prepare, Subject, hash_tensors
+from distill.evals.subject import BATCH, OpenOptions, Prepare, Subject
+from distill.tensors import hash_tensors
 from launch.group import default_device
 
 START = "open_clip/"

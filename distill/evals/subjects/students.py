@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from distill.data.captions import Captions
 from distill.errors import UserError
-from distill.evals.subject import OpenOptions, Prepare, Square, Subject, hash_tensors
+from distill.evals.subject import OpenOptions, Prepare, Square, Subject
 from distill.ship.config_file import CONFIG
 from distill.ship.image_text import ImageText
 from distill.ship.load import load
@@ -58,14 +58,7 @@ class Students(Subject):
         return cls(load(Path(name), options.device, options.alpha, options.best), name, Path(name))
 
     def identity(self) -> str:
-        towers = {
-            f"{k}.{name}": module for k, (_, part) in enumerate(self.model.parts) for name, module in modules(part)
-        }
-        tensors = {
-            f"{tower}.{name}": value for tower, module in towers.items() for name, value in module.state_dict().items()
-        }
-        config = self.model.config
-        return hash_tensors(tensors, config.image, config.text, [weight for weight, _ in self.model.parts])
+        return self.model.identity()
 
     def preparations(self) -> Sequence[Prepare]:
         images = [part.config.image for _, part in self.model.parts]

@@ -10,9 +10,10 @@ import torch
 
 import teachers
 from distill.errors import UserError, as_user_errors
-from distill.evals.subject import OpenOptions, Prepare, Square, Subject, hash_tensors
+from distill.evals.subject import OpenOptions, Prepare, Square, Subject
 from distill.files import read_table
 from distill.ship.config_file import CONFIG
+from distill.tensors import hash_tensors
 from launch.group import default_device
 
 

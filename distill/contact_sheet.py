@@ -1,4 +1,4 @@
-"""A contact sheet: queries and the best results of a model for them, as one image."""
+"""Contact sheets: queries and the best results of a model for them, as one image."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from distill.files import write_whole
 
 CELL, GAP, LABEL, LINE = 96, 12, 250, 18  # pixels
+ACROSS = 5  # pictures in a row of the answers to one query
 RIGHT, WRONG, INK = "#1a7f37", "#c9c9c9", "#1f2328"
 
 
@@ -74,6 +75,31 @@ def write_sheet(path: Path, title: str, searches: Sequence[ImageAnswers], names:
             first_line = wrap(text, width // 2 - CELL - 4 * GAP, font)[0]
             draw.text((x + CELL + GAP, y + 4 + line * LINE), first_line, fill=RIGHT if right else INK, font=font)
         y += (CELL + GAP) * (number % 2)
+    write_whole(path, lambda to: sheet.save(to, "PNG"))
+
+
+def write_answers(path: Path, title: str, pictures: Sequence[Image.Image], names: Sequence[str]) -> None:
+    """Write the pictures that were found for one query as a PNG, best first, each with the end of its name.
+
+    Args:
+        path: where to.
+        title: the sheet's first line.
+        pictures: five in a row.
+        names: of the pictures.
+    """
+    rows = -(-len(pictures) // ACROSS)
+    step = CELL + GAP + LINE
+    font = ImageFont.load_default(size=11)
+    sheet = Image.new("RGB", (ACROSS * (CELL + GAP) + GAP, 40 + rows * step + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP, GAP), title, fill=INK, font=ImageFont.load_default(size=16))
+    for number, (picture, name) in enumerate(zip(pictures, names, strict=True)):
+        x, y = GAP + number % ACROSS * (CELL + GAP), 40 + number // ACROSS * step
+        paste_framed(sheet, draw, picture, x, y, WRONG)
+        short = name
+        while font.getlength(short) > CELL:
+            short = short[1:]
+        draw.text((x, y + CELL + 3), short, fill=INK, font=font)
     write_whole(path, lambda to: sheet.save(to, "PNG"))
 
 
