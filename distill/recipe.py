@@ -148,7 +148,10 @@ def anchor(tree: dict[str, Any], base: Path) -> None:
         tree: the parsed recipe, which need not be valid.
         base: the folder that they are relative to.
     """
-    from teachers import is_path
+    from teachers import cards, is_path
+
+    def is_card(name: str) -> bool:
+        return not is_path(name) and any(card.name == name for card in cards())
 
     def absolute(value: Any, *words: str) -> Any:
         if isinstance(value, list):
@@ -164,7 +167,11 @@ def anchor(tree: dict[str, Any], base: Path) -> None:
     student = tree.get("student")
     if isinstance(student, dict):
         tables += [(student.get("tokenizer"), "file", ())]
-        tables += [(student.get(tower), "init", ("teacher",)) for tower in ("image", "text")]
+        tables += [(student.get("image"), "init", ("teacher",))]
+        text = student.get("text")
+        named = [text.get(key) for key in ("init", "like")] if isinstance(text, dict) else []
+        known = [name for name in named if isinstance(name, str) and name and is_card(name)]
+        tables += [(text, key, ("teacher", *known)) for key in ("init", "like")]
     evaluations = tree.get("evaluate")
     for evaluation in evaluations if isinstance(evaluations, list) else []:
         tables += [(evaluation, key, ()) for key in ("data", "train", "classes", "outliers")]

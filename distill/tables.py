@@ -64,7 +64,8 @@ class TowerTable(Open):
     Attributes:
         arch: the name of a text architecture: a module of ``students/texts/``, or one that another installed package
             brings; "none" trains an image tower alone.
-        init: weights to start from: the folder of an export; "" starts from random weights.
+        init: weights to start from: the folder of an export or a run, or what the architecture reads of other tools;
+            "" starts from random weights.
         locked: true locks all weights but the last projection, which needs ``init``; a list of module names locks
             those only; false locks nothing.
         lr_scale: factor of optim.lr for this tower, from 0 on.

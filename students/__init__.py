@@ -8,7 +8,7 @@ normalised.
 from students.image import ImageSpec, ImageTower, as_tokens, image_tower
 from students.on_teacher import HalfLocked, OnTeacher
 from students.sentencepiece_tokenizer import SentencePieceTokenizer
-from students.text_tower import TextOptions, TextTower
+from students.text_tower import OptionsLike, TextOptions, TextTower
 from students.texts import text_tower_class
 from students.tokenizer import Tokenizer
 from students.tower import Tower
@@ -18,6 +18,7 @@ __all__ = [
     "ImageSpec",
     "ImageTower",
     "OnTeacher",
+    "OptionsLike",
     "SentencePieceTokenizer",
     "TextOptions",
     "TextTower",

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from students.tokenizer import Tokenizer
+from students import tokenizer
 from students.tower import Tower
 
 
@@ -48,7 +48,7 @@ class TextTower(Tower):
     """
 
     Options: ClassVar[type[TextOptions]]
-    Tokenizer: ClassVar[type[Tokenizer]]
+    Tokenizer: ClassVar[type[tokenizer.Tokenizer]]
     TAKEN: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, options: TextOptions, vocab: int, width: int) -> None:
@@ -73,7 +73,7 @@ class TextTower(Tower):
         return {}
 
     @classmethod
-    def tokenizer_of(cls, path: Path | None, context: int) -> Tokenizer | None:
+    def tokenizer_of(cls, path: Path | None, context: int) -> tokenizer.Tokenizer | None:
         """The tokenizer that comes with what another tool has saved at a path, or with the architecture itself.
 
         Returns:

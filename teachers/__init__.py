@@ -5,6 +5,7 @@ needs an edit.
 """
 
 from teachers.card import Card
+from teachers.folder import text_teacher_folder
 from teachers.frozen import Teacher
 from teachers.loading import load, token_shape
 from teachers.local import is_path, with_weights
@@ -21,6 +22,7 @@ __all__ = [
     "cards",
     "is_path",
     "load",
+    "text_teacher_folder",
     "token_shape",
     "tokenizer",
     "with_weights",

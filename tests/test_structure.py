@@ -30,7 +30,7 @@ IMPORT_ORDER = (
         "recipe",
         "rules",
     ),
-    *("resolved", "lookup", "remarks", "recipe_reference"),
+    *("resolved", "text_sources", "lookup", "remarks", "recipe_reference"),
     *("data", "training", "ship", "evals", "observers", "studies", "reporting", "demo", "parts", "api", "cli"),
 )
 

@@ -62,6 +62,7 @@ def train(run: Path, networks: Networks | None = None) -> bool:
         checkpoints = opened.enter_context(Checkpoints(run, recipe.checkpoint.keep, group))
         snapshot = checkpoints.latest()
         start, total = snapshot.step if snapshot else 0, recipe.train.total_steps(data.samples)
+        networks.from_start &= snapshot is None
         engine, schedules = make_engine(networks, tokenizer.vocab if tokenizer is not None else 0, snapshot, group)
         opened.callback(engine.destroy)
         del snapshot

@@ -16,6 +16,7 @@ from distill.config import pieces_of
 from distill.errors import UserError
 from distill.remarks import remarks
 from distill.resolved import ResolvedRecipe
+from distill.training import checkpoint
 from distill.training.model import parameter_counts
 from distill.training.observing import check_observers
 from distill.training.resuming import check_recipe, check_weights, write_continued
@@ -59,7 +60,9 @@ def prepare(
         check_folder(run)
     pieces_of(recipe, job.world)
     check_observers(resolved)
-    existing = existing_tokenizer(resolved)
+    # A run that goes on from a checkpoint does not need what its students started from.
+    networks.from_start = not (resume and checkpoint.newest(run))
+    existing = load_tokenizer(resolved, run) if resume else existing_tokenizer(resolved)
     # A wrong tower or a teacher that cannot be loaded raises here, before any data is read.
     networks.check(None if existing is None else existing.vocab)
     online = [k for k, teacher in enumerate(resolved.teachers) if teacher.online]
@@ -73,7 +76,6 @@ def prepare(
     tokenizer, tokenizer_report = existing, None
     if resume:
         data.continue_with(run)
-        tokenizer = load_tokenizer(resolved, run)
     else:
         for remark in remarks(resolved):
             print(remark, file=sys.stderr)

@@ -19,6 +19,7 @@ from distill.data.views import Views
 from distill.errors import UserError, as_user_errors
 from distill.resolved import ResolvedRecipe, ResolvedTeacher
 from distill.tables import TEACHER, TowerTable
+from distill.text_sources import source_tokenizer
 from distill.training.initial_weights import read_tower
 from distill.training.model import Model
 
@@ -92,6 +93,9 @@ class Networks:
 
     Args:
         resolved: the recipe of the run.
+
+    Attributes:
+        from_start: whether the students need the weights they start from; false where a checkpoint replaces them.
     """
 
     def __init__(self, resolved: ResolvedRecipe) -> None:
@@ -100,6 +104,7 @@ class Networks:
         self._image: students.Tower | None = None
         self._model: Model | None = None
         self._random_state = torch.empty(0)
+        self.from_start = True
 
     def teacher(self, k: int, device: torch.device | str = "cpu") -> teachers.Teacher:
         """Teacher k of ``resolved.teachers``, on a device.
@@ -199,8 +204,10 @@ class Networks:
         with as_user_errors():
             if modality in self.resolved.needs.folded:
                 tower.projection()  # raises if the tower has no projection into which a head can be folded
-            if table.init:
-                tower.start_from(self._teacher_weights() if table.init == TEACHER else read_tower(table, modality))
+            if table.init and self.from_start:
+                tower.start_from(
+                    self._teacher_weights() if table.init == TEACHER else read_tower(table, modality, type(tower))
+                )
             tower.lock(table.locked)
 
     def _teacher_weights(self) -> dict[str, torch.Tensor]:
@@ -253,7 +260,7 @@ def load_tokenizer(resolved: ResolvedRecipe, folder: Path) -> students.Tokenizer
 
 
 def existing_tokenizer(resolved: ResolvedRecipe) -> students.Tokenizer | None:
-    """The tokenizer that the recipe names, or that of the export in ``student.text.init``; None if there is neither.
+    """The tokenizer that the recipe names, or that of what the text student starts from or is; None if there is none.
 
     Raises:
         UserError: if it cannot be read, or there are both and they differ.
@@ -263,13 +270,19 @@ def existing_tokenizer(resolved: ResolvedRecipe) -> students.Tokenizer | None:
     student, kind, context = resolved.recipe.student, resolved.text.Tokenizer, resolved.text_options.context
     with as_user_errors():
         named = kind.load(Path(student.tokenizer.file), context) if student.tokenizer.file else None
-        if not student.text.init:
+        if not student.text.init and not resolved.text.TAKEN:
             return named
-        # The tower's token embeddings only fit the tokenizer it was trained with.
-        exported = kind.load(Path(student.text.init) / kind.FILE, context)
-    if named is not None and named.model != exported.model:
+        given = source_tokenizer(student.text, context)
+    if given is not None and named is not None and named.model != given.model:
+        whose = f"starts from {student.text.init}" if student.text.init else "has a tokenizer of its own"
         raise UserError(
-            f"student.text.init starts from {student.text.init}, and student.tokenizer.file is not its tokenizer.",
+            f"The text student {whose}, and student.tokenizer.file is not its tokenizer.",
             "Leave out student.tokenizer.file.",
         )
-    return exported
+    if given is not None and resolved.text.TAKEN and student.tokenizer.vocab != type(student.tokenizer)().vocab:
+        raise UserError(
+            f"The text student '{student.text.arch}' has a tokenizer of its own with {given.vocab:,} tokens, and "
+            f"student.tokenizer.vocab is {student.tokenizer.vocab:,}.",
+            "Leave out student.tokenizer.",
+        )
+    return given

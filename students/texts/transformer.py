@@ -84,8 +84,7 @@ class TextTransformer(TextTower):
         )
         self.blocks = nn.TransformerEncoder(block, options.depth, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(options.dim)
-        pools = {"map": lambda: AttentionPool(options.dim, options.heads), "mean": MeanPool, "last": LastPool}
-        self.pool = pools[options.pool]()
+        self.pool = pool_of(options)
         self.head = nn.Linear(options.dim, width)
         self.apply(initialize)
 
@@ -107,6 +106,13 @@ class TextTransformer(TextTower):
 
     def projection(self) -> str:
         return "head"
+
+
+def pool_of(options: TransformerOptions) -> nn.Module:
+    """What makes one embedding of tokens: called with [n, T, dim] and [n, T] (true where padded), returns [n, dim]."""
+    if options.pool == "map":
+        return AttentionPool(options.dim, options.heads)
+    return MeanPool() if options.pool == "mean" else LastPool()
 
 
 def initialize(module: nn.Module) -> None:
