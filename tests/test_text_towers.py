@@ -133,7 +133,9 @@ def change(folder: Path, name: str, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_the_first_configuration_of_clip_ends_texts_at_the_highest_id(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_the_first_configuration_of_clip_ends_texts_at_the_highest_id(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
     """As transformers reads eos_token_id = 2, with which OpenAI's CLIP was published."""
     old = write_clip(tmp_path / "old")
     ids = HF.tokenizer_of(old, LONGEST).encode(ODD)
@@ -175,7 +177,9 @@ def test_what_does_not_fit_is_a_sentence(folders: dict[str, Path], tmp_path: Pat
         HF.read(other)
 
 
-@pytest.mark.parametrize("size, parameters", [("Ti", 5.3e6), ("S", 21.3e6), ("B", 85.1e6), ("L", 302e6), ("g", 1.01e9)])
+@pytest.mark.parametrize(
+    "size, parameters", [("Ti", 5.3e6), ("S", 21.3e6), ("B", 85.1e6), ("L", 302e6), ("g", 1.01e9)]
+)
 def test_named_sizes_of_the_transformer_are_those_of_vit(size: str, parameters: float) -> None:
     """The blocks of ViT Ti, S, B, L and g have so many parameters (arXiv 2010.11929, Table 1; 2106.04560, Table 2)."""
     kind = students.text_tower_class("transformer")
