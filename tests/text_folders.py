@@ -105,8 +105,9 @@ def save(model: Any, folder: Path) -> Path:
     """Give a model weights that differ from each other, and save it."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+        for name, parameter in model.named_parameters():
+            norm = name.endswith("weight") and parameter.ndim == 1  # of a layer norm
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2 + norm)
     model.save_pretrained(folder)
     return folder
 

@@ -88,7 +88,12 @@ class HuggingFaceText(TextTower):
         # A pooler or a projection would have weights that are not used.
         extra = {"add_pooling_layer": False} if self.family is BERT else {}
         library = import_library("transformers", "hugging_face", COMMAND)
-        self.net = getattr(library, self.family.network)(config, **extra)
+        try:
+            self.net = getattr(library, self.family.network)(config, **extra)
+        except Exception as error:  # the constructors raise many kinds
+            raise ValueError(
+                f"transformers cannot build this {self.family.name}: {error} Correct student.text."
+            ) from error
         if hasattr(self.net, "head"):
             self.net.head = nn.Identity()
         self.head = nn.Linear(config.hidden_size, width)
