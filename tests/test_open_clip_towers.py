@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,7 @@ def test_token_ids_are_those_of_open_clip(context: int, tmp_path: Path) -> None:
     assert [row[1:-1] for row in ours.token_ids(read)] == [own.encode(text) for text in read]
     assert ours.vocab == 49408 and ours.unknown is None and ours.encode([]).shape == (0, context)
     assert torch.equal(ours.encode(["a \ud800 cat"]), own(["a ? cat"]))
+    assert torch.equal(pickle.loads(pickle.dumps(ours)).encode(read), own(read))  # for loader processes
 
 
 def test_what_does_not_fit_is_a_sentence(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,7 @@ def test_token_ids_are_those_of_transformers(folders: dict[str, Path], kind: str
     assert ours.token_ids(read) == [own(text).input_ids for text in read]
     assert ours.vocab == len(own) and ours.unknown == (None if "clip" in kind else own.unk_token_id)
     assert ours.encode([]).shape == (0, 5)
+    assert torch.equal(pickle.loads(pickle.dumps(ours)).encode(read), ours.encode(read))  # for loader processes
 
 
 def test_half_of_a_surrogate_pair_is_read_as_a_question_mark(folders: dict[str, Path]) -> None:
