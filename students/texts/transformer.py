@@ -28,7 +28,8 @@ class TransformerOptions(TextOptions):
 
     Attributes:
         size: dim, depth, heads and mlp of a ViT at once, where they are not set themselves: "Ti", "S", "B", "L", "H"
-            or "g". LiT's text towers have those of B, L and H (arXiv 2111.07991, sections 5.5 and 5.6).
+            or "g"; "" leaves them as they are. LiT's text towers have those of B, L and H (arXiv 2111.07991, sections
+            5.5 and 5.6).
         dim: the width of its tokens, a multiple of ``heads``.
         depth: number of layers.
         heads: number of attention heads, in each layer and in the pooling.
