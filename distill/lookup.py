@@ -18,6 +18,7 @@ from distill.other_names import remedy_for_value
 from distill.resolved import ResolvedRecipe, ResolvedTeacher, check_compatibility
 from distill.rules import NEW_RUNS, Rules
 from distill.tables import NO_TOWER
+from distill.text_sources import LIKE, complete_text
 from distill.validation import explain, explain_options
 
 OUTPUTS = ("embedding", "logits", "tokens")  # the outputs of teachers, in the order in which caches store them
@@ -39,13 +40,15 @@ def resolve(recipe: Recipe, rules: Rules = NEW_RUNS) -> ResolvedRecipe:
     needs = objective.needs
     # A run must go on with the optimiser's options that it began with, also where another version has other defaults.
     optim = Optim.model_validate(recipe.optim.model_dump() | optimizer.model_dump(exclude_none=True))
-    recipe = recipe.model_copy(update={"optim": optim})
+    recipe = complete_text(recipe.model_copy(update={"optim": optim}))
     with as_user_errors():
         cards = tuple(find_card(table) for table in recipe.teacher)
         facts = tuple(facts_of(table, card, needs.teachers) for table, card in zip(recipe.teacher, cards, strict=True))
     recipe, source = with_source(recipe, cards[0] if cards else None, rules)
     used_count = len(cards) if needs.teachers else int(recipe.on_teacher)
     text, text_options = find_text_tower(recipe)
+    if text_options is not None and hasattr(text_options, LIKE):
+        text_options = text_options.model_copy(update={LIKE: ""})  # what ships names no folder of this machine
     resolved = ResolvedRecipe(
         recipe=recipe,
         objective=objective,

@@ -150,6 +150,9 @@ def anchor(tree: dict[str, Any], base: Path) -> None:
     """
     from teachers import is_card_name, is_path
 
+    def is_card(name: Any) -> bool:
+        return isinstance(name, str) and is_card_name(name) and not (base / name).exists()
+
     def absolute(value: Any, *words: str) -> Any:
         if isinstance(value, list):
             return [absolute(v, *words) for v in value]
@@ -164,10 +167,10 @@ def anchor(tree: dict[str, Any], base: Path) -> None:
     student = tree.get("student")
     if isinstance(student, dict):
         tables += [(student.get("tokenizer"), "file", ())]
-        for tower in ("image", "text"):
-            init = str((student.get(tower) or {}).get("init", "")) if isinstance(student.get(tower), dict) else ""
-            is_card = is_card_name(init) and not (base / init).exists()
-            tables += [] if is_card else [(student.get(tower), "init", ("teacher",))]
+        for tower, keys in (("image", ("init",)), ("text", ("init", "like"))):
+            named = student.get(tower)
+            if isinstance(named, dict):
+                tables += [(named, key, ("teacher",)) for key in keys if not is_card(named.get(key))]
     evaluations = tree.get("evaluate")
     for evaluation in evaluations if isinstance(evaluations, list) else []:
         tables += [(evaluation, key, ()) for key in ("data", "train", "classes", "outliers")]

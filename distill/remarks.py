@@ -26,10 +26,13 @@ def unused_augmentation(resolved: ResolvedRecipe) -> list[str]:
 
 
 def unused_vocabulary(resolved: ResolvedRecipe) -> list[str]:
-    """A size of vocabulary beside a tokenizer's file."""
-    table = resolved.recipe.student.tokenizer
-    if resolved.text is None or not table.file or "vocab" not in table.model_fields_set:
+    """A size of vocabulary beside a tokenizer that is not trained."""
+    table, text = resolved.recipe.student.tokenizer, resolved.recipe.student.text
+    if resolved.text is None or "vocab" not in table.model_fields_set:
         return []
-    return [
-        "student.tokenizer.vocab has no effect: the tokenizer of student.tokenizer.file has a vocabulary of its own."
-    ]
+    given = "student.tokenizer.file" if table.file else "student.text.init" if text.init else ""
+    if resolved.text.TAKEN:
+        given = f"the text student '{text.arch}'"
+    if not given:
+        return []
+    return [f"student.tokenizer.vocab has no effect: the tokenizer of {given} has a vocabulary of its own."]

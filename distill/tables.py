@@ -65,7 +65,8 @@ class TowerTable(Open):
     Attributes:
         arch: the name of a text architecture: a module of ``students/texts/``, or one that another installed package
             brings; "none" trains an image tower alone.
-        init: weights to start from: the folder of an export; "" starts from random weights.
+        init: weights to start from: the folder of an export or a run, or what the architecture reads of other tools;
+            "" starts from random weights.
         select: what a tower takes of weights that are larger than it: "first" and "even" take the evenly spaced part
             of every tensor (weight selection, arXiv 2311.18823), and of more layers the first ones, or evenly spaced
             ones as TinyCLIP does (2309.12314); "none" takes only weights of its own size.

@@ -10,7 +10,7 @@ from students.image import ImageSpec, ImageTower, as_tokens, image_tower
 from students.inheritance import Inherited
 from students.on_teacher import HalfLocked, OnTeacher
 from students.sentencepiece_tokenizer import SentencePieceTokenizer
-from students.text_tower import TextOptions, TextTower
+from students.text_tower import OptionsLike, TextOptions, TextTower
 from students.texts import text_tower_class
 from students.tokenizer import Tokenizer
 from students.tower import Tower
@@ -23,6 +23,7 @@ __all__ = [
     "ImageTower",
     "Inherited",
     "OnTeacher",
+    "OptionsLike",
     "SentencePieceTokenizer",
     "TextOptions",
     "TextTower",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -81,6 +82,22 @@ class Tower(nn.Module):
             if name in modules:
                 modules[name].eval()
         return self
+
+    @classmethod
+    def reads(cls, path: Path) -> bool:
+        """Whether :meth:`read` is for what lies at a path, a folder or a file that another tool has saved."""
+        return False
+
+    @classmethod
+    def read(cls, path: Path) -> dict[str, torch.Tensor]:
+        """The weights that another tool has saved at a path, by the names of the tower's own state dict.
+
+        They lack what the tower has and the path does not, such as a projection.
+
+        Raises:
+            ValueError: if they are missing or damaged, or of another architecture.
+        """
+        raise ValueError(f"{cls.__name__} reads no weights of other tools.")
 
     def start_from(self, state: Mapping[str, torch.Tensor], layers: str = EXACT) -> Inherited:
         """Load weights, except those of a projection of another width, which keeps its random ones.

@@ -6,6 +6,7 @@ needs an edit.
 
 from teachers.card import Card
 from teachers.checkpoint import read_weights
+from teachers.folder import text_teacher_folder
 from teachers.frozen import Teacher
 from teachers.loading import load, network, token_shape
 from teachers.local import is_path, with_weights
@@ -25,6 +26,7 @@ __all__ = [
     "load",
     "network",
     "read_weights",
+    "text_teacher_folder",
     "token_shape",
     "tokenizer",
     "with_weights",

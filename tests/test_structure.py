@@ -33,7 +33,7 @@ IMPORT_ORDER = (
         "recipe",
         "rules",
     ),
-    *("initial", "resolved", "lookup", "remarks", "recipe_reference"),
+    *("initial", "resolved", "text_sources", "lookup", "remarks", "recipe_reference"),
     *("data", "training", "ship", "evals", "observers", "studies", "reporting", "demo", "parts", "api", "cli"),
 )
 

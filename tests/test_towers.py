@@ -47,7 +47,7 @@ def embed(tower: nn.Module, tokens: torch.Tensor, training: bool) -> torch.Tenso
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("pool", ["map", "mean"])
+@pytest.mark.parametrize("pool", ["map", "mean", "last"])
 def test_padding_does_not_change_the_embedding_of_a_text(pool: str, training: bool) -> None:
     tower, tokens = text_tower(pool=pool), texts(3, 1, 2)
     for row, length in enumerate((3, 1, 2)):
@@ -56,7 +56,7 @@ def test_padding_does_not_change_the_embedding_of_a_text(pool: str, training: bo
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("pool", ["map", "mean"])
+@pytest.mark.parametrize("pool", ["map", "mean", "last"])
 def test_the_embedding_of_a_text_does_not_depend_on_the_rest_of_the_batch(pool: str, training: bool) -> None:
     """Including a text without tokens, whose embedding and gradients must be finite."""
     tower, tokens, order = text_tower(pool=pool), texts(8, 3, 0, 5), torch.tensor([2, 0, 3, 1])
@@ -69,7 +69,7 @@ def test_the_embedding_of_a_text_does_not_depend_on_the_rest_of_the_batch(pool: 
     assert all(p.grad is not None and p.grad.isfinite().all() for p in tower.parameters())
 
 
-@pytest.mark.parametrize("pool", ["map", "mean"])
+@pytest.mark.parametrize("pool", ["map", "mean", "last"])
 def test_every_token_and_the_order_of_tokens_change_the_embedding(pool: str) -> None:
     tokens = texts(4).repeat(6, 1)
     tokens[1, :2] = tokens[0, [1, 0]]
@@ -78,7 +78,7 @@ def test_every_token_and_the_order_of_tokens_change_the_embedding(pool: str) -> 
     assert torch.pdist(embed(text_tower(pool=pool), tokens, training=False)).min() > 1e-4
 
 
-@pytest.mark.parametrize("pool", ["map", "mean"])
+@pytest.mark.parametrize("pool", ["map", "mean", "last"])
 def test_an_exported_program_of_a_text_tower_takes_any_batch_size(pool: str) -> None:
     tower = text_tower(pool=pool).eval()
     batch = torch.export.Dim("batch", min=2)

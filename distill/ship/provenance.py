@@ -10,6 +10,7 @@ from distill.config import Recipe, is_remote
 from distill.data.shard_names import without_secrets
 from distill.data.shards import Shards
 from distill.tables import TEACHER
+from distill.text_sources import LIKE, is_card
 from distill.training.run import read_about
 from distill.training.shard_set import SHARDS
 from teachers import is_path
@@ -75,9 +76,10 @@ def public_recipe(recipe: Recipe) -> dict[str, Any]:
             evaluation[key] = [last_part(one) for one in value] if isinstance(value, list) else last_part(str(value))
     student = tree["student"]
     student["tokenizer"]["file"] = last_part(student["tokenizer"]["file"])
-    for tower in ("image", "text"):
-        if (init := student[tower].get("init", "")) != TEACHER:
-            student[tower]["init"] = last_part(init)
+    for tower, key in (("image", "init"), ("text", "init"), ("text", LIKE)):
+        value = student[tower].get(key, "")
+        if value and value != TEACHER and not (tower == "text" and is_card(value)):
+            student[tower][key] = last_part(value)
     return tree
 
 

@@ -11,8 +11,11 @@ from safetensors.torch import load_file
 
 import teachers
 from distill.initial import Source
+from distill.tables import TowerTable
+from distill.text_sources import own_table, place
 from distill.training import checkpoint
 from distill.training.run import is_run
+from students import Tower
 
 
 def read_image(source: Source, names: Collection[str], part: bool) -> dict[str, torch.Tensor]:
@@ -28,7 +31,7 @@ def read_image(source: Source, names: Collection[str], part: bool) -> dict[str, 
     """
     if source.card is None:
         assert source.folder is not None
-        return read_tower(source.folder, "image")
+        return read_own(source.folder, "image")
     if not source.file:
         return dict(teachers.load(source.card).net.state_dict())
     assert source.card.file is not None
@@ -39,7 +42,21 @@ def read_image(source: Source, names: Collection[str], part: bool) -> dict[str, 
     return dict(teachers.network(source.card, source.card.image_size).state_dict())
 
 
-def read_tower(folder: Path, modality: str) -> dict[str, torch.Tensor]:
+def read_text(table: TowerTable, kind: type[Tower]) -> dict[str, torch.Tensor]:
+    """Load the state dict of a text tower from what ``table.init`` names.
+
+    Args:
+        table: of the tower.
+        kind: the class of the tower, which may read what other tools have saved.
+
+    Raises:
+        ValueError: if a file is missing or damaged.
+    """
+    folder = place(table.init)
+    return kind.read(folder) if own_table(folder) is None and kind.reads(folder) else read_own(folder, "text")
+
+
+def read_own(folder: Path, modality: str) -> dict[str, torch.Tensor]:
     """Load the state dict of one tower of an export, or of a run at its newest checkpoint.
 
     Raises:

@@ -20,7 +20,8 @@ from distill.errors import UserError, as_user_errors
 from distill.initial import Statistics
 from distill.resolved import ResolvedRecipe, ResolvedTeacher
 from distill.tables import TEACHER, TowerTable
-from distill.training.initial_weights import read_image, read_tower
+from distill.text_sources import source_tokenizer
+from distill.training.initial_weights import read_image, read_text
 from distill.training.model import Model
 
 
@@ -206,7 +207,7 @@ class Networks:
             if modality in self.resolved.needs.folded:
                 tower.projection()  # raises if the tower has no projection into which a head can be folded
             if table.init and self.initialize:
-                state = self._image_weights(tower) if modality == "image" else read_tower(Path(table.init), modality)
+                state = self._image_weights(tower) if modality == "image" else read_text(table, type(tower))
                 self.inherited[modality] = tower.start_from(state, table.select)
             tower.lock(table.locked)
 
@@ -261,7 +262,7 @@ def load_tokenizer(resolved: ResolvedRecipe, folder: Path) -> students.Tokenizer
 
 
 def existing_tokenizer(resolved: ResolvedRecipe) -> students.Tokenizer | None:
-    """The tokenizer that the recipe names, or that of the export in ``student.text.init``; None if there is neither.
+    """The tokenizer that the recipe names, or that of what the text student starts from or is; None if there is none.
 
     Raises:
         UserError: if it cannot be read, or there are both and they differ.
@@ -271,13 +272,13 @@ def existing_tokenizer(resolved: ResolvedRecipe) -> students.Tokenizer | None:
     student, kind, context = resolved.recipe.student, resolved.text.Tokenizer, resolved.text_options.context
     with as_user_errors():
         named = kind.load(Path(student.tokenizer.file), context) if student.tokenizer.file else None
-        if not student.text.init:
+        if not student.text.init and not resolved.text.TAKEN:
             return named
-        # The tower's token embeddings only fit the tokenizer it was trained with.
-        exported = kind.load(Path(student.text.init) / kind.FILE, context)
-    if named is not None and named.model != exported.model:
+        given = source_tokenizer(student.text, context)
+    if given is not None and named is not None and named.model != given.model:
+        whose = f"starts from {student.text.init}" if student.text.init else "has a tokenizer of its own"
         raise UserError(
-            f"student.text.init starts from {student.text.init}, and student.tokenizer.file is not its tokenizer.",
+            f"The text student {whose}, and student.tokenizer.file is not its tokenizer.",
             "Leave out student.tokenizer.file.",
         )
-    return exported
+    return given

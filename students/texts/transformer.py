@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -12,26 +12,46 @@ from students.sentencepiece_tokenizer import SentencePieceTokenizer
 from students.text_tower import TextOptions, TextTower
 
 PAD = SentencePieceTokenizer.PAD
+# Of ViT: B, L and H as in arXiv 2010.11929, Table 1; Ti, S and g as in arXiv 2106.04560, Table 2.
+SIZES: dict[str, dict[str, Any]] = {
+    "Ti": {"dim": 192, "depth": 12, "heads": 3},
+    "S": {"dim": 384, "depth": 12, "heads": 6},
+    "B": {"dim": 768, "depth": 12, "heads": 12},
+    "L": {"dim": 1024, "depth": 24, "heads": 16},
+    "H": {"dim": 1280, "depth": 32, "heads": 16},
+    "g": {"dim": 1408, "depth": 40, "heads": 16, "mlp": 6144 / 1408},
+}
 
 
 class TransformerOptions(TextOptions):
     """The sizes of the text Transformer.
 
     Attributes:
+        size: dim, depth, heads and mlp of a ViT at once, where they are not set themselves: "Ti", "S", "B", "L", "H"
+            or "g"; "" leaves them as they are. LiT's text towers have those of B, L and H (arXiv 2111.07991, sections
+            5.5 and 5.6).
         dim: the width of its tokens, a multiple of ``heads``.
         depth: number of layers.
         heads: number of attention heads, in each layer and in the pooling.
         mlp: the width of each layer's MLP, as a multiple of ``dim``.
         dropout: share of the activations, 0 to below 1, that are set to zero while training.
-        pool: how tokens become one embedding: "map", attention with one learned query, or "mean", the mean over them.
+        pool: how tokens become one embedding: "map", attention with one learned query; "mean", the mean over them; or
+            "last", the last one that is no padding.
     """
 
+    size: Literal["", "Ti", "S", "B", "L", "H", "g"] = ""
     dim: int = Field(default=192, gt=0)
     depth: int = Field(default=3, gt=0)
     heads: int = Field(default=3, gt=0)
     mlp: float = Field(default=4.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    pool: Literal["map", "mean"] = "map"
+    pool: Literal["map", "mean", "last"] = "map"
+
+    @model_validator(mode="before")
+    @classmethod
+    def of_size(cls, values: Any) -> Any:
+        known = isinstance(values, dict) and isinstance(values.get("size"), str)
+        return SIZES.get(values["size"], {}) | values if known else values
 
     @model_validator(mode="after")
     def heads_divide_dim(self) -> TransformerOptions:
@@ -41,7 +61,7 @@ class TransformerOptions(TextOptions):
 
 
 class TextTransformer(TextTower):
-    """Bidirectional Transformer over SentencePiece tokens, pooled by one learned query (MAP) or by the mean.
+    """Bidirectional Transformer over SentencePiece tokens, pooled by a learned query (MAP), the mean or the last.
 
     The text tower of the paper is "a ViT whose patching is replaced by SentencePiece" (arXiv 2305.16999
     §3), pooled by an attention block with one latent query (its appendix F).
@@ -65,7 +85,7 @@ class TextTransformer(TextTower):
         )
         self.blocks = nn.TransformerEncoder(block, options.depth, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(options.dim)
-        self.pool = AttentionPool(options.dim, options.heads) if options.pool == "map" else MeanPool()
+        self.pool = pool_of(options)
         self.head = nn.Linear(options.dim, width)
         self.apply(initialize)
 
@@ -87,6 +107,13 @@ class TextTransformer(TextTower):
 
     def projection(self) -> str:
         return "head"
+
+
+def pool_of(options: TransformerOptions) -> nn.Module:
+    """What makes one embedding of tokens: called with [n, T, dim] and [n, T] (true where padded), returns [n, dim]."""
+    if options.pool == "map":
+        return AttentionPool(options.dim, options.heads)
+    return MeanPool() if options.pool == "mean" else LastPool()
 
 
 def initialize(module: nn.Module) -> None:
@@ -130,6 +157,16 @@ class MeanPool(nn.Module):
         """[n, T, dim] and [n, T] (true where padded) → [n, dim]."""
         keep = (~padding).unsqueeze(-1).to(x.dtype)
         return (x * keep).sum(dim=1) / keep.sum(dim=1)
+
+
+class LastPool(nn.Module):
+    """The last token that is not padding."""
+
+    def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+        """[n, T, dim] and [n, T] (true where padded) → [n, dim]."""
+        positions = torch.arange(x.shape[1], device=x.device)
+        last = (positions * ~padding).amax(dim=1)
+        return x.gather(1, last[:, None, None].expand(-1, 1, x.shape[2]))[:, 0]
 
 
 TEXT_TOWER = TextTransformer
