@@ -12,13 +12,14 @@ NOT_COMMERCIAL = re.compile(r"\bnc\b|non-?\s?commercial|research[- ](only|purpos
 UNDECIDED = "other"
 
 
-def metadata(config: Config, library: str, licence: str) -> str:
+def metadata(config: Config, library: str, licence: str, texts: bool) -> str:
     """The YAML between the lines of dashes at the beginning of a model card.
 
     Args:
         config: of the export.
         library: the name of the library that opens it, on the hub.
         licence: an identifier of the hub's, such as "apache-2.0"; "other" if its owner has not chosen one.
+        texts: whether the export embeds texts.
     """
     from huggingface_hub import ModelCardData
 
@@ -33,8 +34,8 @@ def metadata(config: Config, library: str, licence: str) -> str:
     data = ModelCardData(
         license=licence,
         library_name=library,
-        tags=[tag for tag in ("distill", objective, "clip" if config.text else "") if tag],
-        pipeline_tag="zero-shot-image-classification" if config.text else "image-feature-extraction",
+        tags=[tag for tag in ("distill", objective, "clip" if texts else "") if tag],
+        pipeline_tag="zero-shot-image-classification" if texts else "image-feature-extraction",
         **own,
     )
     return f"---\n{data.to_yaml()}\n---\n"

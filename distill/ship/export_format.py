@@ -57,12 +57,14 @@ class ExportFormat(ABC):
         library: the name of that library on the Hugging Face hub, for the model card.
         dtypes: in which it can store weights.
         int8: whether it can store 8-bit integers.
+        texts: whether it can hold a text tower.
     """
 
     opens: ClassVar[str]
     library: ClassVar[str] = "distill"
     dtypes: ClassVar[tuple[str, ...]] = tuple(DTYPES)
     int8: ClassVar[bool] = False
+    texts: ClassVar[bool] = True
 
     def check(self, shipped: Shipped) -> None:  # noqa: B027 (a format that can hold everything checks nothing)
         """Check that the format can hold the students, before anything is written.

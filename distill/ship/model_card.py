@@ -18,7 +18,6 @@ from distill.ship.config_file import Config, ImageConfig, TextConfig
 from distill.ship.export_format import ExportFormat
 from distill.ship.written import Written, as_text
 
-
 FORMATS = (
     "Each was opened again by its library when it was written, and its unit rows compared with the trained model's. "
     "Where a format holds no text tower, retrieval is with the trained model's."
@@ -75,11 +74,11 @@ def render(
         written: what was written, and the trained model itself if it was measured.
         extra: see there.
     """
-    extra, p = extra or Extra(), config.provenance
+    extra, p, form = extra or Extra(), config.provenance, chosen[format]
     what = "image–text model: images and texts" if config.text else "image model: images"
     about = f"A small {what} as unit vectors of {config.width} numbers, close to each other when they mean the same."
     parts = [
-        metadata(config, chosen[format].library, extra.licence),
+        metadata(config, form.library, extra.licence, texts=form.texts and config.text is not None),
         f"# {name}\n\n{about}\n",
         towers(config),
         f"## Preprocessing\n\n{preprocessing(config)}\n",

@@ -19,14 +19,16 @@ from distill.ship.weights import preprocessing, save_tokenizer, towers
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 INPUTS = {"image": "pixels", "text": "ids"}
-IMAGE = '''"""Embed a picture{and_texts}: pip install numpy onnxruntime pillow{packages}"""
+EXAMPLE = '''"""Embed a picture{and_texts}: pip install numpy onnxruntime pillow{packages}"""
+
 import sys
 from pathlib import Path
+
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
-{imports}
-here, side = Path(__file__).parent, {side}
+{imports}from PIL import Image, ImageOps
+
+{encode}here, side = Path(__file__).parent, {side}
 picture = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
 short = min(picture.size)  # of the largest central square
 left, top = (picture.width - short) // 2, (picture.height - short) // 2
@@ -35,11 +37,19 @@ small = square if short == side else square.resize((side, side), Image.Resamplin
 pixels = np.asarray(small).transpose(2, 0, 1)[None]  # [1, 3, {side}, {side}] uint8
 image = onnxruntime.InferenceSession(here / "image.onnx").run(None, {{"pixels": pixels}})[0]
 '''
-TEXT = """{encode}
-ids = encode(sys.argv[2:], here / "{file}", {context})  # [n, {context}] int64
+TEXT = """ids = encode(sys.argv[2:], here / "{file}", {context})  # [n, {context}] int64
 texts = onnxruntime.InferenceSession(here / "text.onnx").run(None, {{"ids": ids}})[0]
-print(image @ texts.T)  # cosine similarities
+print(image @ texts.T)  # cosine similarities, [1, n]
 """
+LOADING = """import onnxruntime
+
+image = onnxruntime.InferenceSession("{name}/image.onnx")
+rows = image.run(None, {{"pixels": pixels}})[0]  # [n, 3, {side}, {side}] uint8 → [n, {width}]
+"""
+WITH_TEXT = """text = onnxruntime.InferenceSession("{name}/text.onnx")
+rows = text.run(None, {{"ids": ids}})[0]  # [n, {context}] int64 token ids of {file}, padded with 0 → [n, {width}]
+"""
+WHOLE = "# example.py does all of it, with NumPy and Pillow: python {name}/example.py photo.jpg{texts}\n"
 
 
 class Onnx(ExportFormat):
@@ -89,8 +99,11 @@ class Onnx(ExportFormat):
         return Opened(image, lambda texts: text(tokenizer.encode(list(texts))))
 
     def loading(self, config: Config, name: str) -> str:
-        texts = ' "a red apple" "a pear"' if config.text else ""
-        return f"# This is example.py: python {name}/example.py photo.jpg{texts}\n{example(config)}"
+        found = LOADING.format(name=name, side=config.image.image_size, width=config.width)
+        if config.text:
+            context, file = config.text.options().context, config.text.tower_class().Tokenizer.FILE
+            found += WITH_TEXT.format(name=name, context=context, file=file, width=config.width)
+        return found + WHOLE.format(name=name, texts=' "a red apple" "a pear"' if config.text else "")
 
 
 def example(config: Config) -> str:
@@ -100,16 +113,17 @@ def example(config: Config) -> str:
     """
     image, tokenizer = config.image, config.text.tower_class().Tokenizer if config.text else None
     encode = tokenizer.EXAMPLE if tokenizer else ""
-    found = IMAGE.format(
+    found = EXAMPLE.format(
         and_texts=" and texts" if encode else "",
         packages=f" {tokenizer.PACKAGE}" if encode and tokenizer else "",
         imports=f"import {tokenizer.PACKAGE}\n" if encode and tokenizer else "",
+        encode=f"\n{encode}\n\n" if encode else "",
         side=image.image_size,
         interpolation=image.interpolation.upper(),
     )
     if not (encode and tokenizer and config.text):
         return found + "print(image)\n"
-    return found + TEXT.format(encode=encode, file=tokenizer.FILE, context=config.text.options().context)
+    return found + TEXT.format(file=tokenizer.FILE, context=config.text.options().context)
 
 
 def session(folder: Path, modality: str) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -30,7 +30,7 @@ rows = torch.nn.functional.normalize(rows, dim=1)  # [1, {width}]
 class Timm(ExportFormat):
     """A network of timm's, with its preprocessing. There is no place for a text tower: it is left out."""
 
-    opens, library = "timm", "timm"
+    opens, library, texts = "timm", "timm", False
 
     def check(self, shipped: Shipped) -> None:
         check_plain(shipped, "timm")
