@@ -39,6 +39,29 @@ def write_onnx(module: nn.Module, inputs: torch.Tensor, path: Path, input_name: 
             external_data=size > LARGEST,
             verbose=False,
         )
+    forget_the_source(path, size > LARGEST)
+
+
+def forget_the_source(path: Path, external: bool) -> None:
+    """Remove from an ONNX file the lines of source that the exporter notes of each operation: they name folders of this
+    machine.
+
+    Args:
+        path: of the file.
+        external: whether its weights are in a file beside it.
+    """
+    import onnx
+
+    model = onnx.load(str(path))
+    graphs = [model.graph, *model.functions]
+    for graph in graphs:
+        described = [*graph.node, *graph.value_info]
+        if graph is model.graph:
+            described += [*graph.initializer, *graph.input, *graph.output]
+        for part in (graph, *described):
+            part.ClearField("metadata_props")
+            part.ClearField("doc_string")
+    onnx.save(model, str(path), save_as_external_data=external, location=f"{path.name}.data" if external else None)
 
 
 @contextmanager

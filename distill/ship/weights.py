@@ -85,10 +85,17 @@ def towers(shipped: Shipped) -> dict[str, tuple[UnitRows, torch.Tensor]]:
 
 @torch.no_grad()
 def program(module: nn.Module, inputs: torch.Tensor) -> torch.export.ExportedProgram:
-    """The exported program of a module, for any number of rows of ``inputs``."""
+    """The exported program of a module, for any number of rows of ``inputs``.
+
+    Without the lines of source that torch notes of each operation, which name folders of this machine.
+    """
     with quiet():
         batch = torch.export.Dim("batch")
-        return torch.export.export(module, (inputs,), dynamic_shapes=({0: batch},), strict=False)
+        made = torch.export.export(module, (inputs,), dynamic_shapes=({0: batch},), strict=False)
+    for graph in (part for part in made.graph_module.modules() if isinstance(part, torch.fx.GraphModule)):
+        for node in graph.graph.nodes:
+            node.meta.pop("stack_trace", None)
+    return made
 
 
 @contextmanager
