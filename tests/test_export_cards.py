@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import RECIPE, SCRATCH, distill, picture, write_shards
+from conftest import RECIPE, distill, picture, write_shards
 from huggingface_hub import ModelCard, ModelCardData, metadata_load
 
 import distill as package
