@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distill.config import Recipe
     from distill.ship.image_text import ImageText
-    from distill.ship.written import Written
     from launch.launcher import Launcher
 
 
@@ -163,7 +162,8 @@ def export(
         out: the folder to be made.
         format: the name of an export format, or several: then each is written to a folder of its name in ``out``.
         best: export the best checkpoint by the metric that the recipe's [[evaluate]] names, not the newest one.
-        options: see :func:`write_exports`.
+        options: further ones of :func:`distill.evals.exports.write_exports`: dtype, int8, calibrate, data, metrics,
+            licence.
 
     Returns:
         ``out``.
@@ -171,57 +171,10 @@ def export(
     Raises:
         distill.UserError: for anything the user can put right.
     """
+    from distill.evals.exports import write_exports
+
     write_exports(run, out, [format] if isinstance(format, str) else format, best=best, **options)
     return Path(out)
-
-
-def write_exports(
-    source: str | Path,
-    out: str | Path,
-    formats: Sequence[str],
-    *,
-    best: bool = False,
-    dtype: str = "fp32",
-    int8: bool = False,
-    calibrate: Sequence[str] = (),
-    data: Sequence[str] = (),
-    metrics: Sequence[str | Path] = (),
-    licence: str = "other",
-) -> list[Written]:
-    """Like :func:`export`, and say what was written.
-
-    Args:
-        source: the run folder, or an export in distill's own format.
-        out: the folder to be made.
-        formats: the names of export formats; several are written to a folder each in ``out``.
-        best: the best checkpoint instead of the newest one.
-        dtype: how weights are stored: fp32, fp16 or bf16.
-        int8: store 8-bit integers, in formats that can.
-        calibrate: shards for the range of activations; by default those that the run was trained on.
-        data: what the trained model and each written export are measured on; none measures nothing.
-        metrics: files that ``distill evaluate --json`` wrote, for the model card.
-        licence: of the model, for the model card.
-
-    Returns:
-        What was written, and with ``data`` the trained model before it.
-
-    Raises:
-        distill.UserError: for anything the user can put right.
-    """
-    from functools import partial
-
-    from distill.ship import model_card
-    from distill.ship.export import Options
-    from distill.ship.export import export as write
-
-    card = model_card.Extra(licence, model_card.read_metrics([Path(file) for file in metrics]))
-    options = Options(best, dtype, int8, tuple(calibrate), tuple(data), card)
-    measure = None
-    if data:
-        from distill.evals.exports import measure_exports
-
-        measure = partial(measure_exports, Path(source), tuple(data))
-    return write(Path(source), Path(out), formats, options, measure)
 
 
 def load(path: str | Path, device: str | None = None, alpha: float | None = None, *, best: bool = False) -> ImageText:

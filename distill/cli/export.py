@@ -61,7 +61,7 @@ def export(
       distill export my-model --out everywhere --format timm --format torch --dtype fp16 --eval 'shards/test-*.tar'
       python -c 'import distill; print(distill.load("my-model").encode_text(["a red apple"]).shape)'
     """
-    from distill.api import write_exports
+    from distill.evals.exports import write_exports
     from distill.ship.written import as_text
 
     written = write_exports(

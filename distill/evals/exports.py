@@ -1,9 +1,10 @@
-"""Measures written exports beside the students that they were made of: retrieval, k-NN, speed."""
+"""Writes exports, and measures them beside the students that they were made of: retrieval, k-NN, speed."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,8 +15,11 @@ from distill.evals.session import Session
 from distill.evals.store import Store
 from distill.evals.subject import Square
 from distill.evals.subjects.students import Students
+from distill.ship import model_card
+from distill.ship.export import Options, export
 from distill.ship.export_format import Opened
 from distill.ship.image_text import ImageText
+from distill.ship.written import Written
 
 BATCH, REPEATS = 32, 5  # images a forward; forwards, of which the fastest counts
 TASKS = ("retrieval", "knn")
@@ -44,6 +48,45 @@ class WrittenStudents(Students):
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
         embed = self.opened.texts or self.model.encode_text
         return embed(list(texts)).float()
+
+
+def write_exports(
+    source: str | Path,
+    out: str | Path,
+    formats: Sequence[str],
+    *,
+    best: bool = False,
+    dtype: str = "fp32",
+    int8: bool = False,
+    calibrate: Sequence[str] = (),
+    data: Sequence[str] = (),
+    metrics: Sequence[str | Path] = (),
+    licence: str = "other",
+) -> list[Written]:
+    """Write a run's students, or convert an export: see :func:`distill.ship.export.export`.
+
+    Args:
+        source: the run folder, or an export in distill's own format.
+        out: the folder to be made.
+        formats: the names of export formats; several are written to a folder each in ``out``.
+        best: the best checkpoint instead of the newest one.
+        dtype: how weights are stored: fp32, fp16 or bf16.
+        int8: store 8-bit integers, in formats that can.
+        calibrate: shards for the range of activations; by default those that the run was trained on.
+        data: what the trained model and each written export are measured on; none measures nothing.
+        metrics: files that ``distill evaluate --json`` wrote, for the model card.
+        licence: of the model, for the model card.
+
+    Returns:
+        What was written, and with ``data`` the trained model before it.
+
+    Raises:
+        distill.UserError: for anything the user can put right.
+    """
+    card = model_card.Extra(licence, model_card.read_metrics([Path(file) for file in metrics]))
+    options = Options(best, dtype, int8, tuple(calibrate), tuple(data), card)
+    measure = partial(measure_exports, Path(source), tuple(data)) if data else None
+    return export(Path(source), Path(out), formats, options, measure)
 
 
 def measure_exports(
