@@ -152,18 +152,14 @@ def evaluate(
     return found["results"][0] if isinstance(task, str) else found
 
 
-def export(
-    run: str | Path, out: str | Path, format: str | Sequence[str] = "distill", *, best: bool = False, **options: Any
-) -> Path:
+def export(run: str | Path, out: str | Path, format: str | Sequence[str] = "distill", **options: Any) -> Path:
     """Write a run's students, as of its newest checkpoint, to a new folder.
 
     Args:
         run: the run folder, or an export in distill's own format.
         out: the folder to be made.
         format: the name of an export format, or several: then each is written to a folder of its name in ``out``.
-        best: export the best checkpoint by the metric that the recipe's [[evaluate]] names, not the newest one.
-        options: further ones of :func:`distill.evals.exports.write_exports`: dtype, int8, calibrate, data, metrics,
-            licence.
+        options: best, dtype, int8, calibrate, data, metrics, licence: see :func:`distill.evals.exports.write_exports`.
 
     Returns:
         ``out``.
@@ -173,7 +169,7 @@ def export(
     """
     from distill.evals.exports import write_exports
 
-    write_exports(run, out, [format] if isinstance(format, str) else format, best=best, **options)
+    write_exports(run, out, [format] if isinstance(format, str) else format, **options)
     return Path(out)
 
 

@@ -43,8 +43,7 @@ def write_onnx(module: nn.Module, inputs: torch.Tensor, path: Path, input_name: 
 
 
 def forget_the_source(path: Path, external: bool) -> None:
-    """Remove from an ONNX file the lines of source that the exporter notes of each operation: they name folders of this
-    machine.
+    """Remove the lines of source that the exporter notes of each operation: they name folders of this machine.
 
     Args:
         path: of the file.
