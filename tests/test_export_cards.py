@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard, ModelCardData, metadata_load
 
 import distill as package
 from distill.errors import UserError
+from distill.evals.subject import OpenOptions, open_subject
 from distill.ship import foreign
 from distill.ship.card_metadata import base_models, metadata, teachers_of
 from distill.ship.config_file import read_config
@@ -112,14 +113,12 @@ def test_a_file_and_a_folder_of_open_clip_are_recognised(home: Path, tmp_path: P
     assert foreign.what(home / "out" / "distill") is None and foreign.what(home / "run") is None
 
 
-def test_a_folder_of_timm_is_measured(home: Path) -> None:
-    model = package.load(home / "run", "cpu")
-    from distill.evals.subject import OpenOptions, open_subject
-
+def test_a_folder_of_timm_is_a_teacher_whose_features_are_those_before_the_projection(home: Path) -> None:
+    model, drawn = package.load(home / "run", "cpu"), picture("circle", "red", 1)
     subject = open_subject(home / "out" / "timm", OpenOptions("cpu"))
-    drawn = picture("circle", "red", 1)
-    rows = subject.images([prepare(drawn)[None] for prepare in subject.preparations()])["embedding"]
-    np.testing.assert_allclose(rows.numpy(), model.encode_image(drawn).numpy(), rtol=0, atol=1e-5)
+    found = subject.images([prepare(drawn)[None] for prepare in subject.preparations()])["pre_logits"]
+    expected = model.image(model.pixels(drawn)[None], ("pre_logits",))["pre_logits"]
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=0, atol=1e-5)
 
 
 def test_the_hashes_cover_all_files(home: Path) -> None:

@@ -45,8 +45,8 @@ def what(path: Path) -> tuple[str, str] | None:
     if (path / CONFIG).is_file() and is_of_timm(path / CONFIG):
         return (
             "a folder of timm",
-            f"Measure it with 'distill evaluate {path}', or open it with timm.create_model('local-dir:{path}', "
-            "pretrained=True)",
+            f"Open it with timm.create_model('local-dir:{path}', pretrained=True), or measure its features before the "
+            f"last layer, as those of a teacher, with 'distill evaluate {path}'",
         )
     return None
 
