@@ -156,15 +156,15 @@ def test_lit_is_the_teacher_itself_in_timm(home: Path) -> None:
 
 
 def test_timm_prepares_pictures_nearly_as_distill_does(home: Path) -> None:
-    """Of a picture of the input's size exactly; where it is resized, Pillow rounds otherwise than torch."""
+    """Of a square picture to rounding; of a long one timm resizes before it cuts, and edges at the cut differ."""
     net = timm.create_model(f"local-dir:{home / 'vit-out' / 'timm'}", pretrained=True).eval()
     about = timm.data.resolve_model_data_config(net)
     prepare, model = timm.data.create_transform(**about), package.load(home / "vit", "cpu")
     mean, std = (torch.tensor(about[key]).view(3, 1, 1) for key in ("mean", "std"))
-    for size, levels in (((32, 32), 0.01), ((48, 48), 2.01), ((96, 64), 2.01)):
-        drawn = picture("circle", "red", 3, 32 if size == (32, 32) else 48).resize(size, Image.Resampling.BICUBIC)
+    for size, levels in (((32, 32), 0.01), ((64, 64), 2.01), ((96, 64), 12)):
+        drawn = picture("circle", "red", 3).resize(size, Image.Resampling.BICUBIC)
         theirs, ours = (prepare(drawn) * std + mean) * 255, model.pixels(drawn).float()
-        assert (theirs - ours).abs().max() <= levels, size
+        assert (theirs - ours).abs().max() <= levels and (theirs - ours).abs().mean() < 0.2, size
 
 
 @pytest.mark.parametrize("dtype, bound", [("fp16", 1e-2), ("bf16", 5e-2)])
