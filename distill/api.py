@@ -152,14 +152,14 @@ def evaluate(
     return found["results"][0] if isinstance(task, str) else found
 
 
-def export(run: str | Path, out: str | Path, format: str = "distill", *, best: bool = False) -> Path:
+def export(run: str | Path, out: str | Path, format: str | Sequence[str] = "distill", **options: Any) -> Path:
     """Write a run's students, as of its newest checkpoint, to a new folder.
 
     Args:
-        run: the run folder.
+        run: the run folder, or an export in distill's own format.
         out: the folder to be made.
-        format: the name of an export format.
-        best: export the best checkpoint by the metric that the recipe's [[evaluate]] names, not the newest one.
+        format: the name of an export format, or several: then each is written to a folder of its name in ``out``.
+        options: best, dtype, int8, calibrate, data, metrics, licence: see :func:`distill.evals.exports.write_exports`.
 
     Returns:
         ``out``.
@@ -167,9 +167,9 @@ def export(run: str | Path, out: str | Path, format: str = "distill", *, best: b
     Raises:
         distill.UserError: for anything the user can put right.
     """
-    from distill.ship.export import export as write
+    from distill.evals.exports import write_exports
 
-    write(Path(run), Path(out), format, best)
+    write_exports(run, out, [format] if isinstance(format, str) else format, **options)
     return Path(out)
 
 

@@ -18,6 +18,10 @@ BYTES = 256  # pieces of byte fallback
 LONGEST_TEXT = 4192  # bytes of UTF-8; SentencePiece leaves longer texts out of its training
 # SentencePiece leaves texts with these characters out of its training, too.
 RESERVED = str.maketrans({"\0": " ", "\t": " ", "\u2585": " "})
+EXAMPLE = """def encode(texts, path, context):
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(path)).encode(texts)
+    return np.array([ids[:context] + [0] * (context - len(ids)) for ids in pieces], np.int64)
+"""
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -30,6 +34,8 @@ class SentencePieceTokenizer(Tokenizer):
 
     KIND = "SentencePiece model"
     PAD = 0
+    EXAMPLE = EXAMPLE
+    PACKAGE = "sentencepiece"
 
     def __init__(self, model: bytes, context: int) -> None:
         import sentencepiece

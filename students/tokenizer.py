@@ -16,12 +16,17 @@ class Tokenizer(ABC):
     Attributes:
         FILE: the name of its file in a run and in an export.
         KIND: what that file is, for the model card.
+        EXAMPLE: Python that defines ``encode(texts, path, context)``, an int64 array [n, context] of NumPy (``np``),
+            by the package below alone, for the example of ONNX exports; "" if a few lines do not say it.
+        PACKAGE: which ``EXAMPLE`` uses.
         model: the content of that file.
         context: tokens per text.
     """
 
     FILE: ClassVar[str] = "tokenizer.model"
     KIND: ClassVar[str] = "tokenizer"
+    EXAMPLE: ClassVar[str] = ""
+    PACKAGE: ClassVar[str] = ""
 
     model: bytes
     context: int

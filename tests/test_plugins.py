@@ -210,7 +210,7 @@ def test_a_plugin_that_cannot_be_loaded_is_an_error_of_the_user(
     [
         (("teachers", "list", "extra"), "extra/lite0"),
         (("evaluate", "--help"), "few_shot, fidelity, knn, last_word, linear"),
-        (("export", "--help"), "Formats: distill, npz"),
+        (("export", "--help"), "Formats: distill, npz, onnx, open_clip, timm, torch."),
         (("report", "--help"), "Formats: html, md, plain_numbers"),
         (("recipe", "parts"), "plain                So many processes on this machine."),
         (("recipe", "parts"), "convolutional        One convolution, the maximum over the text, and a linear layer."),

@@ -88,6 +88,8 @@ class Config(BaseModel):
         temperature: τ as learned; similarities are divided by it.
         image, text: the towers; text is null where there is no text tower.
         provenance: how the towers were trained. Loading ignores it; evaluations read captions as its recipe says.
+        files: the SHA-256 of each file of the export; empty in exports of earlier versions.
+        sha256: of this configuration without this key; "" in exports of earlier versions.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -98,6 +100,8 @@ class Config(BaseModel):
     image: ImageConfig
     text: TextConfig | None
     provenance: dict[str, Any]
+    files: dict[str, str] = {}
+    sha256: str = ""
 
 
 def read_config(folder: Path) -> Config:

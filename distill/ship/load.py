@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from distill.errors import UserError, as_user_errors
+from distill.ship import foreign, hashes
 from distill.ship.build import build
 from distill.ship.config_file import CONFIG, read_config
 from distill.ship.contents import Shipped
@@ -27,6 +28,7 @@ def load(path: Path, device: str | None = None, alpha: float | None = None, best
     Raises:
         UserError: if the folder is neither, a file in it is missing or damaged, or alpha is not possible.
     """
+    foreign.check(path)
     if not (path / CONFIG).is_file():
         # Training modules are imported only if the folder may be a run.
         from distill.ship.load_run import is_run, load_run
@@ -46,9 +48,12 @@ def read_export(folder: Path) -> Shipped:
     """The content of an export in distill's own format.
 
     Raises:
-        UserError: if the folder is not such an export, or a file in it is missing or damaged.
+        UserError: if the folder is not such an export, or a file in it is missing, damaged or changed.
     """
+    foreign.check(folder)
     config = read_config(folder)
+    hashes.check(config, folder)
+    config = config.model_copy(update={"files": {}, "sha256": ""})  # they are of the files, not of the students
     modalities = ("image", "text") if config.text else ("image",)
     with as_user_errors():
         tensors = {f"{m}.{name}": value for m in modalities for name, value in read_tower(folder, m).items()}

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import teachers
 from distill.config import Recipe, is_remote
 from distill.data.shard_names import without_secrets
 from distill.data.shards import Shards
@@ -32,6 +33,7 @@ def provenance(recipe: Recipe, run: Path, checkpoint: str) -> dict[str, Any]:
         "objective": recipe.objective.name,
         "checkpoint": checkpoint,
         "teachers": [teacher_name(name) for name in about["teachers"]],
+        "teacher_cards": {teacher_name(name): card for name in about["teachers"] if (card := terms_of(name))},
         "teacher_weights": {teacher_name(name): value for name, value in about["teacher_weights"].items()},
         "samples": about["samples"],
         "shards": shards_of(run),
@@ -43,6 +45,18 @@ def provenance(recipe: Recipe, run: Path, checkpoint: str) -> dict[str, Any]:
 def teacher_name(name: str) -> str:
     """A teacher's name without the folder that it lies in."""
     return Path(name).name if is_path(name) else name
+
+
+def terms_of(name: str) -> dict[str, str]:
+    """The licence of a teacher's weights, where they come from and what they were trained on; empty for weights of the
+    user's own, and for a teacher that is no longer installed."""
+    if is_path(name):
+        return {}
+    try:
+        card = teachers.card(name)
+    except (LookupError, ValueError, ImportError):
+        return {}
+    return {key: value for key in ("licence", "source", "data", "paper") if (value := getattr(card, key))}
 
 
 def shards_of(run: Path) -> dict[str, Any] | None:

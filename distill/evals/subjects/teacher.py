@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import torch
 import teachers
 from distill.errors import UserError, as_user_errors
 from distill.evals.subject import OpenOptions, Prepare, Square, Subject
-from distill.files import read_table
 from distill.ship.config_file import CONFIG
+from distill.ship.foreign import is_of_timm
 from distill.tensors import hash_tensors
 from launch.group import default_device
 
@@ -53,14 +52,6 @@ class TeacherImages(Subject):
     def images(self, inputs: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         found = self.network(inputs[0].to(self.device))["embedding"].flatten(1).cpu()
         return {"embedding": torch.nn.functional.normalize(found, dim=1), "pre_logits": found}
-
-
-def is_of_timm(config: Path) -> bool:
-    """Whether a file is the ``config.json`` of a folder that timm has saved."""
-    try:
-        return "architecture" in read_table(config, json.loads)
-    except ValueError:
-        return False
 
 
 SUBJECT = TeacherImages
