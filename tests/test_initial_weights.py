@@ -154,6 +154,8 @@ def test_a_student_from_any_card_trains_resumes_and_ships(recipe: Path, tmp_path
     exported = read_config(package.export(run, tmp_path / "export"))
     assert (exported.image.mean, exported.image.std) == (card.mean, card.std), "not those of the architecture"
     assert exported.image.options == {"width_multiplier": 0.25}
+    refused = distill("export", run, "--out", tmp_path / "timm", "--format", "timm", status=2).stderr
+    assert "by its name, which has no width multiplier" in refused and not (tmp_path / "timm").exists()
     # Weights that are selected by hand, given as a file of the student's own size, train alike.
     tower = image_tower(ImageSpec(arch="tf_efficientnet_lite0", width_multiplier=0.25), 32, 32)
     tower.start_from(dict(teachers.load(card).net.state_dict()), "first")

@@ -15,6 +15,7 @@ from distill.ship.config_file import Config
 from distill.ship.contents import Shipped
 from distill.ship.export_format import ExportFormat, Numbers, Opened
 from distill.ship.weights import save, unit_rows
+from students.scaled import MULTIPLIERS
 
 LOADING = """import timm
 import torch
@@ -58,10 +59,15 @@ class Timm(ExportFormat):
 
 
 def check_plain(shipped: Shipped, library: str) -> None:
-    """Raise ``UserError`` if the image tower is more than one network of timm's."""
+    """Raise ``UserError`` if the image tower is not one network that timm builds by its name."""
     if shipped.config.image.layers:
         raise UserError(
             f"{library} has no networks that are an MLP of {shipped.config.image.layers} layers on a locked one.",
+            "Export to distill, onnx or torch.",
+        )
+    if scaled := [key for key in shipped.config.image.options if key in MULTIPLIERS]:
+        raise UserError(
+            f"{library} builds '{shipped.config.image.arch}' by its name, which has no {scaled[0].replace('_', ' ')}.",
             "Export to distill, onnx or torch.",
         )
 
