@@ -97,6 +97,7 @@ def _join(until_left: ExitStack) -> Group:
     if not dist.is_initialized():
         address = {"init_method": f"tcp://127.0.0.1:{free_port()}", "rank": 0, "world_size": 1} if alone else {}
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, **address)
+        gc.freeze()  # until the group is left: looking through all that was imported takes half a second each time
     return Group(dist.get_rank(), dist.get_world_size(), device)
 
 
@@ -127,6 +128,7 @@ def leave() -> None:
         else:
             dist.destroy_process_group()
         gc.collect()  # an engine and its group refer to each other, and the group has threads and connections
+        gc.unfreeze()
     _until_left.close()
 
 

@@ -11,6 +11,7 @@ of the group ``distill.teachers`` that loads a :class:`Card`, a sequence of card
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import pkgutil
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,12 @@ from teachers.hub import timm_card
 from teachers.local import is_path, local_card
 
 ENTRY_POINTS = "distill.teachers"
+
+
+@functools.cache
+def installed() -> tuple[EntryPoint, ...]:
+    """The entry points of other installed packages. They are found once, as it takes a tenth of a second."""
+    return tuple(entry_points(group=ENTRY_POINTS))
 
 
 def cards() -> list[Card]:
@@ -57,7 +64,7 @@ def other_cards() -> Iterator[tuple[Card, str]]:
         ImportError: if an entry point cannot be loaded.
         ValueError: if it loads something else than cards, or a card's name is not GROUP/NAME.
     """
-    for point in entry_points(group=ENTRY_POINTS):
+    for point in installed():
         package = point.dist.name if point.dist else "a package"
         origin = f"{package} ({point.value})"
         for card in load_cards(point, origin):

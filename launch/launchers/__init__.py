@@ -8,6 +8,7 @@ group ``distill.launchers`` that names such a class.
 from __future__ import annotations
 
 import difflib
+import functools
 import pkgutil
 from importlib.metadata import EntryPoint, entry_points
 
@@ -16,6 +17,12 @@ from launch.launcher import Launcher
 GROUP = "distill.launchers"
 
 __all__ = ["find", "names"]
+
+
+@functools.cache
+def installed() -> tuple[EntryPoint, ...]:
+    """The entry points of other installed packages. They are found once, as it takes a tenth of a second."""
+    return tuple(entry_points(group=GROUP))
 
 
 def names() -> list[str]:
@@ -55,7 +62,7 @@ def _entry_points() -> dict[str, EntryPoint]:
     """All launchers by name, none of them imported yet: the modules of this package, and those of other packages."""
     own = [EntryPoint(info.name, f"{__name__}.{info.name}:LAUNCHER", GROUP) for info in pkgutil.iter_modules(__path__)]
     by_name: dict[str, EntryPoint] = {}
-    for point in (*own, *entry_points(group=GROUP)):
+    for point in (*own, *installed()):
         other = by_name.setdefault(point.name, point)
         if other.value != point.value:  # equal where a package is found twice, as in an editable installation
             raise LookupError(
