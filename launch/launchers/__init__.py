@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import pkgutil
+import sys
 from importlib.metadata import EntryPoint, entry_points
 
 from launch.launcher import Launcher
@@ -20,8 +21,8 @@ __all__ = ["find", "names"]
 
 
 @functools.cache
-def installed() -> tuple[EntryPoint, ...]:
-    """The entry points of other installed packages. They are found once, as it takes a tenth of a second."""
+def installed(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """The entry points of other packages on ``sys.path``. Finding them takes a tenth of a second."""
     return tuple(entry_points(group=GROUP))
 
 
@@ -62,7 +63,7 @@ def _entry_points() -> dict[str, EntryPoint]:
     """All launchers by name, none of them imported yet: the modules of this package, and those of other packages."""
     own = [EntryPoint(info.name, f"{__name__}.{info.name}:LAUNCHER", GROUP) for info in pkgutil.iter_modules(__path__)]
     by_name: dict[str, EntryPoint] = {}
-    for point in (*own, *installed()):
+    for point in (*own, *installed(tuple(sys.path))):
         other = by_name.setdefault(point.name, point)
         if other.value != point.value:  # equal where a package is found twice, as in an editable installation
             raise LookupError(
