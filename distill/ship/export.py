@@ -178,16 +178,16 @@ def compared(name: str, stored: str, model: ImageText, opened: Opened, inputs: e
     pairs = [(model.encode_image(inputs.pixels), opened.images(inputs.pixels))]
     if opened.texts is not None:
         pairs.append((model.encode_text(list(inputs.texts)), opened.texts(inputs.texts)))
+    bound = BOUNDS[stored]
     differences = [float((expected - found.float()).abs().max()) for expected, found in pairs]
-    largest, bound = max(differences), BOUNDS[stored]
-    if not largest <= bound:  # NaN is not either
-        which = "images" if differences[0] == largest or not differences[0] <= bound else "texts"
-        raise UserError(
-            f"What was written as {name} ({stored}) gives other embeddings of {which} than the students: they differ "
-            f"by {largest:.2g} on {inputs.origin}, and {bound:g} is the bound for {stored}.",
-            "Choose another --dtype, or another --format.",
-        )
-    return largest
+    for which, largest in zip(("images", "texts"), differences, strict=False):
+        if not largest <= bound:  # NaN is not either
+            raise UserError(
+                f"What was written as {name} ({stored}) gives other embeddings of {which} than the students: they "
+                f"differ by {largest:.2g} on {inputs.origin}, and {bound:g} is the bound for {stored}.",
+                "Choose another --dtype, or another --format.",
+            )
+    return max(differences)
 
 
 def size_of(folder: Path) -> int:
