@@ -14,6 +14,13 @@ from students.optional import import_library
 from students.siglip_tokenizer import from_sentencepiece
 from students.tokenizer import Tokenizer
 
+EXAMPLE = """def encode(texts, path, context):
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(context)
+    tokenizer.enable_padding(**{**tokenizer.padding, "length": context})
+    return np.array([row.ids for row in tokenizer.encode_batch(texts)], np.int64)
+"""
+
 
 class HuggingFaceTokenizer(Tokenizer):
     """A tokenizer of the package ``tokenizers``, from a file that also says how it pads.
@@ -26,6 +33,8 @@ class HuggingFaceTokenizer(Tokenizer):
 
     FILE = "tokenizer.json"
     KIND = "tokenizer of the package tokenizers"
+    EXAMPLE = EXAMPLE
+    PACKAGE = "tokenizers"
 
     def __init__(self, model: bytes, context: int) -> None:
         # The library tokenizes in threads, and warns in every process forked afterwards. Loader processes run in

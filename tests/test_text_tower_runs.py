@@ -20,6 +20,7 @@ import teachers
 from distill.lookup import resolve
 from distill.recipe import load
 from distill.training.setup import Networks, existing_tokenizer
+from students.hugging_face_tokenizer import HuggingFaceTokenizer
 
 SETTINGS = ["--set", "student.tokenizer={}", "--set", "train.steps=4", "--set", "checkpoint.every_steps=2"]
 QUERIES = ["a red circle", "ein blauer Kreis", "", "the cat " * 50, "🦊"]
@@ -123,6 +124,18 @@ def test_what_is_wrong_in_a_recipe_is_a_sentence(tmp_path: Path, recipe: Path) -
     arguments = [*SCRATCH, *SETTINGS, *text_of("hugging_face", init=str(bert)), *file]
     error = distill("train", recipe, *arguments, "--out", tmp_path / "run", status=2).stderr
     assert "Leave out student.tokenizer.file." in error or "does not say how it pads" in error
+
+
+@pytest.mark.parametrize("name", ["bert", "clip", "siglip"])
+def test_the_example_of_an_onnx_export_tokenizes_alike(tmp_path: Path, name: str) -> None:
+    import tokenizers
+
+    tokenizer = HuggingFaceTokenizer.of_folder(WRITERS[name](tmp_path / name), 12)
+    (tmp_path / "tokenizer.json").write_bytes(tokenizer.model)
+    scope: dict[str, Any] = {"np": np, "tokenizers": tokenizers}
+    exec(tokenizer.EXAMPLE, scope)
+    found = scope["encode"](QUERIES, tmp_path / "tokenizer.json", 12)
+    assert np.array_equal(found, tokenizer.encode(QUERIES).numpy()) and found.shape == (len(QUERIES), 12)
 
 
 def test_a_smaller_tower_starts_from_a_part_of_a_pretrained_one(tmp_path: Path, recipe: Path) -> None:
