@@ -67,10 +67,11 @@ def source_of(image: ImageTowerTable, first: teachers.Card | None) -> Source | N
         try:
             return of_card(init, teachers.card(init))
         except LookupError as error:
+            hint = str(error.args[0]).split(". ", 1)[-1]
             raise UserError(
                 f"student.image.init is '{init}', which is neither a file, nor the folder of an export, a run or a "
                 "timm model, nor a teacher.",
-                f"Correct it. {str(error.args[0]).split('. ', 1)[-1]}",
+                hint if hint.startswith("Did you mean") else "Correct it; 'distill teachers list' lists teachers.",
             ) from error
 
 

@@ -90,7 +90,7 @@ def refused(*arguments: object, cwd: Path) -> str:
         (['student.image={arch="teacher",layers=4,beside={arch="resnet10t"}}'], "Set data.image_size = 64"),
         (["student.image.layers=4"], 'layers and beside are for arch = "teacher"'),
         (["student.image.init=teacher"], 'Set student.image.arch = "tf_efficientnet_lite0"'),
-        (["student.image.init=nowhere"], "nowhere/image.safetensors cannot be read"),
+        (["student.image.init=nowhere"], "nowhere', which is neither a file, nor the folder"),
         (["student.text.init=teacher"], "starts from an export"),
         (['student.image.locked=["blcoks.0"]'], "Did you mean blocks.0"),
         (["student.image.delay=1"], "'student.image.delay' does not check out"),
