@@ -17,7 +17,19 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
-from conftest import RECIPE, SCRATCH, distill, evaluated, lines_of, losses_of, wait_for_step, write_shards
+from conftest import (
+    RECIPE,
+    SCRATCH,
+    distill,
+    encoded,
+    evaluated,
+    lines_of,
+    losses_of,
+    picture,
+    wait_for_step,
+    write_shards,
+    write_tar,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +47,7 @@ SCRIPT = [sys.executable, "-c", "import sys; sys.argv[0] = 'distill'; from disti
 VARIANTS = ["--axis", "objective.weight=0.5", "--variant", "no heads: objective.heads=none"]
 # Its first step makes all weights so large that nothing is finite in the second.
 DIVERGES = ["--variant", "diverges: optim.lr=1e30; optim.warmup=0"]
+DRAWN = encoded(picture("circle", "red", 1))
 NAMES = ["reference", "objective.weight=0.5", "no heads", "diverges"]
 
 
@@ -118,6 +131,21 @@ def test_a_variant_that_fails_is_recorded_and_the_others_go_on(home: Path) -> No
     assert states == {**dict.fromkeys(NAMES[:3], {"complete"}), "diverges": {"begun"}}
     text = (home / "whole" / "study.md").read_text()
     assert "## Failed" in text and "| diverges | 0 of 2 |" not in text and "`optim.lr=1e30`" in text
+
+
+def test_a_task_that_cannot_be_done_ends_the_study_after_the_first_run(tmp_path: Path) -> None:
+    """Its captions say no language: otherwise every run would be trained before that is seen."""
+    write_recipe(tmp_path)
+    for tar in (tmp_path / "unseen").glob("*.tar"):
+        write_tar(
+            tar, [(f"{k}.{end}", data) for k in range(24) for end, data in (("png", DRAWN), ("txt", b"a circle"))]
+        )
+    words = ["--option", 'languages=["de"]', "--seeds", 2]
+    said = study(tmp_path, "study", *words, *VARIANTS, status=2).stderr
+    assert "trained, and the first evaluation fails: No caption says that its language is de" in said
+    assert len(list((tmp_path / "study" / "runs").glob("*/*"))) == 1
+    study(tmp_path, "study", "--seeds", 1, "--limit-variants", "reference", *VARIANTS)
+    assert variants_of(summary_of(tmp_path / "study"), "mean_r10")["reference"]["value"]["count"] == 1
 
 
 def test_more_seeds_and_variants_do_only_what_is_new(home: Path, tmp_path: Path) -> None:

@@ -118,7 +118,8 @@ class StudyRuns:
 
         Raises:
             KeyboardInterrupt: if it is interrupted before the training of a run begins, or a second time.
-            UserError: if another process works in the folder, or runs were started with other recipes.
+            UserError: if another process works in the folder, runs were started with other recipes, or the first
+                evaluation of all cannot be made.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         with locked(self.out, wait=False):
@@ -146,13 +147,14 @@ class StudyRuns:
     def carry_out_run(self, run: Run, title: str, training: Training) -> bool:
         """Train and evaluate one run as far as that has not been done; False if a signal has stopped it."""
         about = {"variant": run.variant.name, "seed": run.seed, "run": self.relative(run)}
-        stopped, results = list[bool](), self.evaluations.results
+        stopped, results, trained = list[bool](), self.evaluations.results, False
         try:
             if run.state != COMPLETE:
                 self.say(f"{title}: {'training goes on' if run.state == BEGUN else 'training'}")
                 options: dict[str, Any] = {"launcher": training.launcher, "allow_pipe": training.allow_pipe}
                 if not start(run.recipe, run.folder, resume=run.state == BEGUN, **options):
                     return False
+            trained = True
             missing = self.evaluations.missing(run.folder, run.recipe)
             if missing:
                 with on_termination(partial(self.stop_later, stopped)):
@@ -167,6 +169,12 @@ class StudyRuns:
             return not stopped
         # torch raises a RuntimeError where a device has no memory left. Others say that something is wrong in here.
         except (UserError, RuntimeError) as error:
+            if trained and not results.found and isinstance(error, UserError):
+                # A task that nothing has passed yet will fail after every training.
+                raise UserError(
+                    f"{title}: trained, and the first evaluation fails: {error}",
+                    "The run is kept; with a task that can be done, the same command goes on.",
+                ) from error
             message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         self.failed.append(run)
         # Where one of several processes has failed, torchrun sends the others a signal: first it is written down.
