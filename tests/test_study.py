@@ -137,9 +137,8 @@ def test_a_task_that_cannot_be_done_ends_the_study_after_the_first_run(tmp_path:
     """Its captions say no language: otherwise every run would be trained before that is seen."""
     write_recipe(tmp_path)
     for tar in (tmp_path / "unseen").glob("*.tar"):
-        write_tar(
-            tar, [(f"{k}.{end}", data) for k in range(24) for end, data in (("png", DRAWN), ("txt", b"a circle"))]
-        )
+        members = [[(f"{k}.png", DRAWN), (f"{k}.txt", f"circle {k}".encode())] for k in range(24)]
+        write_tar(tar, [member for sample in members for member in sample])
     words = ["--option", 'languages=["de"]', "--seeds", 2]
     said = study(tmp_path, "study", *words, *VARIANTS, status=2).stderr
     assert "trained, and the first evaluation fails: No caption says that its language is de" in said
