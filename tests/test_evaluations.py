@@ -32,6 +32,7 @@ def edited(home: Path, name: str, **values: object) -> Path:
     (home / name).mkdir()
     for file in (home / "export").iterdir():
         (home / name / file.name).write_bytes(file.read_bytes())
+    del config["files"], config["sha256"]  # as of a version that wrote no hashes
     (home / name / "config.json").write_text(json.dumps(config))
     return home / name
 
