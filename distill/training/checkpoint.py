@@ -254,6 +254,12 @@ def best_value(run: Path, start: int) -> float:
         return -math.inf
 
 
+def any_saved(run: Path) -> bool:
+    """Whether a run has saved a checkpoint; whether one is whole, :func:`newest` finds out."""
+    folder = run / CHECKPOINTS
+    return (folder / "latest").is_file() or any(folder.glob("step-*"))
+
+
 def newest(run: Path, name: str = CHECKPOINTS) -> Path | None:
     """The folder of a run's newest checkpoint that is whole, if it has one; it says which ones it passes over.
 

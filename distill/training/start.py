@@ -50,7 +50,7 @@ def start(
     keep_freed_memory()
     run, goes_on = run.absolute(), resume and is_run(run)
     resolved = resolve(recipe, rules_of(run) if goes_on else NEW_RUNS)
-    networks = Networks(resolved, initialize=not goes_on or checkpoint.newest(run) is None)
+    networks = Networks(resolved, initialize=not (goes_on and checkpoint.any_saved(run)))
     job = Job(Path(train_worker.__file__).resolve(), (str(run),), run, launcher_for(launcher))
     with as_user_errors():
         jobs.check(job)
