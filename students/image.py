@@ -164,7 +164,7 @@ def build(
 
     options = {key: value for key, value in spec.options.items() if key != CHECKPOINTING}
     try:
-        net = create(spec.arch, {"num_classes": width} | options)
+        net = create(spec.arch, num_classes=width, **options)
         if spec.options.get(CHECKPOINTING):
             net.set_grad_checkpointing(True)
     except Exception as error:  # the constructors of timm's models raise many kinds
@@ -185,7 +185,7 @@ def start_projection(net: nn.Module) -> None:
 
     A classifier may start so; but an embedding of zeros has no direction, and its gradient has no bound.
     """
-    last = net.get_classifier()  # type: ignore[operator]
+    last = net.get_classifier() if hasattr(net, "get_classifier") else None  # type: ignore[operator]
     if isinstance(last, nn.Linear) and not last.weight.is_meta and not last.weight.any():
         nn.init.normal_(last.weight, std=last.in_features**-0.5)
         nn.init.zeros_(last.bias)

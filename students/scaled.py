@@ -52,7 +52,7 @@ def scaled_builder(arch: str, multipliers: dict[str, float]) -> Callable[..., An
     )
 
 
-def create(arch: str, options: dict[str, Any]) -> Any:
+def create(arch: str, **options: Any) -> Any:
     """``timm.create_model`` without pretrained weights, with the options of ``MULTIPLIERS`` too."""
     import timm
 

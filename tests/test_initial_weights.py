@@ -56,7 +56,7 @@ def spread(small: torch.Tensor, shape: torch.Size, joined: int) -> torch.Tensor:
 def test_a_selected_network_is_the_one_that_was_spread_evenly_over_a_larger_one(
     arch: str, small: dict[str, Any], large: dict[str, Any]
 ) -> None:
-    own, wide = create(arch, small | {"num_classes": 8}), create(arch, large | {"num_classes": 8})
+    own, wide = create(arch, num_classes=8, **small), create(arch, num_classes=8, **large)
     expected = random_state(own)
     source = {
         name: spread(expected[name], value.shape, 3 if "qkv" in name else 1) if value.is_floating_point() else value
@@ -82,8 +82,8 @@ def test_layers_of_a_deeper_network(layers: str, numbers: list[int]) -> None:
 
 
 def test_layers_within_the_stages_of_a_convolutional_network() -> None:
-    own = create("tf_efficientnet_lite0", {"depth_multiplier": 0.5, "num_classes": 4}).state_dict()
-    deep = random_state(create("tf_efficientnet_lite0", {"num_classes": 4}))
+    own = create("tf_efficientnet_lite0", depth_multiplier=0.5, num_classes=4).state_dict()
+    deep = random_state(create("tf_efficientnet_lite0", num_classes=4))
     found = inherit(own, deep, "even")
     assert not found.random and not found.selected
     stage = [sum(f"blocks.4.{k}.conv_pw.weight" in state for k in range(9)) for state in (own, deep)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torchvision.transforms import RandomResizedCrop
 from distill.data.identity import identity
 from distill.data.views import Views
 from distill.recipe import parse
-from distill.rules import Rules
+from distill.rules import NEW_RUNS, Rules
 from teachers import card
 
 SIZES = [(256, 256), (320, 240), (640, 360), (480, 240), (1000, 200), (200, 1000), (1000, 100)]
@@ -86,7 +88,8 @@ NAME = "packaged/efficientnet_lite0"
 
 def test_runs_keep_the_rules_they_were_started_with() -> None:
     assert Rules.of_run({}).views == 1
-    assert Rules.of_run({"rules": {"views": 2}}) == Rules(views=2)
+    assert Rules.of_run({"rules": {"views": 2}}) == Rules(views=2, statistics=1), "of before statistics had a rule"
+    assert Rules.of_run({"rules": asdict(NEW_RUNS)}) == NEW_RUNS
 
 
 def test_crop_with_one_cached_view_is_spoken_of(tmp_path, recipe) -> None:  # type: ignore[no-untyped-def]
