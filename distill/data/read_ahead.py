@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 
+CERTAIN, EVERY = 64, 8  # after so many runs in the cache, only every so many-th is looked up until one is not
 SPREAD = 1 << 16  # bytes between the images of neighbouring samples, on average, that are read ahead too
 
 
@@ -37,14 +38,20 @@ def spans(shards: np.ndarray, starts: np.ndarray, ends: np.ndarray, longest: np.
     return found
 
 
-def read_ahead(file: int, start: int, length: int) -> None:
+def read_ahead(file: int, start: int, length: int) -> bool:
     """Ask the operating system to read a part of a file into its cache, and do not wait for it.
+
+    Returns:
+        Whether it was there before.
 
     Raises:
         OSError: if that is not possible.
     """
-    if not is_cached(file, start + length - 1) and hasattr(os, "posix_fadvise"):  # which macOS lacks
+    if is_cached(file, start + length - 1):
+        return True
+    if hasattr(os, "posix_fadvise"):  # which macOS lacks
         os.posix_fadvise(file, start, length, os.POSIX_FADV_WILLNEED)
+    return False
 
 
 def is_cached(file: int, offset: int) -> bool:

@@ -21,7 +21,7 @@ from distill.data.indexes import REPLACED, Indexes, valid_table
 from distill.data.members import Leftover
 from distill.data.open_files import OpenFiles
 from distill.data.order import NEWEST, ORDERS, Order
-from distill.data.read_ahead import SPREAD, parts_by_shard, read_ahead, spans
+from distill.data.read_ahead import CERTAIN, EVERY, SPREAD, parts_by_shard, read_ahead, spans
 from distill.data.sample_table import Place, SampleTable, TableBuilder, chunk_of, save_table
 from distill.data.shard_names import shard_paths
 from distill.data.survey import Survey
@@ -90,6 +90,7 @@ class Shards:
         self.faults, self.leftovers, self.table, self.order = tuple(faults), tuple(leftovers), table, order
         self.starts = np.concatenate([[0], np.cumsum(self.counts)])
         self._files = OpenFiles(self.indexes.name)
+        self._in_cache = 0  # runs in a row that were in the file cache when they were to be read ahead
 
     @classmethod
     def open(cls, specs: Iterable[str], strict: bool = True, quiet: bool = False) -> Shards:
@@ -211,9 +212,10 @@ class Shards:
         starts, _ = self._images(first, shards)
         ends, sizes = self._images(last, shards)
         # Only the first and the last sample are looked up: looking up all takes as long as reading one.
-        for shard, start, length in spans(shards, starts, ends + sizes, (last - first + 1) * (SPREAD + sizes)):
+        found = spans(shards, starts, ends + sizes, (last - first + 1) * (SPREAD + sizes))
+        for shard, start, length in found[:: EVERY if self._in_cache >= CERTAIN else 1]:
             with suppress(OSError):
-                read_ahead(self._files[shard], start, length)
+                self._in_cache = self._in_cache + 1 if read_ahead(self._files[shard], start, length) else 0
 
     def _images(self, samples: np.ndarray, shards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Offsets and sizes of the images of some samples of some shards, [n] int64 each; size −1 where absent."""
