@@ -13,6 +13,19 @@ REPEATS = 5  # measurements, of which the median counts
 SECONDS = 0.8  # after so many no further measurement begins
 
 
+def images_per_second(images: Callable[[torch.Tensor], object], side: int, device: torch.device) -> float:
+    """How many images a second are embedded in batches, without decoding them.
+
+    Args:
+        images: embeds [n, 3, side, side] uint8 on ``device``.
+        side: in pixels.
+        device: of the network.
+    """
+    pixels = torch.zeros(BATCH, 3, side, side, dtype=torch.uint8, device=device)
+    with torch.inference_mode():
+        return BATCH / median_seconds(lambda: images(pixels), device)
+
+
 @torch.inference_mode()
 def measured(forward: Callable[[int], object], device: torch.device) -> tuple[float, float]:
     """(inputs per second in batches, milliseconds for a single input) of a forward pass of n inputs."""

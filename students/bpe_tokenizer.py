@@ -41,13 +41,6 @@ class BytePairTokenizer(Tokenizer):
         raise ValueError("The tokenizer of open_clip's text tower comes with it and is not trained.")
 
     @classmethod
-    def load(cls, path: Path, context: int) -> BytePairTokenizer:
-        try:
-            return cls(path.read_bytes(), context)
-        except OSError as error:
-            raise ValueError(f"The tokenizer {path} cannot be read: {error.strerror}. Correct its path.") from error
-
-    @classmethod
     def packaged(cls, context: int) -> BytePairTokenizer:
         """The tokenizer that comes with open_clip, that of CLIP (arXiv 2103.00020, section 2.4).
 

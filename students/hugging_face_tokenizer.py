@@ -67,13 +67,6 @@ class HuggingFaceTokenizer(Tokenizer):
         )
 
     @classmethod
-    def load(cls, path: Path, context: int) -> HuggingFaceTokenizer:
-        try:
-            return cls(path.read_bytes(), context)
-        except OSError as error:
-            raise ValueError(f"The tokenizer {path} cannot be read: {error.strerror}. Correct its path.") from error
-
-    @classmethod
     def of_folder(cls, folder: Path, context: int) -> HuggingFaceTokenizer:
         """The tokenizer of a folder, as transformers itself reads it.
 

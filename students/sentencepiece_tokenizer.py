@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import torch
 
@@ -103,13 +102,6 @@ class SentencePieceTokenizer(Tokenizer):
                 "student.tokenizer.file."
             ) from error
         return cls(out.getvalue(), context)
-
-    @classmethod
-    def load(cls, path: Path, context: int) -> SentencePieceTokenizer:
-        try:
-            return cls(path.read_bytes(), context)
-        except OSError as error:
-            raise ValueError(f"The tokenizer {path} cannot be read: {error.strerror}. Correct its path.") from error
 
     @property
     def vocab(self) -> int:

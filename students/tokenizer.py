@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 
@@ -41,13 +41,17 @@ class Tokenizer(ABC):
         """
 
     @classmethod
-    @abstractmethod
-    def load(cls, path: Path, context: int) -> Tokenizer:
-        """Load a tokenizer from its file.
+    def load(cls, path: Path, context: int) -> Self:
+        """Load a tokenizer from its file: builds ``cls(content of the file, context)``.
 
         Raises:
             ValueError: if it cannot be read or is not a tokenizer of this kind.
         """
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"The tokenizer {path} cannot be read: {error.strerror}. Correct its path.") from error
+        return cls(content, context)  # type: ignore[call-arg]
 
     @property
     @abstractmethod

@@ -84,11 +84,6 @@ class Tower(nn.Module):
         return self
 
     @classmethod
-    def reads(cls, path: Path) -> bool:
-        """Whether :meth:`read` is for what lies at a path, a folder or a file that another tool has saved."""
-        return False
-
-    @classmethod
     def read(cls, path: Path) -> dict[str, torch.Tensor]:
         """The weights that another tool has saved at a path, by the names of the tower's own state dict.
 

@@ -50,7 +50,7 @@ def list_(
         print("No architecture is like that; 'distill students list' lists all.", file=sys.stderr)
     rows = []
     for one in chosen:
-        rate = images_per_second(one, device) if measure else None
+        rate = speed_of(one, device) if measure else None
         rows.append(dataclasses.asdict(one) | ({} if rate is None else {"images_per_second": round(rate, 1)}))
         if not as_json:
             speed = "" if rate is None else f"{rate:9,.0f} images/s"
@@ -62,15 +62,14 @@ def list_(
         click.echo(json.dumps(rows, indent=1))
 
 
-def images_per_second(student: ImageStudent, device: str | None) -> float:
-    """How many images of its size the network embeds per second, in batches, with random weights in float32."""
+def speed_of(student: ImageStudent, device: str | None) -> float:
+    """How many images of its size the network embeds per second, with random weights in float32."""
     import torch
 
-    from distill.timing import BATCH, measured
+    from distill.timing import images_per_second
     from launch.group import default_device
     from students import ImageSpec, image_tower
 
     on = torch.device(device) if device else default_device()
     tower = image_tower(ImageSpec(arch=student.arch), 0, student.image_size).eval().to(on)
-    pixels = torch.zeros(BATCH, 3, student.image_size, student.image_size, dtype=torch.uint8, device=on)
-    return measured(lambda n: tower(pixels[:n]), on)[0]
+    return images_per_second(tower, student.image_size, on)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,15 +12,14 @@ from distill.evals.plan import plan, suitable
 from distill.evals.runner import measure
 from distill.evals.session import Session
 from distill.evals.store import Store
-from distill.evals.subject import Square
 from distill.evals.subjects.students import Students
 from distill.ship import model_card
 from distill.ship.export import Options, export
 from distill.ship.export_format import Opened
 from distill.ship.image_text import ImageText
 from distill.ship.written import Written
+from distill.timing import images_per_second
 
-BATCH, REPEATS = 32, 5  # images a forward; forwards, of which the fastest counts
 TASKS = ("retrieval", "knn")
 
 
@@ -37,9 +35,6 @@ class WrittenStudents(Students):
 
     def identity(self) -> str:
         return f"{super().identity()} {self.name}"
-
-    def preparations(self) -> Sequence[Square]:
-        return [Square(self.model.config.image.image_size, self.model.config.image.interpolation)]
 
     def images(self, inputs: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         rows = self.opened.images(inputs[0]).float()
@@ -109,7 +104,7 @@ def measure_exports(
     own = Opened(model.encode_image, model.encode_text if model.text is not None else None)
     return {
         name: scores(WrittenStudents(model, name or "students", one, source), data)
-        | {"images/s": images_per_second(one.images, model.config.image.image_size)}
+        | {"images/s": images_per_second(one.images, model.config.image.image_size, model.device)}
         for name, one in {"": own, **opened}.items()
     }
 
@@ -126,14 +121,3 @@ def scores(subject: WrittenStudents, data: Sequence[str]) -> dict[str, float]:
         else:
             found["k-NN"] = 100 * next(iter(metrics.values())).value
     return found
-
-
-def images_per_second(images: Callable[[torch.Tensor], torch.Tensor], side: int) -> float:
-    """How many images of ``side`` pixels are embedded in a second, without decoding them."""
-    pixels, seconds = torch.zeros(BATCH, 3, side, side, dtype=torch.uint8), list[float]()
-    images(pixels)
-    for _ in range(REPEATS):
-        begin = time.perf_counter()
-        images(pixels)
-        seconds.append(time.perf_counter() - begin)
-    return BATCH / min(seconds)

@@ -14,6 +14,7 @@ from distill.errors import UserError
 from distill.ship.config_file import Config
 from distill.ship.contents import Shipped
 
+Embed = Callable[[torch.Tensor], torch.Tensor]  # inputs of a tower → unit rows
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 INT8 = "int8"
 # The largest difference that is accepted between two numbers of unit rows. Rounding weights of 24 significant bits to
@@ -88,6 +89,17 @@ class ExportFormat(ABC):
     def stored(self, numbers: Numbers) -> str:
         """The type of number in which it stores weights: a key of ``BOUNDS``."""
         return INT8 if numbers.int8 and self.int8 else numbers.dtype
+
+
+def open_towers(folder: Path, config: Config, load: Callable[[str], Embed]) -> Opened:
+    """What was written as a file a tower: ``load`` opens that of a modality."""
+    image = load("image")
+    if config.text is None:
+        return Opened(image)
+    kind = config.text.tower_class().Tokenizer
+    tokenizer = kind.load(folder / kind.FILE, config.text.options().context)
+    text = load("text")
+    return Opened(image, lambda texts: text(tokenizer.encode(list(texts))))
 
 
 def check_numbers(name: str, form: ExportFormat, numbers: Numbers) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from distill.files import write_whole
+from distill.files import write_text, write_whole
 from distill.ship.build import build
 from distill.ship.contents import Shipped
 from distill.ship.export_format import DTYPES
@@ -34,6 +35,19 @@ def save_tokenizer(shipped: Shipped, folder: Path) -> None:
     if shipped.tokenizer is not None:
         model = shipped.tokenizer.model
         write_whole(folder / shipped.tokenizer.FILE, lambda to: to.write_bytes(model))
+
+
+def save_about(shipped: Shipped, folder: Path) -> None:
+    """Write ``config.json``: what is to be known beside programs that hold the towers."""
+    config = shipped.config
+    about = {
+        "width": config.width,
+        "temperature": config.temperature,
+        "preprocessing": preprocessing(config.image),
+        "text": {"context": config.text.options().context} if config.text else None,
+        "provenance": config.provenance,
+    }
+    write_text(folder / "config.json", json.dumps(about, indent=1) + "\n")
 
 
 def unit_rows(rows: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from distill.tables import TowerTable
 from distill.text_sources import own_table, place
 from distill.training import checkpoint
 from distill.training.run import is_run
-from students import Tower
+from students import TextTower
 
 
 def read_image(source: Source, names: Collection[str], part: bool) -> dict[str, torch.Tensor]:
@@ -42,7 +42,7 @@ def read_image(source: Source, names: Collection[str], part: bool) -> dict[str, 
     return dict(teachers.network(source.card, source.card.image_size).state_dict())
 
 
-def read_text(table: TowerTable, kind: type[Tower]) -> dict[str, torch.Tensor]:
+def read_text(table: TowerTable, kind: type[TextTower]) -> dict[str, torch.Tensor]:
     """Load the state dict of a text tower from what ``table.init`` names.
 
     Args:
@@ -53,7 +53,7 @@ def read_text(table: TowerTable, kind: type[Tower]) -> dict[str, torch.Tensor]:
         ValueError: if a file is missing or damaged.
     """
     folder = place(table.init)
-    return kind.read(folder) if own_table(folder) is None and kind.reads(folder) else read_own(folder, "text")
+    return kind.read(folder) if own_table(folder) is None and kind.TAKEN else read_own(folder, "text")
 
 
 def read_own(folder: Path, modality: str) -> dict[str, torch.Tensor]:

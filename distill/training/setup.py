@@ -207,9 +207,14 @@ class Networks:
             if modality in self.resolved.needs.folded:
                 tower.projection()  # raises if the tower has no projection into which a head can be folded
             if table.init and self.initialize:
-                state = self._image_weights(tower) if modality == "image" else read_text(table, type(tower))
+                state = self._image_weights(tower) if modality == "image" else self._text_weights()
                 self.inherited[modality] = tower.start_from(state, table.select)
             tower.lock(table.locked)
+
+    def _text_weights(self) -> dict[str, torch.Tensor]:
+        """The state dict that the text student starts from."""
+        assert self.resolved.text is not None
+        return read_text(self.resolved.recipe.student.text, self.resolved.text)
 
     def _image_weights(self, tower: students.Tower) -> dict[str, torch.Tensor]:
         """The state dict of the network that the image student starts from, without its classifier."""

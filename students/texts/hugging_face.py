@@ -134,10 +134,6 @@ class HuggingFaceText(TextTower):
         return tokenizer
 
     @classmethod
-    def reads(cls, path: Path) -> bool:
-        return True
-
-    @classmethod
     def read(cls, path: Path) -> dict[str, torch.Tensor]:
         return read_weights(path)
 

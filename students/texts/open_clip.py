@@ -99,10 +99,6 @@ class OpenClipText(TextTower):
         return tokenizer
 
     @classmethod
-    def reads(cls, path: Path) -> bool:
-        return True
-
-    @classmethod
     def read(cls, path: Path) -> dict[str, torch.Tensor]:
         return read_state(path)
 

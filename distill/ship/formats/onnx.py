@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from distill.files import write_text
 from distill.ship import onnx_files
 from distill.ship.config_file import Config
 from distill.ship.contents import Shipped
-from distill.ship.export_format import ExportFormat, Numbers, Opened
-from distill.ship.weights import preprocessing, save_tokenizer, towers
+from distill.ship.export_format import ExportFormat, Numbers, Opened, open_towers
+from distill.ship.weights import save_about, save_tokenizer, towers
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 INPUTS = {"image": "pixels", "text": "ids"}
@@ -78,25 +78,11 @@ class Onnx(ExportFormat):
             elif numbers.dtype != "fp32":
                 onnx_files.store_as(path, numbers.dtype)
         save_tokenizer(shipped, folder)
-        config = shipped.config
-        about = {
-            "width": config.width,
-            "temperature": config.temperature,
-            "preprocessing": preprocessing(config.image),
-            "text": {"context": config.text.options().context} if config.text else None,
-            "provenance": config.provenance,
-        }
-        write_text(folder / "config.json", json.dumps(about, indent=1) + "\n")
-        write_text(folder / "example.py", example(config))
+        save_about(shipped, folder)
+        write_text(folder / "example.py", example(shipped.config))
 
     def open(self, folder: Path, config: Config) -> Opened:
-        image = session(folder, "image")
-        if config.text is None:
-            return Opened(image)
-        kind = config.text.tower_class().Tokenizer
-        tokenizer = kind.load(folder / kind.FILE, config.text.options().context)
-        text = session(folder, "text")
-        return Opened(image, lambda texts: text(tokenizer.encode(list(texts))))
+        return open_towers(folder, config, partial(session, folder))
 
     def loading(self, config: Config, name: str) -> str:
         found = LOADING.format(name=name, side=config.image.image_size, width=config.width)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 
-from distill.files import write_text, write_whole
+from distill.files import write_whole
 from distill.ship.config_file import Config
 from distill.ship.contents import Shipped
-from distill.ship.export_format import ExportFormat, Numbers, Opened
-from distill.ship.weights import StoredAs, preprocessing, program, quiet, save_tokenizer, towers
+from distill.ship.export_format import Embed, ExportFormat, Numbers, Opened, open_towers
+from distill.ship.weights import StoredAs, program, quiet, save_about, save_tokenizer, towers
 
 LOADING = """import torch
 
@@ -35,26 +34,14 @@ class TorchPrograms(ExportFormat):
             with quiet():
                 write_whole(folder / f"{modality}.pt2", lambda to, made=made: save_program(made, to))  # type: ignore[misc]
         save_tokenizer(shipped, folder)
-        config = shipped.config
-        about = {
-            "width": config.width,
-            "temperature": config.temperature,
-            "preprocessing": preprocessing(config.image),
-            "text": {"context": config.text.options().context} if config.text else None,
-            "provenance": config.provenance,
-        }
-        write_text(folder / "config.json", json.dumps(about, indent=1) + "\n")
+        save_about(shipped, folder)
 
     def open(self, folder: Path, config: Config) -> Opened:
-        image = torch.export.load(str(folder / "image.pt2")).module()
-        if config.text is None:
-            return Opened(lambda pixels: image(pixels).detach())
-        kind = config.text.tower_class().Tokenizer
-        tokenizer = kind.load(folder / kind.FILE, config.text.options().context)
-        text = torch.export.load(str(folder / "text.pt2")).module()
-        return Opened(
-            lambda pixels: image(pixels).detach(), lambda texts: text(tokenizer.encode(list(texts))).detach()
-        )
+        def load(modality: str) -> Embed:
+            program = torch.export.load(str(folder / f"{modality}.pt2")).module()
+            return lambda inputs: program(inputs).detach()
+
+        return open_towers(folder, config, load)
 
     def loading(self, config: Config, name: str) -> str:
         found = LOADING.format(name=name, side=config.image.image_size, width=config.width)
