@@ -75,7 +75,8 @@ class Transfer(Objective):
             term: the number of the term, see :meth:`Objective.pairing`.
         """
         student, target = teacher.local[f"{modality}_h"], teacher.local[f"teacher_{LETTERS[modality]}"]
-        return self.term(*aligned(student, target), embeddings, term)
+        student, target = aligned(student, target)
+        return self.term(student, target, embeddings, term)
 
     def term(self, student: torch.Tensor, teacher: torch.Tensor, embeddings: Embeddings, term: int) -> torch.Tensor:
         """T, from the rows of a student and of a teacher; arguments as in :meth:`transfer`."""
@@ -136,7 +137,8 @@ class SharedSpaceTransfer(Transfer):
     def transfer(self, modality: str, teacher: TeacherRows, embeddings: Embeddings, term: int) -> torch.Tensor:
         student, target = self.sides(modality)
         rows = embeddings.gathered if student == modality else teacher.gathered
-        return self.term(*aligned(rows[student], teacher.gathered[target]), embeddings, term)
+        own, other = aligned(rows[student], teacher.gathered[target])
+        return self.term(own, other, embeddings, term)
 
     def check(self, teachers: Sequence[TeacherFacts], students: Collection[str] = ("image", "text")) -> None:
         super().check(teachers, students)
