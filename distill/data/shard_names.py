@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.config import is_remote
 from distill.data.archives import COMPRESSED_SUFFIXES
 from distill.data.images import is_ignored
 from distill.data.openers import OPENERS
 from distill.data.picture_lists import picture_lists
+from distill.data_table import is_remote
 from distill.errors import UserError, did_you_mean
 
 OTHERWISE = "Name the folder that does, or make shards of your files: distill data pack."

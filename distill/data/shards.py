@@ -160,6 +160,17 @@ class Shards:
         except (OSError, ValueError, BadSample, UserError):
             shutil.rmtree(to, ignore_errors=True)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Shards]) -> Shards:
+        """The shards of several sets, one after the other; their samples are numbered anew from 0."""
+        if len(parts) == 1:
+            return parts[0]
+        paths = (part.indexes.path(k) for part in parts for k in range(len(part.indexes)))
+        indexes = Indexes.from_paths(paths, b"".join(part.indexes.sha256.tobytes() for part in parts))
+        return cls(
+            indexes, np.concatenate([part.counts for part in parts]), [f for part in parts for f in part.faults]
+        )
+
     def subset(self, numbers: Sequence[int]) -> Shards:
         """The shards with these numbers, in this order; their samples are numbered anew from 0."""
         chosen, sha256 = list(numbers), self.indexes.sha256

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from distill.config import is_remote
 from distill.data.images import image_files
 from distill.data.shard_names import COMPRESSED_SUFFIXES, holds_shards, matching_paths
 from distill.data.shards import Shards
 from distill.data.views import decode
+from distill.data_table import is_remote
 from distill.errors import BadSample, UserError
 from distill.ship import inputs
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from distill.config import CAPTION_KEYS
 from distill.data.captions import Captions
 from distill.data.images import EXTENSIONS, is_ignored
 from distill.data.index import KINDS, read_tar_index
@@ -22,6 +21,7 @@ from distill.data.packing.source import Options, Source, say
 from distill.data.packing.text_file import head
 from distill.data.shard_names import matching_paths, shard_paths
 from distill.data.shards import Indexes, Sample, Shards
+from distill.data_table import CAPTION_KEYS
 from distill.errors import BadSample
 
 SHARD = re.compile(r"(?i)\.tar(\.\w+)?$")
