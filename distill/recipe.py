@@ -163,6 +163,7 @@ def anchor(tree: dict[str, Any], base: Path) -> None:
 
     tables: list[tuple[Any, str, tuple[str, ...]]] = [
         (tree.get("data"), "train", ()),
+        (tree.get("data"), "pictures", ()),
         (tree.get("data"), "eval", ()),
     ]
     student = tree.get("student")

@@ -34,6 +34,15 @@ def refused(*arguments: object, cwd: Path) -> str:
         ),
         (["data.train=damaged.tar", "train.batch_size=2"], "sample 'b' of"),
         (["train.batch_size=65"], "more than the 64 training samples"),
+        (["data.train=photos"], "holds pictures without any. Make shards of pictures"),
+        (["data.pictures=photos"], "The part of data.pictures in a batch, 8, is more than the 3 training samples"),
+        (["data.pictures=empty_folder"], "empty_folder holds no .tar shard and no picture"),
+        (["data.pictures=photos", "data.pictures_share=0.3", "train.micro_batch=4"], "both are multiples of 4"),
+        (["data.pictures_share=0.25"], "say with pictures where they are"),
+        (["data.pictures=photos", "data.pictures_share=0.99"], "leaves no captioned image in a batch"),
+        (["data.pictures=photos", "data.pictures_share=1"], "less than 1"),
+        (["data.pictures=https://a.org/a.tar"], "cannot be or join streams"),
+        (["data.train=https://a.org/a.tar", "data.pictures=photos", "train.steps=3"], "cannot be or join streams"),
         (["teacher.0.name=packaged/efficientnet_lite"], "Did you mean packaged/efficientnet_lite"),
         (["teacher.0.name=timm/resnet51.a1_in1k"], "Did you mean timm/resnet50.a1_in1k"),
         (["student.image.arch=vit_tiny_patch16_225"], "Did you mean vit_tiny_patch16_224"),
@@ -118,6 +127,10 @@ def test_a_wrong_recipe_is_refused_before_anything_is_written(
     write_tar(tmp_path / "noimage.tar", [*GOOD, ("b.txt", b"words")])
     write_tar(tmp_path / "blank.tar", [*GOOD, ("b.png", encoded(picture("circle", "red", 1))), ("b.txt", b" ")])
     write_tar(tmp_path / "damaged.tar", [*GOOD, ("b.png", encoded(picture("circle", "red", 1))[:99]), ("b.txt", b"x")])
+    for folder, count in (("photos", 3), ("empty_folder", 0)):
+        (tmp_path / folder).mkdir()
+        for number in range(count):
+            picture("circle", "red", number).save(tmp_path / folder / f"{number}.png")
     options = [part for setting in settings for part in ("--set", setting)]
     assert words in refused("train", recipe, "--out", "run", *options, cwd=tmp_path)
     assert not (tmp_path / "run" / "recipe.toml").exists() or "damaged.tar" in settings[0]

@@ -17,6 +17,7 @@ from PIL import Image
 from distill.data.captions import Captions
 from distill.data.index import KINDS
 from distill.data.members import lost
+from distill.data.picture_lists import is_picture_list
 from distill.data.shards import Shards
 from distill.data.views import decode
 from distill.errors import Bad, BadSample
@@ -103,7 +104,7 @@ def inspect_samples(shards: Shards, captions: Captions, numbers: Sequence[int]) 
     for i in numbers:
         try:
             sample = shards.read(i, KINDS)
-            own = captions.read(sample)
+            own = [] if is_picture_list(sample.shard) else captions.read(sample)
             image = decode(sample)
         except BadSample as error:
             findings.bad.append(error.bad)
