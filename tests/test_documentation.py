@@ -28,9 +28,9 @@ PAGES = [README, *sorted(DOCS.glob("*.md"))]
 # What makes a training small enough for a test.
 REDUCED = (
     *("data.image_size=32", "data.workers=0", "train.batch_size=8", "train.epochs=1"),
-    *("student.tokenizer.vocab=300", "student.text.dim=16", "student.text.depth=1", "student.text.heads=2"),
     *("teacher.0.image_size=64", "teacher.0.views=2"),
 )
+TEXT_TOWER = ("student.tokenizer.vocab=300", "student.text.dim=16", "student.text.depth=1", "student.text.heads=2")
 # Not for LiT, where the teacher is the image tower.
 OWN_IMAGE_TOWER = (
     "student.width=16",
@@ -71,7 +71,8 @@ def reduced(words: list[str]) -> list[str]:
     words = ["2" if before == "--nproc" else word for before, word in zip(["", *words], words, strict=False)]
     if words[1] == "train" and words[2] in packaged():
         tower = () if words[2] == "lit" else OWN_IMAGE_TOWER
-        words += [word for setting in (*REDUCED, *tower) for word in ("--set", setting)]
+        text = () if words[2] == "image_only" else TEXT_TOWER
+        words += [word for setting in (*REDUCED, *text, *tower) for word in ("--set", setting)]
     return words
 
 
@@ -88,7 +89,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "captions.csv").write_text("\n".join(rows) + "\n")
     write_animals(home)
     tree = recipe_of_the_readme()
-    for setting in (*REDUCED, *OWN_IMAGE_TOWER):
+    for setting in (*REDUCED, *TEXT_TOWER, *OWN_IMAGE_TOWER):
         apply_override(tree, setting)
     (home / "first.toml").write_text(tomli_w.dumps(tree))
     run(README, home)
