@@ -94,7 +94,9 @@ class TeacherTable(Table):
 
     Attributes:
         name: the name of a card, see ``distill teachers list``; ``timm/ARCH`` for any timm model; or the path of a
-            folder, such as ``./FOLDER``, that timm or sentence-transformers has saved.
+            folder, such as ``./FOLDER``, that timm, transformers, open_clip or sentence-transformers has saved.
+        tower: which tower of a pair, such as a CLIP, teaches: "image", "text", or "both", which are then two teachers
+            with this table. "" takes the image tower, or else the text tower.
         weights: path of a file with other weights of that architecture: safetensors, or a pickle that holds nothing
             but tensors. "" takes the published weights.
         sha256: the SHA-256 of the file ``weights``, or its first hexadecimal digits; "" accepts any file.
@@ -110,6 +112,7 @@ class TeacherTable(Table):
     """
 
     name: str
+    tower: Literal["", "image", "text", "both"] = ""
     weights: str = ""
     sha256: str = ""
     cache: str = "auto"

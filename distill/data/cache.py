@@ -79,7 +79,7 @@ class Cache:
     def folder(self, shard: Path) -> Path:
         """The cache folder for a shard: the one in the recipe, or for "auto" one beside the shard."""
         if self.table.cache != "auto":
-            return Path(self.table.cache)
+            return Path(self.table.cache) / (self.card.modality if self.table.tower == "both" else "")
         return shard.parent / "teacher-cache" / f"{self.card.name.replace('/', '-')}-{self._suffix}"
 
     @cached_property
@@ -161,7 +161,7 @@ class Cache:
         teacher = self.read_teacher(folder)
         if not teacher:
             return teacher
-        defaults = {"output": "embedding", "file": None, "options": "{}"}  # for keys that are left out
+        defaults = {"output": "embedding", "file": None, "files": None, "options": "{}"}  # for keys that are left out
         expected, stored = defaults | self.identity, defaults | teacher
         differing = [key for key, value in expected.items() if stored.get(key) != value]
         if differing:

@@ -33,7 +33,10 @@ def identity(table: TeacherTable, card: Card, views: Views, shapes: Mapping[str,
     widths = [shape[0] if len(shape) == 1 else list(shape) for shape in shapes.values()]
     # No key for a sole embedding, so that caches from before there were other outputs stay valid.
     optional: dict[str, Any] = {} if [*shapes] == ["embedding"] else {"output": "+".join(shapes)}
-    if card.file is not None and (table.weights or card.name.startswith("local/")):
+    if card.library:
+        with as_user_errors():
+            optional |= {"files": {path.name: file_digest(str(path)) for path in teachers.files(card)}}
+    elif card.file is not None and (table.weights or card.name.startswith("local/")):
         optional |= {"file": file_digest(str(card.file()))}
         if not optional["file"].startswith(table.sha256.lower()):
             raise UserError(

@@ -116,8 +116,9 @@ class Networks:
         """
         if k not in self._teachers:
             teacher = self.resolved.teachers[k]
+            image_size = teacher.table.image_size if teacher.card.modality == "image" else 0
             with as_user_errors():
-                self._teachers[k] = teachers.load(teacher.card, teacher.table.image_size, teacher.outputs)
+                self._teachers[k] = teachers.load(teacher.card, image_size, teacher.outputs)
         return self._teachers[k].to(device)
 
     def release_teachers(self, keep_online: bool = True) -> None:
