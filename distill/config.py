@@ -1,6 +1,7 @@
 """The tables of a recipe as frozen pydantic models, which check every value.
 
-``[student]`` is in ``tables.py``; ``[zero]``, ``[checkpoint]``, ``[[evaluate]]`` and ``[log]`` in ``run_tables.py``.
+``[data]`` is in ``data_table.py``, ``[student]`` in ``tables.py``; ``[zero]``, ``[checkpoint]``, ``[[evaluate]]`` and
+``[log]`` in ``run_tables.py``.
 
 A recipe is one TOML file that says everything about a run. ``recipe.py`` reads and writes it. The "Attributes:" of
 each model are also what ``distill recipe show`` says of its keys.
@@ -8,85 +9,14 @@ each model are also what ``distill recipe show`` says of its keys.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from distill.data_table import Data
 from distill.errors import UserError
 from distill.run_tables import Checkpoint, EvaluateTable, LogTable, Zero
 from distill.tables import TEACHER, Open, Student, Table
-
-CAPTION_KEYS = ("captions", "caption")  # keys of a sample's JSON that hold captions, if no recipe says others
-
-
-def is_remote(spec: str) -> bool:
-    """Whether a specification of shards is an address or a command, which are read as streams, and not a path."""
-    return "://" in spec or spec.startswith("pipe:")
-
-
-class Data(Table):
-    """Where image-text pairs come from, and how an image and a caption are drawn from a sample.
-
-    Attributes:
-        train: training shards in the WebDataset layout: a path with brace notation, a folder, or a list of either;
-            also streams: http://…, https://…, s3://…, pipe:COMMAND, where a shard may also be compressed with gzip,
-            bzip2 or xz. Of a folder, its own .tar files are read, not those in its subfolders.
-        eval: shards to evaluate on: a path with brace notation, a folder, or a list of either.
-        image_size: side of the student's square input, in pixels, 1 to 8192.
-        captions: "sample" draws one of an image's captions anew each epoch, "first" always takes the first, "joint"
-            trains on several at once, with the losses summed (LiT, arXiv 2111.07991, appendix C).
-        captions_per_image: with captions = "joint", how many captions of an image are in one batch, at least 2. An
-            image with fewer repeats them; one with more continues with the next ones in the next epoch.
-        caption_keys: the keys of ``KEY.json`` that hold captions; ``KEY.txt``, where present, comes first.
-        languages: language codes; only captions of these languages, and those without one, are kept. Empty keeps all.
-        first_share: with captions = "sample", the probability, 0 to 1, that the first caption is drawn; if it is not
-            set, all captions are equally likely.
-        crop: smallest and largest share of the image's area that an augmented view shows, each above 0 and at most 1.
-        flip: whether a view may be mirrored left to right: true or false.
-        workers: number of loader processes for each training process; 0 loads in the training process.
-        bad_samples: how many samples that cannot be used (an image that does not decode, no caption) training skips
-            before it stops: below 1 a share of all samples, from 1 on a number of samples.
-        timeout: for streams: after how many seconds without data a connection has failed, above 0 and at most 86400.
-        retries: for streams: how many failures in a row are followed by another attempt; after that the rest of the
-            stream counts as bad samples.
-    """
-
-    train: tuple[str, ...]
-    eval: tuple[str, ...] = ()
-    image_size: int = Field(default=224, gt=0, le=8192)
-    captions: Literal["sample", "first", "joint"] = "sample"
-    captions_per_image: int = Field(default=2, ge=2)
-    caption_keys: tuple[str, ...] = CAPTION_KEYS
-    languages: tuple[str, ...] = ()
-    first_share: float | None = Field(default=None, ge=0, le=1)
-    crop: tuple[float, float] = (1.0, 1.0)
-    flip: bool = False
-    workers: int = Field(default=1, ge=0)
-    bad_samples: float = Field(default=0.01, ge=0)
-    timeout: float = Field(default=60.0, gt=0, le=86_400)
-    retries: int = Field(default=5, ge=0)
-
-    @field_validator("train", "eval", mode="before")
-    @classmethod
-    def one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-    @property
-    def streamed(self) -> bool:
-        """Whether training reads streams, instead of shard files of which any sample can be read at any time."""
-        return any(is_remote(spec) for spec in self.train)
-
-    @property
-    def captions_at_once(self) -> int:
-        """C, the number of captions of each image in one batch."""
-        return self.captions_per_image if self.captions == "joint" else 1
-
-    @field_validator("crop")
-    @classmethod
-    def ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] <= value[1] <= 1:
-            raise ValueError("must be two numbers with 0 < smallest <= largest <= 1")
-        return value
 
 
 class TeacherTable(Table):
@@ -173,8 +103,8 @@ class Train(Table):
 
     Attributes:
         steps: length of the training as a number of optimiser steps, at least 1.
-        epochs: length of the training as a number of passes over the training images, above 0, also a fraction; not
-            for streams.
+        epochs: length of the training as a number of passes over the images of data.train, above 0, also a fraction;
+            not for streams.
         examples: length of the training as a number of images, at least 1.
         batch_size: number of images in a batch, over all processes and a multiple of their number; the loss compares
             all of them with each other.
@@ -202,13 +132,6 @@ class Train(Table):
         if sum(v is not None for v in (self.steps, self.epochs, self.examples)) != 1:
             raise ValueError("exactly one of steps, epochs and examples must be set")
         return self
-
-    def total_steps(self, samples: int) -> int:
-        """Optimiser steps over a training set of ``samples`` images."""
-        if self.steps is not None:
-            return self.steps
-        examples = self.examples if self.examples is not None else round((self.epochs or 0) * samples)
-        return max(1, -(-examples // self.batch_size))
 
 
 class Recipe(Table):
@@ -248,9 +171,29 @@ class Recipe(Table):
             raise ValueError("student.text.init starts from an export; a teacher is no text student")
         if self.data.streamed and self.train.epochs is not None:
             raise ValueError("streams have no epochs: set train.steps or train.examples instead of train.epochs")
+        if min(self.batch_parts) < bool(self.data.pictures):
+            raise ValueError(
+                "data.pictures_share leaves no captioned image in a batch: lower it, or enlarge the batch"
+            )
         if sum(bool(table.best) for table in self.evaluate) > 1:
             raise ValueError("only one of evaluate may set best: one checkpoint is kept as the best")
         return self
+
+    @property
+    def batch_parts(self) -> tuple[int, int]:
+        """The numbers of images in a global batch that come from ``data.train`` and from ``data.pictures``."""
+        size = self.train.batch_size
+        pictures = max(1, round(self.data.pictures_share * size)) if self.data.pictures else 0
+        return size - pictures, pictures
+
+    def total_steps(self, samples: int) -> int:
+        """Optimiser steps over a training set of ``samples`` images, not counting those of ``data.pictures``."""
+        train = self.train
+        if train.steps is not None:
+            return train.steps
+        if train.examples is not None:
+            return max(1, -(-train.examples // train.batch_size))
+        return max(1, -(-round((train.epochs or 0) * samples) // self.batch_parts[0]))
 
     @property
     def on_teacher(self) -> bool:
@@ -274,11 +217,17 @@ def pieces_of(recipe: Recipe, world: int) -> int:
             f"train.batch_size = {size} does not divide among {world} processes.", f"Choose a multiple of {world}."
         )
     share = size // world
-    if not micro or micro >= share:
-        return 1
-    if share % micro:
+    if micro and share % min(micro, share):
         raise UserError(
             f"train.micro_batch = {micro} does not divide the {share} samples of a process.",
             f"Choose a divisor of {share}.",
         )
-    return share // micro
+    pieces = share // min(micro, share) if micro else 1
+    captioned, pictures = recipe.batch_parts
+    if pictures % (world * pieces):
+        raise UserError(
+            f"A batch has {captioned} captioned images and {pictures} of data.pictures, which do not divide among "
+            f"{world} processes with {pieces} micro-batches each.",
+            f"Choose data.pictures_share and train.batch_size so that both are multiples of {world * pieces}.",
+        )
+    return pieces

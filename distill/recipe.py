@@ -12,7 +12,8 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from distill.config import Recipe, is_remote
+from distill.config import Recipe
+from distill.data_table import is_remote
 from distill.errors import UserError, did_you_mean
 from distill.files import read_table
 from distill.tables import NO_TOWER, TEACHER

@@ -191,18 +191,20 @@ class _Gather(torch.autograd.Function):
 def gather(local: dict[str, torch.Tensor], group: Group) -> dict[str, torch.Tensor]:
     """All-gather with gradient: [n, …] of each process → [world · n, …] in rank order, all tensors in one collective.
 
+    n may differ between tensors.
+
     The gradient that reaches ``local`` is the *sum* over processes. Data parallelism then averages the parameters'
     gradients over processes, and the result is the gradient of the mean of the processes' losses (``losses/rows.py``).
 
     Args:
-        local: tensors of one dtype, with the same n on every process.
+        local: tensors of one dtype, each with the same n on every process.
     """
     if group.world == 1:
         return local
-    flat = [value.flatten(1) for value in local.values()]
-    gathered: torch.Tensor = _Gather.apply(torch.cat(flat, dim=1))
-    parts = gathered.split([part.shape[1] for part in flat], dim=1)
-    return {name: part.unflatten(1, value.shape[1:]) for (name, value), part in zip(local.items(), parts, strict=True)}
+    flat = torch.cat([value.flatten() for value in local.values()])
+    gathered: torch.Tensor = _Gather.apply(flat[None])
+    parts = gathered.split([value.numel() for value in local.values()], dim=1)
+    return {name: part.reshape(-1, *value.shape[1:]) for (name, value), part in zip(local.items(), parts, strict=True)}
 
 
 def total(values: list[float], group: Group) -> list[float]:

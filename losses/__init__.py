@@ -9,7 +9,7 @@ tiled (``losses/tiles.py``): their memory grows with N, not with N².
 from losses.contrastive import contrastive
 from losses.features import cosine, kl, smooth_l1
 from losses.l2 import l2
-from losses.objective import Embeddings, NamedRows, Needs, Objective, TeacherFacts, TeacherRows, Widths
+from losses.objective import Embeddings, NamedRows, Needs, Objective, TeacherFacts, TeacherRows, Widths, aligned
 from losses.objectives import names, objective, objective_class
 from losses.relational import relational
 from losses.rows import NotFinite
@@ -25,6 +25,7 @@ __all__ = [
     "TeacherFacts",
     "TeacherRows",
     "Widths",
+    "aligned",
     "contrastive",
     "cosine",
     "kl",

@@ -102,6 +102,9 @@ class TeacherRows:
 class Embeddings:
     """The inputs of an objective.
 
+    A batch may hold images without captions beside captioned ones. The captioned samples come first in all rows, so
+    rows of texts are fewer than rows of images, and row i of both is of the same sample; see :func:`aligned`.
+
     Attributes:
         gathered: by name, for the names in ``Needs.gather``, the rows of the global batch in sample order: "image" and
             "text" [N, D] unit rows, ``f(I)`` and ``g(T)``; "image_tokens" [N, T, W], the output "tokens" of the image
@@ -110,7 +113,9 @@ class Embeddings:
         scale: [1], the inverse temperature 1/τ of all terms; or one per term, [1 + 2K] for K teachers.
         bias: of the same shape; None except with the sigmoid loss.
         teachers: one :class:`TeacherRows` for each teacher; empty if ``Needs.teachers`` is.
-        rows: the rows of the global batch that are this process's samples.
+        rows: the rows of the global batch over which this process takes the mean.
+        captioned: how many samples of the global batch have captions; 0 if all have.
+        captioned_rows: the part of ``rows`` among those, which each process takes an equal part of.
     """
 
     gathered: Mapping[str, torch.Tensor]
@@ -119,6 +124,18 @@ class Embeddings:
     rows: slice = field(default_factory=lambda: ALL_ROWS)
     bias: torch.Tensor | None = None
     local: Mapping[str, torch.Tensor] = field(default_factory=NamedRows)
+    captioned: int = 0
+    captioned_rows: slice = field(default_factory=lambda: ALL_ROWS)
+
+    def rows_of(self, side: torch.Tensor) -> slice:
+        """The rows over which this process takes the mean, of rows of all samples or of the captioned ones."""
+        return self.captioned_rows if len(side) == self.captioned else self.rows
+
+
+def aligned(*sides: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The rows of the samples that all sides have: those of captioned samples, which come first in every side."""
+    count = min(len(side) for side in sides)
+    return tuple(side[:count] for side in sides)
 
 
 class Objective(BaseModel):
@@ -189,13 +206,16 @@ class Objective(BaseModel):
         raise TypeError(f"{type(self).__name__} does not say how it is computed.")
 
     def pairing(self, a: torch.Tensor, b: torch.Tensor, embeddings: Embeddings, term: int = 0) -> torch.Tensor:
-        """The contrastive loss between two towers, [N, D] unit rows each, with the temperature of a term.
+        """The contrastive loss between two towers, unit rows [N, D], with the temperature of a term.
+
+        Of rows of all samples and rows of the captioned ones, only the latter are compared.
 
         Terms are numbered in the order of the temperatures in :class:`Embeddings`: 0 is f↔g, then two per teacher.
         """
         own_term = slice(term, term + 1) if len(embeddings.scale) > 1 else slice(None)
         parameters = [x[own_term] for x in (embeddings.scale, embeddings.bias) if x is not None]
-        return PAIRS[self.pair](a, b, *parameters, rows=embeddings.rows)
+        a, b = aligned(a, b)
+        return PAIRS[self.pair](a, b, *parameters, rows=embeddings.rows_of(a))
 
 
 PAIRS: dict[str, Callable[..., torch.Tensor]] = {"softmax": contrastive, "sigmoid": sigmoid}

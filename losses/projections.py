@@ -34,8 +34,9 @@ class Projection(Protocol):
     Args of a call:
         students: by modality, the outputs of each student: "embedding" [n, C, D], not normalised, "tokens"
             [n, C, T, W]; C is 1 for images, and for texts the number of captions per image. With mixup, the image
-            student's outputs are those of the mixed images.
-        teacher: the outputs of the teacher, [n, 1 or C, …].
+            student's outputs are those of the mixed images. Of texts there may be fewer than of images: those of the
+            first samples, which have captions.
+        teacher: the outputs of the teacher, [n, 1 or C, …]; n is the number of images or of texts, as its input is.
 
     Returns of a call:
         Rows by name, [n, 1 or C, …] float32.
@@ -115,7 +116,7 @@ class SharedSpace(nn.Module):
             if f"{f}_h" in self.heads:
                 rows[f"{modality}_h"] = self.heads[f"{f}_h"](unit(students[modality]["embedding"]))
             if f"h_{f}" in self.heads:
-                rows[f"teacher_{f}"] = self.heads[f"h_{f}"](h)
+                rows[f"teacher_{f}"] = self.heads[f"h_{f}"](h[: len(students[modality]["embedding"])])
             else:
                 rows["teacher"] = unit(h)
         return rows

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import nn
 
-from losses.objective import Embeddings, Needs, Objective, TeacherFacts, TeacherRows, Widths
+from losses.objective import Embeddings, Needs, Objective, TeacherFacts, TeacherRows, Widths, aligned
 from losses.projections import HEADS, LETTERS, Heads, SharedSpace, TeacherSpace
 
 Term = Literal["fg", "fh", "gh"]
@@ -66,7 +66,7 @@ class Transfer(Objective):
         return TeacherSpace(teacher.width, common_width(students), self.transferred)
 
     def transfer(self, modality: str, teacher: TeacherRows, embeddings: Embeddings, term: int) -> torch.Tensor:
-        """T for one student and one teacher, a scalar over ``embeddings.rows``.
+        """T for one student and one teacher, a scalar: this process's part of the mean over the samples of both.
 
         Args:
             modality: the modality of the student.
@@ -75,6 +75,7 @@ class Transfer(Objective):
             term: the number of the term, see :meth:`Objective.pairing`.
         """
         student, target = teacher.local[f"{modality}_h"], teacher.local[f"teacher_{LETTERS[modality]}"]
+        student, target = aligned(student, target)
         return self.term(student, target, embeddings, term)
 
     def term(self, student: torch.Tensor, teacher: torch.Tensor, embeddings: Embeddings, term: int) -> torch.Tensor:
@@ -136,7 +137,8 @@ class SharedSpaceTransfer(Transfer):
     def transfer(self, modality: str, teacher: TeacherRows, embeddings: Embeddings, term: int) -> torch.Tensor:
         student, target = self.sides(modality)
         rows = embeddings.gathered if student == modality else teacher.gathered
-        return self.term(rows[student], teacher.gathered[target], embeddings, term)
+        own, other = aligned(rows[student], teacher.gathered[target])
+        return self.term(own, other, embeddings, term)
 
     def check(self, teachers: Sequence[TeacherFacts], students: Collection[str] = ("image", "text")) -> None:
         super().check(teachers, students)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from conftest import metrics
 
-from distill.data.index import read_index
+from distill.data.indexes import read_index
 from distill.data.order import Order
 
 BATCH = 16

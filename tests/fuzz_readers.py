@@ -53,9 +53,9 @@ def shard_targets(scratch: Path, shard: Path) -> Targets:
         index_paths,
         load_stored_index,
         members_fit,
-        read_index,
         scan_shard,
     )
+    from distill.data.indexes import read_index
     from distill.data.members import lost
     from distill.data.shards import Shards
     from distill.data.tar_stream import TarReader

@@ -225,9 +225,12 @@ def objective(
     teacher_temperature: float = 0.07,
 ) -> float:
     """Eq. 1, Eq. 5 and similar: the mean of the kept terms, where the terms of teacher k are multiplied by w · w_k.
-    The temperatures of section E.5 are in the order f↔g, f_h↔h_f and g_h↔h_g of the first teacher, …"""
+    The temperatures of section E.5 are in the order f↔g, f_h↔h_f and g_h↔h_g of the first teacher, …
+    Of texts there may be fewer than of images: the last images have no caption, and no part in terms of texts."""
+    captioned = len(batch["text"])
 
     def towers(a: Array, b: Array, term: int = 0) -> float:
+        a, b = (x[:captioned] for x in (a, b)) if captioned in (len(a), len(b)) else (a, b)
         which = term if temperatures == "own" else 0
         if pair == "softmax":
             return contrastive(a, b, batch["scale"][which])
@@ -239,8 +242,10 @@ def objective(
     def transfer(student: str, teacher: str, k: int, term: int) -> float:
         if name == "relational":
             tower = batch["image" if student == "image_h" else "text"]
-            return like(tower, tower, batch[f"teacher.{k}"], batch[f"teacher.{k}"], True)
+            target = batch[f"teacher.{k}"][: len(tower)]
+            return like(tower, tower, target, target, True)
         a, b = batch[f"{student}.{k}"], batch[f"{teacher}.{k}"]
+        a, b = a[: len(b)], b[: len(a)]
         if name == "three_towers":
             return towers(a, b, term)
         return smooth_l1(a, b, beta) if name == "smooth_l1" else {"l2": l2, "cosine": cosine}[name](a, b)
@@ -249,11 +254,12 @@ def objective(
     if name == "contrastive":
         return fg
     if name == "crd":
-        return (fg + weight * like(batch["image"], batch["text"], batch["teacher.0"], batch["teacher.1"], False)) / 2
+        image, image_teacher = batch["image"][:captioned], batch["teacher.0"][:captioned]
+        return (fg + weight * like(image, batch["text"], image_teacher, batch["teacher.1"][:captioned], False)) / 2
     if name == "function_matching":
-        for k, w in enumerate(weights):
-            fg += weight * w * kl(batch[f"student_logits.{k}"], batch[f"teacher_logits.{k}"], temperature)
-        return fg / (1 + len(weights))
+        logits = ((batch[f"student_logits.{k}"], batch[f"teacher_logits.{k}"]) for k in range(len(weights)))
+        total = weight * sum(w * kl(*pair, temperature) for w, pair in zip(weights, logits, strict=True))
+        return (fg + total) / (1 + len(weights)) if "fg" in terms else total / len(weights)
     values = [fg] if "fg" in terms else []
     for k, w in enumerate(weights):
         if "fh" in terms:

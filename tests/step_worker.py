@@ -53,6 +53,7 @@ class Variant:
         captions: captions per image in a step.
         image: the image tower: "vit", "resnet" (which has batch norm), "lit" or "flexilit".
         locked: the frozen parts of the image tower and of the text tower; True: all but the projection.
+        pictures: how many samples of the batch have no caption, the last ones.
     """
 
     objective: str
@@ -61,6 +62,7 @@ class Variant:
     captions: int = 1
     image: str = "vit"
     locked: tuple[tuple[str, ...] | bool, tuple[str, ...] | bool] = ((), ())
+    pictures: int = 0
 
 
 SIGMOID = {"pair": "sigmoid", "bias": -2.0}
@@ -81,6 +83,11 @@ VARIANTS = {
     "three_towers-captions": Variant("three_towers", teachers=PAIR, captions=2),
     "three_towers-locked": Variant("three_towers", locked=(("patch_embed", "pos_embed"), True)),
     "three_towers-resnet": Variant("three_towers", image="resnet"),
+    "three_towers-pictures": Variant("three_towers", teachers=PAIR, captions=2, pictures=8),
+    "l2-pictures": Variant("l2", {"heads": "none"}, teachers=THREE, pictures=8),
+    "smooth_l1-pictures": Variant("smooth_l1", teachers=PAIR, pictures=8),
+    "relational-pictures": Variant("relational", teachers=THREE, pictures=8),
+    "function_matching-pictures": Variant("function_matching", {"mixup": 0.5}, teachers=CLASSIFIERS, pictures=8),
     "l2": Variant("l2"),
     "cosine": Variant("cosine"),
     "cosine-of-images-alone": Variant("cosine", {"terms": ("fh",)}),
@@ -195,17 +202,28 @@ def batch_of(variant: Variant, needs: losses.Needs, seed: int, group: processes.
             parts.append({"embedding": torch.randn(SAMPLES, 1, facts.width)})
     inputs = {"text": tokens} if variant.image == "lit" else {"image": pixels[0], "text": tokens}
     inputs |= {"mixed": pixels[1]} if needs.mixup else {}
-    return cut(Batch(inputs, tuple(parts), tuple(map(str, range(SAMPLES)))), group.world)[group.rank]
+    keys, captioned = tuple(map(str, range(SAMPLES))), SAMPLES - variant.pictures if variant.pictures else None
+    batch = Batch(inputs, tuple(parts), keys, captioned)
+    if captioned is not None:
+        texts = [
+            {name: x[:captioned] if name == "text" else x for name, x in part.items()} for part in (inputs, *parts)
+        ]
+        batch = replace(batch, inputs=texts[0], teachers=tuple(texts[1:]))
+    return cut(batch, group.world)[group.rank]
 
 
 def cut(batch: Batch, parts: int) -> list[Batch]:
-    """Split a batch into equal parts, in order."""
-    size = len(batch.keys) // parts
+    """Split a batch into equal parts, in order, each with an equal part of the captioned samples."""
+    size, captioned = len(batch.keys), batch.captioned_count
 
-    def part(own: slice) -> Batch:
-        return replace(batch.map(lambda x: x[own]), keys=batch.keys[own])
+    def part(i: int) -> Batch:
+        first, last = (range(i * n // parts, (i + 1) * n // parts) for n in (captioned, size - captioned))
+        own = [*first, *(captioned + k for k in last)]
+        cut_off = batch.map(lambda x: x[own if len(x) == size else list(first)])
+        keys = tuple(batch.keys[k] for k in own)
+        return replace(cut_off, keys=keys, captioned=None if batch.captioned is None else len(first))
 
-    return [part(slice(i * size, (i + 1) * size)) for i in range(parts)]
+    return [part(i) for i in range(parts)]
 
 
 def forward_of(facts: TeacherFacts, device: torch.device) -> Callable[[torch.Tensor], dict[str, torch.Tensor]] | None:
@@ -296,8 +314,8 @@ def outcome(run: Run, group: processes.Group) -> dict[str, Any]:
 def gathered(group: processes.Group) -> dict[str, Any]:
     """This process's rows, the result of :func:`launch.group.gather`, and the gradient that reaches the rows."""
     torch.manual_seed(group.rank)
-    local = {"a": torch.randn(3, 1, 4, requires_grad=True), "b": torch.randn(3, 2, 5, requires_grad=True)}
-    slopes = {name: torch.randn(3 * group.world, *row.shape[1:]) for name, row in local.items()}
+    local = {"a": torch.randn(3, 1, 4, requires_grad=True), "b": torch.randn(2, 2, 5, requires_grad=True)}
+    slopes = {name: torch.randn(len(row) * group.world, *row.shape[1:]) for name, row in local.items()}
     spied = {n: mock.Mock(wraps=getattr(dist, n)) for n in COLLECTIVES}
     with mock.patch.multiple(dist, **spied):
         whole = processes.gather(local, group)

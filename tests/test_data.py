@@ -14,7 +14,8 @@ from conftest import distill, encoded, sample, write_shards, write_tar
 from PIL import Image
 
 from distill.data.check import Findings, NearDuplicates, difference_hash
-from distill.data.index import index_paths, read_index
+from distill.data.index import index_paths
+from distill.data.indexes import read_index
 from distill.data.order import Order
 from distill.data.shards import Indexes, Shards
 

@@ -39,7 +39,7 @@ from fault_table import BATCH, TABLE, compare, count, expected_sums, print_table
 from odd_samples import UNUSABLE, USABLE, Members, plain
 from ranks import train_together
 
-from distill.data.index import read_index
+from distill.data.indexes import read_index
 from distill.training import checkpoint
 
 pytestmark = pytest.mark.faults

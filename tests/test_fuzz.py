@@ -28,9 +28,9 @@ from distill.data.index import (
     index_paths,
     load_stored_index,
     members_fit,
-    read_index,
     scan_shard,
 )
+from distill.data.indexes import read_index
 from distill.data.shards import Sample, Shards
 from distill.data.tar_stream import TarReader
 from distill.data.views import PLAIN_VIEWS, decode

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from distill.config import Data, Optim, Recipe
+from distill.config import Optim, Recipe
+from distill.data_table import Data
 from distill.lookup import OPTIMIZERS, find_optimizer
 from distill.plugins import found
 from distill.training.optimizer import build_optimizer

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,12 @@ OPTIONS: dict[str, list[list[dict[str, Any]]]] = {
     "smooth_l1": [PAIRS, WEIGHTS, TERMS, [{"beta": 2.0}, {"beta": 0.5}]],
     "relational": [PAIRS, WEIGHTS, TERMS, [{"teacher_temperature": 0.07}, {"teacher_temperature": 0.5}]],
     "crd": [PAIRS, WEIGHTS, [{"teacher_temperature": 0.07}, {"teacher_temperature": 0.5}]],
-    "function_matching": [PAIRS, WEIGHTS, [{"temperature": 1.0}, {"temperature": 2.5}, {"mixup": 0.2}]],
+    "function_matching": [
+        PAIRS,
+        WEIGHTS,
+        [{"terms": ("fg", "fh")}, {"terms": ("fh",)}],
+        [{"temperature": 1.0}, {"temperature": 2.5}, {"mixup": 0.2}],
+    ],
 }
 SPACE = {"contrastive": "none", "three_towers": "shared", "l2": "shared", "cosine": "teacher", "smooth_l1": "teacher"}
 SPACE |= {"relational": "raw", "crd": "raw", "function_matching": "logits"}
@@ -74,14 +80,24 @@ def leaves(batch: Batch, dtype: torch.dtype = torch.float64) -> Batch:
 
 
 def embeddings(
-    name: str, batch: Batch, weights: Sequence[float], pair: str = "softmax", rows: slice = slice(None)
+    name: str,
+    batch: Batch,
+    weights: Sequence[float],
+    pair: str = "softmax",
+    rows: slice = slice(None),
+    captioned: slice | None = None,
 ) -> losses.Embeddings:
     """The objective's argument as the model makes it: rows that are not compared across samples are not gathered."""
-    own_rows = rows if SPACE[name] in ("teacher", "logits") else slice(None)
-    kind = "local" if SPACE[name] in ("teacher", "logits") else "gathered"
+    local = SPACE[name] in ("teacher", "logits")
+    kind = "local" if local else "gathered"
+
+    def own_rows(field: str, values: torch.Tensor) -> torch.Tensor:
+        own = captioned if captioned is not None and field in OF_TEXTS else rows
+        return values[own] if local else values
+
     teachers = tuple(
         losses.TeacherRows(
-            **{kind: NamedRows({field: batch[f"{field}.{k}"][own_rows] for field in FIELDS[SPACE[name]]})},
+            **{kind: NamedRows({field: own_rows(field, batch[f"{field}.{k}"]) for field in FIELDS[SPACE[name]]})},
             weight=weight,
         )
         for k, weight in enumerate(weights)
@@ -124,6 +140,32 @@ def test_an_objective_and_its_gradient_equal_the_reference(name: str, options: d
         forward, backward = (reference.objective(name, each, weights, **loss_options) for each in moved)
         slope = sum(float((gradient.numpy() * direction[key]).sum()) for key, gradient in gradients.items())
         np.testing.assert_allclose(slope, (forward - backward) / (2 * step), rtol=1e-6, atol=1e-6)
+
+
+CAPTIONED = 2  # of the N samples, in the test below
+OF_TEXTS = ("text", "text_h", "teacher_g")  # rows of captioned samples only
+
+
+@pytest.mark.parametrize("name, options", [(name, o) for name in OPTIONS for o in combinations(name)], ids=label)
+def test_terms_of_texts_are_over_captioned_samples_and_the_others_over_all(name: str, options: dict[str, Any]) -> None:
+    """The reference truncates by itself; two processes with a half each of both kinds of rows agree with one."""
+    loss_options = {key: value for key, value in options.items() if key != "mixup"}
+    for weights in weightings(name):
+        batch = arrays(name, weights, own=options.get("temperatures") == "own")
+        batch |= {key: value[:CAPTIONED] for key, value in batch.items() if key.split(".")[0] in OF_TEXTS}
+        objective, expected = (
+            losses.objective(name, **options),
+            reference.objective(name, batch, weights, **loss_options),
+        )
+        whole = objective(embeddings(name, leaves(batch), weights, options["pair"]))["loss"].item()
+        np.testing.assert_allclose(whole, expected, rtol=1e-10)
+        parts = []
+        for process in range(2):
+            rows, captioned = (slice(process * n // 2, (process + 1) * n // 2) for n in (N, CAPTIONED))
+            shares = {"rows": rows, "captioned": CAPTIONED, "captioned_rows": captioned}
+            one = embeddings(name, leaves(batch), weights, options["pair"], rows, captioned)
+            parts.append(objective(replace(one, **shares))["loss"].item())
+        np.testing.assert_allclose(np.mean(parts), expected, rtol=1e-10)
 
 
 SHARED = [
@@ -176,7 +218,7 @@ def test_only_the_loss_carries_a_gradient(name: str) -> None:
     assert set(terms) == logged.get(name, {"fg", "fh", "gh"})
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIONS if {"terms": ("fh",)} in sum(OPTIONS[name], [])])
+@pytest.mark.parametrize("name", [name for name in OPTIONS if {"terms": ("gh",)} in sum(OPTIONS[name], [])])
 @pytest.mark.parametrize("kept, other", [("fh", "gh"), ("gh", "fh")])
 def test_a_dropped_term_is_not_computed(name: str, kept: str, other: str) -> None:
     """Inputs that only the dropped term needs may be missing."""

@@ -21,7 +21,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import distill as package
-from distill.data.index import file_stamp, load_stored_index, read_index
+from distill.data.index import file_stamp, load_stored_index
+from distill.data.indexes import read_index
 from distill.data.shards import Shards
 from distill.lookup import resolve
 from distill.recipe import load, parse

@@ -12,7 +12,8 @@ import pytest
 import timm
 from torch import nn
 
-from distill.config import Data, Optim, Recipe
+from distill.config import Optim, Recipe
+from distill.data_table import Data
 from distill.errors import UserError
 from distill.lookup import find_optimizer, resolve
 from distill.recipe import dump, parse

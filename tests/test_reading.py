@@ -19,7 +19,7 @@ from faulty_server import POLICY
 from test_shards import by_webdataset
 
 from distill.data.captions import Caption, Captions
-from distill.data.index import read_index
+from distill.data.indexes import read_index
 from distill.data.members import Leftover
 from distill.data.overlap import without
 from distill.data.shard_names import shard_paths

@@ -14,7 +14,8 @@ import pytest
 from conftest import encoded, picture, sample, write_shards, write_tar
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
-from distill.data.index import read_index, scan_shard
+from distill.data.index import scan_shard
+from distill.data.indexes import read_index
 from distill.data.packing.shard_writer import write_shards as pack
 from distill.data.shard_names import shard_paths
 from distill.data.shards import Shards

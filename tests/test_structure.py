@@ -26,6 +26,7 @@ IMPORT_ORDER = (
         "metrics",
         "plugins",
         "tables",
+        "data_table",
         "run_tables",
         "config",
         "other_names",

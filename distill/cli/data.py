@@ -30,7 +30,8 @@ def index(shards: tuple[str, ...], as_json: bool) -> None:
     Example:
       distill data index 'shards/train-{000000..000099}.tar'
     """
-    from distill.data.index import index_paths, read_index
+    from distill.data.index import index_paths
+    from distill.data.indexes import read_index
     from distill.data.shard_names import shard_paths
     from distill.errors import UserError
     from distill.progress import progress_bar

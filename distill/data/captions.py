@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distill.config import CAPTION_KEYS, Data
 from distill.data.keyed_random import uniform
 from distill.data.shards import Sample
+from distill.data_table import CAPTION_KEYS, Data
 
 TEXT_KEYS = ("text", "caption", "raw", "sentence")  # of an object that is one caption, beside what else it holds
 MAX_NAMED = 8  # keys of a sample's JSON in a message

@@ -226,7 +226,7 @@ def index_paths(path: Path) -> tuple[Path, Path]:
     return path.with_name(path.name + ".index"), base / f"{name}.index"
 
 
-def read_index(path: Path) -> ShardIndex:
+def read_tar_index(path: Path) -> ShardIndex:
     """The index of a shard: the stored one if the shard has not changed since, otherwise a new one, which is stored.
 
     Raises:

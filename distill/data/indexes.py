@@ -10,11 +10,21 @@ from typing import Any, overload
 
 import numpy as np
 
-from distill.data.index import ShardIndex, read_index
+from distill.data.index import ShardIndex, read_tar_index
+from distill.data.picture_lists import is_picture_list, read_list
 from distill.errors import BadSample
 
 KEPT = 1 << 18  # samples whose indexes stay in memory, about 40 MB
 REPLACED = "the shard has been replaced since it was indexed"
+
+
+def read_index(path: Path) -> ShardIndex:
+    """The index of a shard: a tar file, or a list of pictures.
+
+    Raises:
+        UserError: if the shard cannot be read.
+    """
+    return read_list(path) if is_picture_list(path) else read_tar_index(path)
 
 
 class Indexes(Sequence[ShardIndex]):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.data.index import read_index
+from distill.data.indexes import read_index
 from distill.data.shard_names import file_number, shard_paths
 from distill.data.shards import Shards
 from distill.errors import UserError

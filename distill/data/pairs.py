@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from distill.data.batch import Batch
+from distill.data.batch import Batch, joined
 from distill.data.order import Order
 from distill.data.shards import Shards
 from distill.data.transform import TrainingPair, Transform
@@ -37,11 +37,15 @@ class Part(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """One position in the sample order of all epochs, with the epoch and the sample there."""
+    """One position in the sample order of all epochs, with the epoch and the sample there.
+
+    Where a batch is joined of several data sets, ``dataset`` is the number of the one that these are of.
+    """
 
     epoch: int
     sample: int
     position: int
+    dataset: int = 0
 
 
 def on_one_machine(world: int) -> bool:
@@ -148,3 +152,42 @@ class Schedule(Sampler[list[Slot]]):
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.pieces
+
+
+class JoinedPairs(Dataset[Batch]):
+    """Captioned pairs and pictures without captions in one batch, in this order.
+
+    Args:
+        captioned, pictures: the two data sets, number 0 and 1 of :class:`Slot`.
+    """
+
+    def __init__(self, captioned: Pairs, pictures: Pairs) -> None:
+        self.datasets = captioned, pictures
+
+    def __getitems__(self, slots: list[Slot]) -> Batch | UserError:
+        """The batch of some slots; or an error for the main process to raise, see :class:`Pairs`."""
+        parts = list[Batch]()
+        for number, dataset in enumerate(self.datasets):
+            part = dataset.__getitems__([slot for slot in slots if slot.dataset == number])
+            if isinstance(part, UserError):
+                return part
+            parts.append(part)
+        return joined(*parts)
+
+
+class JoinedSchedule(Sampler[list[Slot]]):
+    """The slots of batches that are joined of several data sets.
+
+    Args:
+        schedules: one for each data set, with the same steps and numbers of pieces.
+    """
+
+    def __init__(self, schedules: Sequence[Schedule]) -> None:
+        self.schedules = schedules
+
+    def __iter__(self) -> Iterator[list[Slot]]:
+        for pieces in zip(*self.schedules, strict=True):
+            yield [slot._replace(dataset=number) for number, slots in enumerate(pieces) for slot in slots]
+
+    def __len__(self) -> int:
+        return len(self.schedules[0])

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.config import is_remote
 from distill.data.archives import COMPRESSED_SUFFIXES
 from distill.data.images import is_ignored
 from distill.data.openers import OPENERS
+from distill.data.picture_lists import picture_lists
+from distill.data_table import is_remote
 from distill.errors import UserError, did_you_mean
 
 OTHERWISE = "Name the folder that does, or make shards of your files: distill data pack."
@@ -26,7 +27,7 @@ def shard_paths(specs: Iterable[str]) -> list[Path]:
     """The paths of local shards, in the order of ``specs``.
 
     Args:
-        specs: files, folders of ``.tar`` files, brace notation or wildcards.
+        specs: files, folders of ``.tar`` files or of pictures, brace notation or wildcards.
 
     Raises:
         UserError: if a file does not exist or is named twice, a folder holds no ``.tar`` file or also compressed
@@ -52,7 +53,7 @@ def shard_paths(specs: Iterable[str]) -> list[Path]:
 
 
 def shards_in(folder: Path) -> list[Path]:
-    """The shards in a folder itself, not in its subfolders, sorted by name.
+    """The shards in a folder itself, not in its subfolders, sorted by name; or the lists of the pictures in it.
 
     Raises:
         UserError: if there is none, or there are compressed ones, which would be left out.
@@ -76,9 +77,11 @@ def shards_in(folder: Path) -> list[Path]:
         )
     inner = [one.name for one in entries if one.is_dir() and holds_shards(one.path)]
     named = ", ".join(f"{folder / name}" for name in inner[:3]) + ", …" * (len(inner) > 3)
+    if not shards and not inner and (lists := picture_lists(folder)):
+        return lists
     if not shards:
         remedy = f"Name the folders that do: {named}." if inner else OTHERWISE
-        raise UserError(f"The folder {folder} holds no .tar shard.", remedy)
+        raise UserError(f"The folder {folder} holds no .tar shard{'' if inner else ' and no picture'}.", remedy)
     if inner:
         print(f"Note: of {folder}, only its own shards are read, not those in {named}.", file=sys.stderr, flush=True)
     return shards

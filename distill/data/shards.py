@@ -1,4 +1,4 @@
-"""WebDataset shards as a data set with random access: any sample can be read by its number.
+"""WebDataset shards and folders of pictures as a data set with random access: any sample can be read by its number.
 
 A tar file can only be read from its beginning. Training has to read sample 1,234,567 directly, resume in the middle of
 an epoch and pair sample i with row i of a teacher cache. ``index.py`` finds the samples of one shard; this module
@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.data.index import KINDS, ShardIndex, read_index
-from distill.data.indexes import REPLACED, Indexes, valid_table
+from distill.data.index import KINDS, ShardIndex
+from distill.data.indexes import REPLACED, Indexes, read_index, valid_table
 from distill.data.members import Leftover
 from distill.data.open_files import OpenFiles
 from distill.data.order import NEWEST, ORDERS, Order
+from distill.data.picture_lists import is_picture_list, read_picture
 from distill.data.read_ahead import CERTAIN, EVERY, SPREAD, parts_by_shard, read_ahead, spans
 from distill.data.sample_table import Place, SampleTable, TableBuilder, chunk_of, save_table
 from distill.data.shard_names import shard_paths
@@ -159,6 +160,17 @@ class Shards:
         except (OSError, ValueError, BadSample, UserError):
             shutil.rmtree(to, ignore_errors=True)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Shards]) -> Shards:
+        """The shards of several sets, one after the other; their samples are numbered anew from 0."""
+        if len(parts) == 1:
+            return parts[0]
+        paths = (part.indexes.path(k) for part in parts for k in range(len(part.indexes)))
+        indexes = Indexes.from_paths(paths, b"".join(part.indexes.sha256.tobytes() for part in parts))
+        return cls(
+            indexes, np.concatenate([part.counts for part in parts]), [f for part in parts for f in part.faults]
+        )
+
     def subset(self, numbers: Sequence[int]) -> Shards:
         """The shards with these numbers, in this order; their samples are numbered anew from 0."""
         chosen, sha256 = list(numbers), self.indexes.sha256
@@ -214,6 +226,8 @@ class Shards:
         # Only the first and the last sample are looked up: looking up all takes as long as reading one.
         found = spans(shards, starts, ends + sizes, (last - first + 1) * (SPREAD + sizes))
         for shard, start, length in found[:: EVERY if self._in_cache >= CERTAIN else 1]:
+            if is_picture_list(self.indexes.name(shard)):
+                continue
             with suppress(OSError):
                 self._in_cache = self._in_cache + 1 if read_ahead(self._files[shard], start, length) else 0
 
@@ -274,6 +288,8 @@ class Shards:
         if size < 0:
             return None
         try:
+            if is_picture_list(place.path):
+                return read_picture(place.path, place.key, offset, size)
             data = os.pread(self._files[place.shard], size, offset)
         except OSError as error:
             raise BadSample(place.path, place.key, f"it cannot be read: {error.strerror}") from error

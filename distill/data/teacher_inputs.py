@@ -65,6 +65,16 @@ class CachedOutputs:
         return {name: row[None] for name, row in rows.items()}
 
 
+class NoInput:
+    """Nothing: what a text teacher has of pictures without captions."""
+
+    reads: tuple[str, ...] = ()
+    views: int | None = None
+
+    def entry(self, sample: TrainingSample) -> dict[str, torch.Tensor]:
+        return {}
+
+
 class PixelInput:
     """The student's view at the teacher's own resolution: "image" [1, 3, s, s] uint8."""
 

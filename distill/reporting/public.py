@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from distill.config import is_remote
 from distill.data.shard_names import without_secrets
+from distill.data_table import is_remote
 
 # An absolute path or one of the home folder: not a part of an address, a fraction or a relative path.
 PATH = re.compile(r"(?<![\w:/.~])~?(?:/[^/\s'\"]+)+/?")

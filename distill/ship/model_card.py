@@ -10,7 +10,7 @@ from typing import Any
 
 import tomli_w
 
-from distill.config import is_remote
+from distill.data_table import is_remote
 from distill.errors import UserError
 from distill.files import read_table
 from distill.ship.card_metadata import UNDECIDED, metadata, teachers_of

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
-from distill.config import is_remote
 from distill.data.images import image_files
 from distill.data.shard_names import COMPRESSED_SUFFIXES, holds_shards, matching_paths
 from distill.data.shards import Shards
 from distill.data.views import decode
+from distill.data_table import is_remote
 from distill.errors import BadSample, UserError
 from distill.ship import inputs
 
@@ -146,10 +145,3 @@ def lines_of(file: Path) -> Iterator[str]:
                     f"Line {number} of {file} is not UTF-8 text: {error.reason}.", "Convert the file to UTF-8."
                 ) from error
             yield text
-
-
-def beside(spec: str) -> Path:
-    """The folder beside a collection where what is known of its pictures is kept: ``.NAME.distill``."""
-    path = Path(spec).expanduser()
-    name = path.name if path.exists() else "shards"  # a name with braces or wildcards
-    return Path(os.path.abspath(path)).parent / f".{name}.distill"

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import teachers
-from distill.config import Recipe, is_remote
+from distill.config import Recipe
 from distill.data.shard_names import without_secrets
 from distill.data.shards import Shards
+from distill.data_table import is_remote
 from distill.tables import TEACHER
 from distill.text_sources import LIKE, is_card
 from distill.training.run import read_about
@@ -36,6 +37,7 @@ def provenance(recipe: Recipe, run: Path, checkpoint: str) -> dict[str, Any]:
         "teacher_cards": {teacher_name(name): card for name in about["teachers"] if (card := terms_of(name))},
         "teacher_weights": {teacher_name(name): value for name, value in about["teacher_weights"].items()},
         "samples": about["samples"],
+        "pictures": about.get("pictures", 0),
         "shards": shards_of(run),
         "versions": about["versions"],
         "recipe": public_recipe(recipe),
@@ -77,7 +79,7 @@ def shards_of(run: Path) -> dict[str, Any] | None:
 def public_recipe(recipe: Recipe) -> dict[str, Any]:
     """The recipe as an export contains it: of paths the last part only, of streams the address without secrets."""
     tree = recipe.model_dump(mode="json", exclude_none=True)
-    for key in ("train", "eval"):
+    for key in ("train", "pictures", "eval"):
         tree["data"][key] = [
             without_secrets(spec) if is_remote(spec) else last_part(spec) for spec in tree["data"][key]
         ]

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from distill.data.picture_lists import beside
 from distill.errors import UserError
 from distill.ship import embedding_files
 from distill.ship.embed import embed_pictures
 from distill.ship.image_text import ImageText
 from distill.ship.picture_index import PictureIndex
-from distill.ship.pictures import Pictures, beside, find_pictures
+from distill.ship.pictures import Pictures, find_pictures
 
 DIGITS = 16  # of a model's hash in the name of its index
 

@@ -101,11 +101,11 @@ def steps_of(run: Run, samples: dict[tuple[str, ...], int]) -> int:
     if is_run(run.folder):
         return int(read_about(run.folder)["steps"])
     if recipe.train.epochs is None:
-        return recipe.train.total_steps(0)
+        return recipe.total_steps(0)
     if recipe.data.train not in samples:
         with closing(open_data(run.variant.resolved)) as data:
             samples[recipe.data.train] = data.samples
-    return recipe.train.total_steps(samples[recipe.data.train])
+    return recipe.total_steps(samples[recipe.data.train])
 
 
 def steps_done(run: Run) -> int:

@@ -51,7 +51,8 @@ def embed_teachers(recipe: Recipe, out: Path | None, launcher: Launcher | None) 
     caches = caches_of(resolved)
     if not caches:
         raise UserError("No teacher of this recipe has a cache to be filled.", 'Embed one whose cache is not "none".')
-    shards = Shards.open(recipe.data.train, strict=False)
+    specs = [specs for specs in (recipe.data.train, recipe.data.pictures) if specs]
+    shards = Shards.joined([Shards.open(one, strict=False) for one in specs])
     if shards.faults:
         print(f"{shards.faults[0].shard} is damaged, and embedded as far as it can be read.", file=sys.stderr)
     job = Job(Path(fill_worker.__file__).resolve(), (), Path.cwd(), launcher_for(launcher))

@@ -15,7 +15,8 @@ def main(folder: Path) -> int:
 
     set_up_process()
     from distill.data.cache_fill import MissingShards, embed
-    from distill.data.shards import Shards, read_index
+    from distill.data.indexes import read_index
+    from distill.data.shards import Shards
     from distill.errors import UserError
     from distill.lookup import resolve
     from distill.progress import progress_bar

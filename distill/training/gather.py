@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.nn.functional import pad
 
 from launch import group as processes
 from losses import Embeddings, NamedRows, Needs, Objective, TeacherRows
@@ -29,7 +30,9 @@ class NotFiniteRows(Exception):
         self.positions, self.names = positions, names
 
 
-def embeddings(rows: Rows, needs: Needs, weights: Sequence[float], group: processes.Group) -> list[Embeddings]:
+def embeddings(
+    rows: Rows, needs: Needs, weights: Sequence[float], group: processes.Group, captioned: int | None = None
+) -> list[Embeddings]:
     """The objective's inputs: one :class:`Embeddings` for each caption that an image has in this batch.
 
     Args:
@@ -37,6 +40,7 @@ def embeddings(rows: Rows, needs: Needs, weights: Sequence[float], group: proces
         needs: the objective's; ``needs.gather`` names the rows that are gathered, all others stay local.
         weights: the weight of each teacher; empty if the objective reads no teacher.
         group: the process group.
+        captioned: how many samples of the share have captions, the first ones; None if all have.
 
     Raises:
         NotFiniteRows: on every process, if any value on any process is not finite: a flag per sample is gathered
@@ -46,12 +50,14 @@ def embeddings(rows: Rows, needs: Needs, weights: Sequence[float], group: proces
     local = {name: value for name, value in rows.items() if name not in LOSS_PARAMETERS}
     shared = {name: local.pop(name) for name in list(local) if name.rpartition("/")[2] in needs.gather}
     n = sample_count(rows)
+    captioned = n if captioned is None else captioned
     finite = finite_rows(rows, n)
     flags = torch.stack(list(finite.values())).all(0).float()[:, None]
     gathered = processes.gather({**shared, "finite": flags}, group)
     positions = (gathered.pop("finite")[:, 0] == 0).nonzero()[:, 0].tolist()
     if positions:
         raise NotFiniteRows(positions, [name for name, flags in finite.items() if not flags.all()])
+    gathered = {name: captioned_first(value, group.world, n, captioned) for name, value in gathered.items()}
     captions = max(value.shape[1] for value in (*gathered.values(), *local.values()))
     return [
         Embeddings(
@@ -64,6 +70,8 @@ def embeddings(rows: Rows, needs: Needs, weights: Sequence[float], group: proces
                 for k, weight in enumerate(weights)
             ),
             rows=slice(group.rank * n, (group.rank + 1) * n),
+            captioned=group.world * captioned if captioned < n else 0,
+            captioned_rows=slice(group.rank * captioned, (group.rank + 1) * captioned),
         )
         for caption in range(captions)
     ]
@@ -83,17 +91,32 @@ def select_rows(rows: Rows, prefix: str, caption: int) -> NamedRows:
     )
 
 
+def captioned_first(gathered: torch.Tensor, world: int, n: int, captioned: int) -> torch.Tensor:
+    """Rows that were gathered in rank order, with those of all processes' captioned samples first.
+
+    Args:
+        gathered: [world · n, …], each process's captioned samples first; or [world · captioned, …].
+        world: number of processes.
+        n: samples of a process.
+        captioned: those of them with captions.
+    """
+    if world == 1 or captioned == n or len(gathered) < world * n:
+        return gathered
+    by_process = gathered.unflatten(0, (world, n))
+    return torch.cat([by_process[:, :captioned].flatten(0, 1), by_process[:, captioned:].flatten(0, 1)])
+
+
 def sample_count(rows: Rows) -> int:
-    """n, the number of samples."""
-    return next(len(value) for name, value in rows.items() if name not in LOSS_PARAMETERS)
+    """n, the number of samples; there may be fewer rows of texts."""
+    return max(len(value) for name, value in rows.items() if name not in LOSS_PARAMETERS)
 
 
 def finite_rows(rows: Rows, n: int) -> dict[str, torch.Tensor]:
-    """By name, [n] bool: whether the rows of each sample are finite."""
+    """By name, [n] bool: whether the rows of each sample are finite; those that a sample does not have are."""
     return {
         name: value.detach().isfinite().all().expand(n)
         if name in LOSS_PARAMETERS
-        else value.detach().flatten(1).isfinite().all(1)
+        else pad(value.detach().flatten(1).isfinite().all(1), (0, n - len(value)), value=True)
         for name, value in rows.items()
     }
 

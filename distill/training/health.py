@@ -67,7 +67,9 @@ class Health:
             bad = [sample for batch in share for sample in batch.bad]
             self.record_bad_samples(step, chain(*processes.gather_objects(bad, self.group)))
         if outcome.nonfinite:
-            local_keys = [key for batch in share for key in batch.keys]
+            # In the order of the rows: see distill.data.batch.in_sample_order.
+            local_keys = [key for batch in share for key in batch.keys[: batch.captioned_count]]
+            local_keys += [key for batch in share for key in batch.keys[batch.captioned_count :]]
             all_keys = list(chain(*processes.gather_objects(local_keys, self.group)))
             # A process that has non-finite rows names them, and its text is the longest.
             longest = max(processes.gather_objects(outcome.nonfinite, self.group), key=len)

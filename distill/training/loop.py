@@ -63,13 +63,13 @@ def train(run: Path, networks: Networks | None = None) -> bool:
         snapshot = checkpoints.latest()
         if snapshot is None and not networks.initialize:
             networks = Networks(resolved)
-        start, total = snapshot.step if snapshot else 0, recipe.train.total_steps(data.samples)
+        start, total = snapshot.step if snapshot else 0, recipe.total_steps(data.samples)
         engine, schedules = make_engine(networks, tokenizer.vocab if tokenizer is not None else 0, snapshot, group)
         opened.callback(engine.destroy)
         del snapshot
         advance = make_step(networks, engine, group)
         part = Part(group.rank, group.world, pieces_of(recipe, group.world), start, total)
-        health, log = Health(run, recipe, data.samples, start, group), None
+        health, log = Health(run, recipe, data.samples + data.pictures, start, group), None
         if group.first:
             log = Log(run, f"training {recipe.objective.name}", start, total, recipe.train.batch_size)
             opened.callback(log.close)

@@ -93,7 +93,8 @@ def prepare(
     about = about_start(resolved) | {
         "processes": job.world,
         "samples": data.samples,
-        "steps": recipe.train.total_steps(data.samples),
+        "pictures": data.pictures,
+        "steps": recipe.total_steps(data.samples),
         "vocab": tokenizer.vocab if tokenizer is not None else 0,
         "tokenizer": tokenizer_report,
         "parameters": parameter_counts(model),

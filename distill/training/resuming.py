@@ -23,7 +23,7 @@ MAY_CHANGE = (
     r"data\.(workers|bad_samples|timeout|retries)|data\.eval(\.\d+)?|"
     r"train\.(micro_batch|skip_nonfinite|stall_seconds)|evaluate(\..*)?|log\..*"
 )
-MOVED_SHARDS = r"data\.train(\.\d+)?"
+MOVED_SHARDS = r"data\.(train|pictures)(\.\d+)?"
 
 
 def check_recipe(recipe: Recipe, run: Path, extend: bool) -> None:
@@ -85,7 +85,7 @@ def write_continued(recipe: Recipe, run: Path, data: TrainingSet) -> None:
     Raises:
         UserError: if the run would be shorter than what has been done.
     """
-    about, steps = read_about(run), recipe.train.total_steps(data.samples)
+    about, steps = read_about(run), recipe.total_steps(data.samples)
     if steps != about["steps"]:
         newest = checkpoint.newest(run)
         done = checkpoint.step_of(newest) if newest is not None else 0
@@ -97,7 +97,8 @@ def write_continued(recipe: Recipe, run: Path, data: TrainingSet) -> None:
         about["extended"] = [*about.get("extended", ()), {"at": done, "from": about["steps"], "to": steps}]
         about["steps"] = steps
         write_text(run / ABOUT, json.dumps(about, indent=1) + "\n")
-    if recipe.data.train != read_recipe(run).data.train:
+    before = read_recipe(run).data
+    if (recipe.data.train, recipe.data.pictures) != (before.train, before.pictures):
         data.save(run)
     write_text(run / RECIPE, dump(recipe))
     (run / STOP).unlink(missing_ok=True)

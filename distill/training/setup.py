@@ -11,9 +11,9 @@ import students
 import teachers
 from distill.data.cache import Cache
 from distill.data.captions import Captions
-from distill.data.pairs import Pairs
+from distill.data.pairs import JoinedPairs, Pairs
 from distill.data.shards import Shards
-from distill.data.teacher_inputs import CachedOutputs, PixelInput, TeacherInput, TokenInput
+from distill.data.teacher_inputs import CachedOutputs, NoInput, PixelInput, TeacherInput, TokenInput
 from distill.data.transform import Transform, TransformOptions
 from distill.data.views import Views
 from distill.errors import UserError, as_user_errors
@@ -41,7 +41,10 @@ def cache_of(resolved: ResolvedRecipe, teacher: ResolvedTeacher) -> Cache:
 
 
 def transform_of(
-    resolved: ResolvedRecipe, tokenizer: students.Tokenizer | None, shards: Shards | None = None
+    resolved: ResolvedRecipe,
+    tokenizer: students.Tokenizer | None,
+    shards: Shards | None = None,
+    pictures: bool = False,
 ) -> Transform:
     """The transform from a run's samples to batches.
 
@@ -49,6 +52,7 @@ def transform_of(
         resolved: the recipe.
         tokenizer: the text student's; None without a text student.
         shards: the shards of the samples; None for streams, with which teachers have no caches.
+        pictures: whether the samples are pictures of which no captions are read.
     """
     recipe = resolved.recipe
     reads_pixels = not recipe.on_teacher or recipe.student.image.beside is not None
@@ -65,21 +69,31 @@ def transform_of(
         interpolation=interpolation,
         mixup=resolved.needs.mixup,
     )
-    return Transform(tokenizer, [input_of(resolved, teacher, shards) for teacher in resolved.teachers], options)
+    inputs = [input_of(resolved, teacher, shards, pictures) for teacher in resolved.teachers]
+    return Transform(None if pictures else tokenizer, inputs, options)
 
 
 def pairs_of(
     resolved: ResolvedRecipe, shards: Shards, tokenizer: students.Tokenizer | None, one_machine: bool = True
 ) -> Pairs:
     """The training pairs of a run on shards; for ``one_machine`` see :class:`~distill.data.pairs.Pairs`."""
-    order = shards.order_of(resolved.recipe.train.seed)
-    return Pairs(
-        shards, transform_of(resolved, tokenizer, shards), order, resolved.recipe.train.batch_size, one_machine
-    )
+    order, size = shards.order_of(resolved.recipe.train.seed), resolved.recipe.batch_parts[0]
+    return Pairs(shards, transform_of(resolved, tokenizer, shards), order, size, one_machine)
 
 
-def input_of(resolved: ResolvedRecipe, teacher: ResolvedTeacher, shards: Shards | None) -> TeacherInput:
-    """The :class:`TeacherInput` of a teacher."""
+def with_pictures(resolved: ResolvedRecipe, pairs: Pairs, pictures: Shards) -> JoinedPairs:
+    """Training pairs joined with pictures of which no captions are read."""
+    order, size = pictures.order_of(resolved.recipe.train.seed), resolved.recipe.batch_parts[1]
+    transform = transform_of(resolved, None, pictures, pictures=True)
+    return JoinedPairs(pairs, Pairs(pictures, transform, order, size, pairs.one_machine))
+
+
+def input_of(
+    resolved: ResolvedRecipe, teacher: ResolvedTeacher, shards: Shards | None, pictures: bool = False
+) -> TeacherInput:
+    """The :class:`TeacherInput` of a teacher; for the arguments see :func:`transform_of`."""
+    if teacher.card.modality == "text" and pictures:
+        return NoInput()
     if teacher.card.modality == "text":
         with as_user_errors():
             return TokenInput(teachers.tokenizer(teacher.card))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distill.data.batch import Batch, Tensors
+from distill.data.batch import Batch, Tensors, in_sample_order, rows_of_part
 from distill.training.gather import LOSS_PARAMETERS, NotFiniteRows, embeddings, terms
 from distill.training.model import MAX_LOG_SCALE, MAX_SCALE
 from launch import group as processes
@@ -87,7 +87,7 @@ class Step:
             else:
                 with torch.no_grad(), preserve_buffers(self.engine.module):
                     rows = {k: v.detach().requires_grad_() for k, v in embed(self.engine, micro_batches, seed).items()}
-            values = self.loss_terms(rows)
+            values = self.loss_terms(rows, sum(batch.captioned_count for batch in micro_batches))
         except NotFiniteRows as error:
             sums = self.sum_over_processes({}, counts)
             return Outcome({}, sums, f"the rows {', '.join(error.names)}", tuple(error.positions))
@@ -104,13 +104,13 @@ class Step:
             zero.clamp_parameter(self.engine.module.log_scale, MAX_LOG_SCALE)
         return Outcome(numbers, counts, "" if applied else "a gradient")
 
-    def loss_terms(self, rows: Rows) -> dict[str, torch.Tensor]:
-        """The objective's terms over the global batch, from this process's rows.
+    def loss_terms(self, rows: Rows, captioned: int | None = None) -> dict[str, torch.Tensor]:
+        """The objective's terms over the global batch, from this process's rows, of which so many are captioned.
 
         Raises:
             NotFiniteRows: on every process, if a row of any process is not finite.
         """
-        return terms(self.objective, embeddings(rows, self.objective.needs, self.weights, self.group))
+        return terms(self.objective, embeddings(rows, self.objective.needs, self.weights, self.group, captioned))
 
     def replay(self, micro_batches: list[Batch], seed: int, rows: Rows, values: dict[str, torch.Tensor]) -> bool:
         """Second pass of gradient caching (arXiv 2101.06983): backward and step, one micro-batch at a time.
@@ -127,15 +127,17 @@ class Step:
         """
         values["loss"].backward()
         gradients = {name: row.grad for name, row in rows.items() if row.grad is not None}
-        count, size, applied = len(micro_batches), len(micro_batches[0]), True
+        count, size, captioned = len(micro_batches), len(micro_batches[0]), micro_batches[0].captioned_count
+        applied = True
         for number, batch in enumerate(micro_batches):
             replayed = embed(self.engine, [batch], seed, first=number)
-            own_rows = slice(number * size, (number + 1) * size)
-            products = [
-                (replayed[name] * (gradient / count if name in LOSS_PARAMETERS else gradient[own_rows])).sum()
+            own = {
+                name: gradient / count
+                if name in LOSS_PARAMETERS
+                else rows_of_part(gradient, number, count, size, captioned)
                 for name, gradient in gradients.items()
-                if replayed[name].requires_grad
-            ]
+            }
+            products = [(replayed[name] * own[name]).sum() for name in own if replayed[name].requires_grad]
             self.engine.backward(torch.stack(products).sum() * count)
             applied = zero.step(self.engine)
         return applied
@@ -162,7 +164,7 @@ class Step:
 
 
 def embed(model: nn.Module, micro_batches: Sequence[Batch], seed: int, first: int = 0) -> Rows:
-    """The model's rows for micro-batches, computed one after the other and concatenated.
+    """The model's rows for micro-batches, computed one after the other and joined: captioned samples first.
 
     Args:
         model: a :class:`~distill.training.model.Model`, or the DeepSpeed engine around one.
@@ -174,9 +176,11 @@ def embed(model: nn.Module, micro_batches: Sequence[Batch], seed: int, first: in
     for number, batch in enumerate(micro_batches, first):
         torch.manual_seed(hash((seed, number)) & (2**63 - 1))
         parts.append(model(batch.inputs, batch.teachers))
-    if len(parts) == 1:
-        return parts[0]
-    return {k: parts[0][k] if k in LOSS_PARAMETERS else torch.cat([part[k] for part in parts]) for k in parts[0]}
+    size, captioned = len(micro_batches[0]), micro_batches[0].captioned_count
+    return {
+        name: value if name in LOSS_PARAMETERS else in_sample_order([part[name] for part in parts], size, captioned)
+        for name, value in parts[0].items()
+    }
 
 
 def with_teacher_outputs(batch: Batch, forwards: Sequence[TeacherForward | None], device: torch.device) -> Batch:

@@ -33,7 +33,8 @@ class StreamSet:
     def __init__(self, resolved: ResolvedRecipe) -> None:
         recipe = resolved.recipe
         self.resolved, self.recipe, self.addresses = resolved, recipe, stream_addresses(recipe.data.train)
-        self.samples, self.shards = recipe.train.total_steps(0) * recipe.train.batch_size, len(self.addresses)
+        self.samples, self.shards = recipe.total_steps(0) * recipe.train.batch_size, len(self.addresses)
+        self.pictures = 0
         self.commands = [address for address in self.addresses if address_scheme(address) == "pipe"]
         self.policy = RetryPolicy(recipe.data.timeout, recipe.data.retries)
 

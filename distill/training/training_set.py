@@ -23,11 +23,13 @@ class TrainingSet(Protocol):
 
     Attributes:
         samples: the number of samples of an epoch; for streams, which have no epochs, that of the whole run.
+        pictures: the number of further pictures, without captions.
         shards: the number of shards.
         commands: the shell commands that reading the data runs.
     """
 
     samples: int
+    pictures: int
     shards: int
     commands: list[str]
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from losses.objective import Embeddings, Needs, Objective, TeacherFacts, Widths
+from losses.objective import Embeddings, Needs, Objective, TeacherFacts, Widths, aligned
 from losses.projections import TeacherEmbedding
 from losses.relational import relational
 
@@ -47,11 +47,11 @@ class ContrastiveRelational(Objective):
 
     def __call__(self, embeddings: Embeddings) -> dict[str, torch.Tensor]:
         e = embeddings
-        image, text = e.gathered["image"], e.gathered["text"]
-        image_teacher, text_teacher = (t.gathered["teacher"] for t in e.teachers)
+        teachers = (t.gathered["teacher"] for t in e.teachers)
+        image, text, image_teacher, text_teacher = aligned(e.gathered["image"], e.gathered["text"], *teachers)
         fixed = torch.full_like(e.scale, 1 / self.teacher_temperature, dtype=torch.float64)
         fg = self.pairing(image, text, e)
-        kl = relational(image, text, image_teacher, text_teacher, e.scale, fixed, rows=e.rows)
+        kl = relational(image, text, image_teacher, text_teacher, e.scale, fixed, rows=e.rows_of(image))
         return {"loss": (fg + self.weight * kl) / 2, "fg": fg.detach(), "kl": kl.detach()}
 
 

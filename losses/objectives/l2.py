@@ -13,7 +13,7 @@ class L2Transfer(SharedSpaceTransfer):
     """Eq. 5 of arXiv 2305.16999: ``⅓ (L_{f↔g} + w/N Σ_i (‖f_h − h_f‖² + ‖g_h − h_g‖²))``."""
 
     def term(self, student: torch.Tensor, teacher: torch.Tensor, embeddings: Embeddings, term: int) -> torch.Tensor:
-        return l2(student, teacher, rows=embeddings.rows)
+        return l2(student, teacher, rows=embeddings.rows_of(student))
 
 
 OBJECTIVE = L2Transfer

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from losses.objective import Embeddings, Needs, TeacherFacts, TeacherRows, Widths
+from losses.objective import Embeddings, Needs, TeacherFacts, TeacherRows, Widths, aligned
 from losses.projections import TeacherEmbedding
 from losses.relational import relational
 from losses.transfer import Transfer
@@ -39,7 +39,9 @@ class Relational(Transfer):
         """The KL divergence of one student's similarities from one teacher's."""
         student, target, scale = embeddings.gathered[modality], teacher.gathered["teacher"], embeddings.scale
         fixed = torch.full_like(scale, 1 / self.teacher_temperature, dtype=torch.float64)
-        return relational(student, student, target, target, scale, fixed, without_self=True, rows=embeddings.rows)
+        student, target = aligned(student, target)
+        rows = embeddings.rows_of(student)
+        return relational(student, student, target, target, scale, fixed, without_self=True, rows=rows)
 
 
 OBJECTIVE = Relational

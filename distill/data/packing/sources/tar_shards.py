@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from distill.config import CAPTION_KEYS
 from distill.data.captions import Captions
 from distill.data.images import EXTENSIONS, is_ignored
-from distill.data.index import KINDS, read_index
+from distill.data.index import KINDS, read_tar_index
 from distill.data.packing.folders import split_of
 from distill.data.packing.row import Row
 from distill.data.packing.source import Options, Source, say
 from distill.data.packing.text_file import head
 from distill.data.shard_names import matching_paths, shard_paths
 from distill.data.shards import Indexes, Sample, Shards
+from distill.data_table import CAPTION_KEYS
 from distill.errors import BadSample
 
 SHARD = re.compile(r"(?i)\.tar(\.\w+)?$")
@@ -47,7 +47,7 @@ class TarShards(Source):
         self.paths = shard_paths([str(path)])
         hashes, counts = bytearray(), list[int]()
         for shard in self.paths:
-            index = read_index(shard)
+            index = read_tar_index(shard)
             hashes += bytes.fromhex(index.sha256)
             counts.append(len(index))
         self.shards = Shards(Indexes.from_paths(self.paths, hashes), np.array(counts, dtype=np.int64))
