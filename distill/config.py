@@ -33,7 +33,7 @@ class TeacherTable(Table):
         cache: where the teacher's outputs are kept: "auto" (beside the shards, computed when missing), a folder, or
             "none" (nothing is kept: the teacher runs while training).
         views: how many deterministic views of each image are cached, at least 1; view 0 is the image without
-            augmentation.
+            augmentation. The cache of a text teacher has all captions.
         weight: the weight of this teacher's transfer terms in the loss, from 0 on.
         dtype: number type of the cached outputs: "fp32", "fp16" or "bf16".
         image_size: side of the teacher's square input, in pixels, at most 8192; 0 takes the size on the card.

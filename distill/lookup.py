@@ -42,7 +42,7 @@ def resolve(recipe: Recipe, rules: Rules = NEW_RUNS) -> ResolvedRecipe:
     optim = Optim.model_validate(recipe.optim.model_dump() | optimizer.model_dump(exclude_none=True))
     recipe = complete_text(recipe.model_copy(update={"optim": optim}))
     with as_user_errors():
-        named = find_teachers(recipe, needs.teachers)
+        named = find_teachers(recipe, needs.teachers, rules)
     recipe, source = with_source(recipe, named[0].card if named else None, rules)
     used_count = len(named) if needs.teachers else int(recipe.on_teacher)
     text, text_options = find_text_tower(recipe)
@@ -80,11 +80,12 @@ def with_source(recipe: Recipe, first: teachers.Card | None, rules: Rules) -> tu
     return recipe.model_copy(update={"student": recipe.student.model_copy(update={"image": image})}), source
 
 
-def find_teachers(recipe: Recipe, read: Sequence[str]) -> tuple[ResolvedTeacher, ...]:
+def find_teachers(recipe: Recipe, read: Sequence[str], rules: Rules) -> tuple[ResolvedTeacher, ...]:
     """All teachers of a recipe, of a pair the image tower first; raises like :func:`teachers.towers`.
 
     Args:
         read: the outputs of teachers that the objective reads.
+        rules: those of the run.
     """
     tables = [(number, table, card) for number, table in enumerate(recipe.teacher) for card in find_cards(table)]
     cards = [card for _, _, card in tables]
@@ -94,9 +95,9 @@ def find_teachers(recipe: Recipe, read: Sequence[str]) -> tuple[ResolvedTeacher,
             number=number,
             table=table,
             card=card,
-            facts=facts_of(table, card, read),
+            facts=facts_of(table, card, read, runs_online(table, card, rules)),
             outputs=outputs_of(read, image_tower=recipe.on_teacher and k == 0),
-            online=runs_online(table, card),
+            online=runs_online(table, card, rules),
         )
         for k, (number, table, card) in enumerate(tables)
     )
@@ -110,10 +111,9 @@ def find_cards(table: TeacherTable) -> tuple[teachers.Card, ...]:
     return tuple(teachers.with_weights(card, table.weights, table.sha256) for card in cards)
 
 
-def facts_of(table: TeacherTable, card: teachers.Card, outputs: Sequence[str]) -> losses.TeacherFacts:
+def facts_of(table: TeacherTable, card: teachers.Card, outputs: Sequence[str], online: bool) -> losses.TeacherFacts:
     """The facts about a teacher for an objective that reads the given outputs."""
     tokens = teachers.token_shape(card, table.image_size)[1] if "tokens" in outputs else 0
-    online = runs_online(table, card)
     return losses.TeacherFacts(
         card.name, card.modality, card.width, card.classes, online, tokens, temperature=card.temperature
     )
@@ -125,9 +125,9 @@ def unique_name(cards: Sequence[teachers.Card], k: int) -> str:
     return f"{cards[k].name} ({before + 1})" if before else cards[k].name
 
 
-def runs_online(table: TeacherTable, card: teachers.Card) -> bool:
+def runs_online(table: TeacherTable, card: teachers.Card, rules: Rules) -> bool:
     """Whether a teacher runs during training, instead of filling a cache before."""
-    return table.cache == "none" or card.modality == "text"
+    return table.cache == "none" or (card.modality == "text" and rules.captions == 1)
 
 
 def outputs_of(read: Sequence[str], image_tower: bool) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ class ResolvedTeacher:
         card: the teacher's card.
         facts: the facts about it for the objective.
         outputs: the names of the outputs that it must compute.
-        online: whether it runs during training. Text teachers always do, because captions change with the epoch.
+        online: whether it runs during training.
     """
 
     name: str
@@ -42,6 +42,11 @@ class ResolvedTeacher:
     def image_size(self) -> int:
         """The side of its input images, in pixels; 0 for a text teacher."""
         return self.card.image_size and (self.table.image_size or self.card.image_size)
+
+    @property
+    def reads_samples(self) -> bool:
+        """Whether training needs the samples for it: to embed them, or to draw the captions that are in its cache."""
+        return self.online or self.card.modality == "text"
 
     @property
     def cache_folder(self) -> Path | None:
@@ -128,18 +133,12 @@ def check_objective(resolved: ResolvedRecipe) -> None:
 
 
 def check_teachers(resolved: ResolvedRecipe) -> None:
-    """Raise ``UserError`` if a text teacher has an image size or a cache."""
+    """Raise ``UserError`` if a text teacher has an image size."""
     for teacher in resolved.named:
         if teacher.card.modality == "text" and teacher.table.image_size and teacher.table.tower != "both":
             raise UserError(
                 f"The teacher '{teacher.card.name}' embeds captions and has no image size.",
                 f"Leave out teacher.{teacher.number}.image_size.",
-            )
-        if teacher.card.modality == "text" and teacher.table.cache not in ("auto", "none"):
-            raise UserError(
-                f"The teacher '{teacher.card.name}' embeds captions, which change with the epoch, so it cannot have a "
-                "cache.",
-                f'Leave out teacher.{teacher.number}.cache, or set it to "none".',
             )
 
 
@@ -158,7 +157,7 @@ def check_caches(resolved: ResolvedRecipe) -> None:
             f"Two teachers name the same cache folder, {duplicates[0]}.",
             'Name a different folder for each as teacher.N.cache, or set teacher.N.cache = "auto".',
         )
-    if len({teacher.table.views for teacher in resolved.named if not teacher.online}) > 1:
+    if len({one.table.views for one in resolved.named if not one.online and one.card.modality == "image"}) > 1:
         raise UserError(
             "All teachers must cache the same number of views, because the student is trained on the same views.",
             "Set the same teacher.N.views for each.",

@@ -20,9 +20,9 @@ from ranks import in_ranks, train_together
 from safetensors.torch import load_file
 
 import teachers
-from distill.data.cache import Cache
 from distill.data.cache_fill import MissingShards, embed
 from distill.data.shards import Shards
+from distill.data.view_cache import ViewCache
 from distill.data.views import PLAIN_VIEWS
 from distill.errors import BadSample
 from distill.lookup import resolve
@@ -127,7 +127,7 @@ def test_a_truncated_shard_is_embedded_as_far_as_it_can_be_read(tmp_path: Path, 
 def test_processes_without_a_shard_embed_nothing(home: Path, tmp_path: Path) -> None:
     (shard,) = write_shards(tmp_path / "one", (12,))
     table = load(str(home / "recipe.toml"), [f"teacher.0.cache={tmp_path / 'cache'}", "teacher.0.views=1"]).teacher[0]
-    cache = Cache(table, teachers.card(table.name), PLAIN_VIEWS)
+    cache = ViewCache(table, teachers.card(table.name), PLAIN_VIEWS)
     missing = MissingShards.find([cache], Shards.open([str(shard)]))
     parts = [missing.part(rank, 3) for rank in range(3)]
     assert [len(part.shards) for part in parts] == [12, 0, 0]
