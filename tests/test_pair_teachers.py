@@ -33,7 +33,7 @@ from tower_folders import (
 
 import distill
 import teachers
-from distill.config import Recipe
+from distill.config import Recipe, TeacherTable
 from distill.data.views import Views
 from distill.errors import UserError
 from distill.lookup import resolve
@@ -369,11 +369,38 @@ def test_a_recipe_that_asks_for_what_a_folder_does_not_have(
         resolve(recipe_of(shards, folders / name, *changes))
 
 
-def test_a_run_with_both_towers_of_a_pair_trains(folders: Path, shards: Path, tmp_path: Path) -> None:
-    recipe = recipe_of(shards, folders / "clip", "teacher.0.audit=3")
+@pytest.mark.parametrize(
+    "settings, terms",
+    [
+        ([], {"fg", "fh", "gh", "tau"}),
+        (["objective.name=clip_kd", "train.micro_batch=8"], {"fg", "fd", "crd", "icl", "tau", "tau_1"}),
+        (["objective.name=mobileclip", "data.captions=joint"], {"fg", "kl", "tau"}),
+        (["objective.name=crd"], {"fg", "kl", "tau"}),
+    ],
+)
+def test_a_run_with_both_towers_of_a_pair_trains(
+    folders: Path, shards: Path, tmp_path: Path, settings: list[str], terms: set[str]
+) -> None:
+    recipe = recipe_of(shards, folders / "clip", "teacher.0.audit=3", f"teacher.0.cache={tmp_path / 'c'}", *settings)
     distill.train(recipe, tmp_path / "run")
     about = json.loads((tmp_path / "run" / "run.json").read_text())
     assert {*about["teacher_weights"]} == {"local/clip/image", "local/clip/text"}
-    assert about["teacher_audits"]["local/clip/image"]["rows"] == 3
+    assert {name: audit["rows"] for name, audit in about["teacher_audits"].items()} == {
+        "local/clip/image": 3,
+        "local/clip/text": 3,
+    }
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["image", "text"]
     steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert len(steps) == 6 and steps[-1]["loss"] < steps[0]["loss"]
+    assert len(steps) == 6 and terms | {"loss"} <= {*steps[0]} and steps[-1]["loss"] < steps[0]["loss"]
+
+
+def test_several_pairs_teach_together(folders: Path, shards: Path, tmp_path: Path) -> None:
+    tree = {"name": str(folders / "open_clip_clip"), "tower": "both", "weight": 0.5, "cache": "none"}
+    recipe = recipe_of(shards, folders / "clip", "objective.name=mobileclip", f"teacher.0.cache={tmp_path / 'c'}")
+    several = recipe.model_copy(update={"teacher": (*recipe.teacher, TeacherTable(**tree))})
+    resolved = resolve(several)
+    assert [fact.modality for fact in resolved.facts] == ["image", "text", "image", "text"]
+    assert len({fact.temperature for fact in resolved.facts}) == 2
+    assert [teacher.number for teacher in resolved.teachers] == [0, 0, 1, 1]
+    distill.train(several, tmp_path / "run")
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 6
