@@ -394,6 +394,21 @@ def test_a_run_with_both_towers_of_a_pair_trains(
     assert len(steps) == 6 and terms | {"loss"} <= {*steps[0]} and steps[-1]["loss"] < steps[0]["loss"]
 
 
+@pytest.mark.parametrize("name", ["clip_kd", "mobileclip"])
+def test_pictures_without_captions_are_taught_beside_captioned_ones(
+    folders: Path, shards: Path, tmp_path: Path, name: str
+) -> None:
+    """Of them only the image teacher has rows, cached like those of captioned samples."""
+    (tmp_path / "photos").mkdir()
+    for number in range(20):
+        picture(40, 50 + number).save(tmp_path / "photos" / f"{number}.png")
+    settings = [f"objective.name={name}", f"data.pictures={tmp_path / 'photos'}", f"teacher.0.cache={tmp_path / 'c'}"]
+    distill.train(recipe_of(shards, folders / "clip", *settings), tmp_path / "run")
+    stored = {kind: len([*(tmp_path / "c" / kind).glob("*.safetensors")]) for kind in ("image", "text")}
+    assert stored == {"image": 3, "text": 2}
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 6
+
+
 def test_several_pairs_teach_together(folders: Path, shards: Path, tmp_path: Path) -> None:
     tree = {"name": str(folders / "open_clip_clip"), "tower": "both", "weight": 0.5, "cache": "none"}
     recipe = recipe_of(shards, folders / "clip", "objective.name=mobileclip", f"teacher.0.cache={tmp_path / 'c'}")
