@@ -25,6 +25,9 @@ from distill.data.caption_cache import CaptionCache
 from distill.data.captions import Captions
 from distill.data.shards import Shards
 from distill.errors import BadSample, UserError
+from distill.lookup import resolve
+from distill.recipe import load
+from distill.rules import Rules
 from distill.training.setup import Networks
 
 MINILM = "packaged/all_minilm_l6_v2"
@@ -330,3 +333,15 @@ def test_streams_have_no_caption_cache(tmp_path: Path, shards: Path, recipe: Pat
     refused = distill("train", recipe, "--out", tmp_path / "run", "--allow-pipe", *words, status=2)
     assert f"'{MINILM}' has a cache, and data.train are streams" in refused.stderr
     assert 'Set teacher.0.cache = "none"' in refused.stderr
+
+
+def test_a_run_that_began_with_the_live_teacher_goes_on_with_it(recipe: Path) -> None:
+    """Before there were caches of captions, "auto" ran a text teacher while training, also on streams."""
+    loaded = load(str(recipe), TEACHER)
+    earlier, now = Rules.of_run({"rules": {"views": 2, "statistics": 2}}), Rules()
+    assert [teacher.online for teacher in resolve(loaded, earlier).teachers] == [True]
+    assert [teacher.online for teacher in resolve(loaded, now).teachers] == [False]
+    streamed = load(str(recipe), [*TEACHER, "data.train=https://example.org/{0..3}.tar", "train.steps=5"])
+    assert resolve(streamed, earlier).teachers[0].online
+    with pytest.raises(UserError, match="data.train are streams"):
+        resolve(streamed, now)

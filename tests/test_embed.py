@@ -47,7 +47,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "recipe.toml").write_text(recipe)
     log = distill("teachers", "embed", "recipe.toml", "--out", "whole", cwd=folder).stderr
     assert "need packaged/efficientnet_lite0 431 kB (84 images, 2 views, 1280 × fp16)" in log
-    assert "embedding: 84/84 images, " in log and " a second" in log and "live teacher's, cosine at least 0.999" in log
+    assert (
+        "embedding: 84/84 samples, " in log and " a second" in log and "live teacher's, cosine at least 0.999" in log
+    )
     return folder
 
 
@@ -102,12 +104,12 @@ def test_after_a_kill_no_complete_shard_is_embedded_again(home: Path, nproc: int
 
 def test_two_processes_fill_the_same_cache_as_one(home: Path) -> None:
     result = distill("teachers", "embed", "recipe.toml", "--out", "two", "--nproc", "2", cwd=home)
-    assert "embedding, process 1 of 2: 48/48 images" in result.stderr
+    assert "embedding, process 1 of 2: 48/48 samples" in result.stderr
     assert_same(home / "two", home)
     # A training with two processes fills a missing cache with two processes.
     words = ("train", "recipe.toml", "--out", "run", "--nproc", "2", "--set", "teacher.0.cache=trained")
     log = distill(*words, "--set", "train.steps=2", cwd=home).stderr
-    assert "embedding, process 1 of 2: 48/48 images" in log
+    assert "embedding, process 1 of 2: 48/48 samples" in log
     assert_same(home / "trained", home)
     about = json.loads((home / "run" / "run.json").read_text())
     assert about["teacher_audits"]["packaged/efficientnet_lite0"]["rows"] == 8
