@@ -27,7 +27,7 @@ from distill.data.views import PLAIN_VIEWS
 from distill.errors import BadSample
 from distill.lookup import resolve
 from distill.recipe import load
-from distill.training import setup
+from distill.training import caches
 from distill.training.checkpoint import Snapshot
 from launch import group as processes
 from launch import zero
@@ -162,7 +162,7 @@ def test_an_image_that_does_not_decode_has_no_embedding(tmp_path: Path, home: Pa
     (file,) = files(tmp_path / "cache").values()
     assert not file["embeddings"][:, 1].any()
     checked = load(str(home / "recipe.toml"), [f"data.train={shard}", f"teacher.0.cache={tmp_path / 'cache'}"])
-    (cache,), shards = setup.caches_of(resolve(checked)), Shards.open([str(shard)])
+    (cache,), shards = caches.caches_of(resolve(checked)), Shards.open([str(shard)])
     with pytest.raises(BadSample, match="no embedding of it"):
         cache.row(shards, 1, 0)
     assert cache.row(shards, 2, 0)["embedding"].any()
