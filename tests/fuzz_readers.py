@@ -192,7 +192,7 @@ def text_targets(scratch: Path) -> Targets:
     from conftest import RECIPE, encoded, picture
 
     from distill.data.captions import Captions
-    from distill.data.shards import Sample
+    from distill.data.sample import Sample
     from distill.data.views import decode
     from distill.errors import BadSample, UserError
     from distill.files import read_table

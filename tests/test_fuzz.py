@@ -30,7 +30,8 @@ from distill.data.index import (
     scan_shard,
 )
 from distill.data.indexes import read_index
-from distill.data.shards import Sample, Shards
+from distill.data.sample import Sample
+from distill.data.shards import Shards
 from distill.data.tar_stream import TarReader
 from distill.data.view_cache import ViewCache
 from distill.data.views import PLAIN_VIEWS, decode

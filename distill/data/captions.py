@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.data.keyed_random import uniform
-from distill.data.shards import Sample
+from distill.data.sample import Sample
 from distill.data_table import CAPTION_KEYS, Data
 
 TEXT_KEYS = ("text", "caption", "raw", "sentence")  # of an object that is one caption, beside what else it holds

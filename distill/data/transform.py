@@ -13,7 +13,7 @@ from torch.utils.data import default_collate
 from distill.data.batch import Batch
 from distill.data.captions import Captions
 from distill.data.keyed_random import uniform
-from distill.data.shards import Sample
+from distill.data.sample import Sample
 from distill.data.teacher_inputs import TeacherInput, TrainingSample
 from distill.data.views import Views, decode
 from distill.errors import Bad

@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from distill.data import images
 from distill.data.keyed_random import uniform
-from distill.data.shards import Sample
+from distill.data.sample import Sample
 
 WIDEST = 4 / 3  # the largest aspect ratio of a crop, and the inverse of the smallest
 ATTEMPTS = 10  # to draw a crop that fits into the image
