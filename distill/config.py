@@ -111,6 +111,9 @@ class Train(Table):
         seed: number from which the order of the data, augmentation, first weights and dropout follow, from 0 on.
         skip_nonfinite: how many steps whose loss or gradient is not finite are skipped before training stops; 0 stops
             at the first.
+        ema: decay of an exponential moving average of the weights, 0 to below 1, such as 0.999; 0 keeps none. The
+            averages are what is evaluated, exported and started from with ``--init``; the weights are trained as
+            without them. After t steps the decay is at most (1 + t) / (10 + t).
         stall_seconds: after how many seconds, above 0, a process that the others wait for is named in a message.
     """
 
@@ -122,6 +125,7 @@ class Train(Table):
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = Field(default=0, ge=0)
     skip_nonfinite: int = Field(default=0, ge=0)
+    ema: float = Field(default=0.0, ge=0, lt=1)
     stall_seconds: float = Field(default=30.0, gt=0)
 
     @model_validator(mode="after")
