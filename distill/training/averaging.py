@@ -30,10 +30,11 @@ def check_average(recipe: Recipe, model: Model) -> None:
     for modality, tower in model.towers.items():
         if scales[modality] and any(parameter.requires_grad for parameter in tower.parameters()):
             return
+    keys = " or ".join(f"student.{modality}.locked and lr_scale" for modality in model.towers)
     raise UserError(
         f"train.ema = {recipe.train.ema:g} averages the weights of the students, of which none is trained here: all "
         "are locked, or have the learning rate 0.",
-        f"Set train.ema = 0, or let one learn: {' or '.join(f'student.{m}.locked and lr_scale' for m in model.towers)}.",
+        f"Set train.ema = 0, or let one learn: {keys}.",
     )
 
 
