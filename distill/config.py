@@ -110,12 +110,13 @@ class Train(Table):
             all of them with each other.
         micro_batch: how many images a process embeds at a time; 0 embeds its whole share of the batch. The loss and
             its gradient stay those of the whole batch (gradient caching), at the cost of a second forward pass.
-        ema: decay of a moving average of the weights, 0 to below 1, such as 0.999; the average is what is evaluated,
-            exported and started from. At the beginning the decay is smaller. 0 keeps none.
         precision: number type of the forward and backward pass: "fp32" or "bf16".
         seed: number from which the order of the data, augmentation, first weights and dropout follow, from 0 on.
         skip_nonfinite: how many steps whose loss or gradient is not finite are skipped before training stops; 0 stops
             at the first.
+        ema: decay of an exponential moving average of the weights, 0 to below 1, such as 0.999; 0 keeps none. The
+            averages are what is evaluated, exported and started from with ``--init``; the weights are trained as
+            without them. After t steps the decay is at most (1 + t) / (10 + t).
         stall_seconds: after how many seconds, above 0, a process that the others wait for is named in a message.
     """
 
@@ -124,10 +125,10 @@ class Train(Table):
     examples: int | None = Field(default=None, gt=0)
     batch_size: int = Field(default=256, gt=0)
     micro_batch: int = Field(default=0, ge=0)
-    ema: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = Field(default=0, ge=0)
     skip_nonfinite: int = Field(default=0, ge=0)
+    ema: float = Field(default=0.0, ge=0, lt=1)
     stall_seconds: float = Field(default=30.0, gt=0)
 
     @model_validator(mode="after")

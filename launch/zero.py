@@ -45,42 +45,62 @@ def step(engine: Any) -> bool:
 NUMBER = ":number"  # suffix of the names of values that are Python numbers in the optimiser's state, not tensors
 
 
-AVERAGE = "ema"  # the key in the optimiser's state of a weight's moving average
+def optimizer_state(engine: Any, keys: Collection[str] = ()) -> dict[str, torch.Tensor]:
+    """The optimiser's state on the CPU, ``PARAMETER/KEY`` → the full tensor, and what is :func:`kept_beside` it.
 
-
-def averages(engine: Any) -> dict[str, torch.Tensor]:
-    """The moving averages of the trained parameters on the CPU, by name; empty if none are kept, or before the first
-    step. Every process must call this."""
-    state = optimizer_state(engine, (AVERAGE,))
-    return {name.removesuffix(f"/{AVERAGE}"): value for name, value in state.items()}
-
-
-def optimizer_state(engine: Any, keys: Collection[str] | None = None) -> dict[str, torch.Tensor]:
-    """The optimiser's state on the CPU, ``PARAMETER/KEY`` → the full tensor. Every process must call this.
-
-    Parameters may have different keys. A Python number becomes a 0-dim tensor, ``PARAMETER/KEY:number``.
+    Every process must call this. Parameters may have different keys. A Python number becomes a 0-dim tensor,
+    ``PARAMETER/KEY:number``.
 
     Args:
         engine: DeepSpeed's.
-        keys: which ones; None for all.
+        keys: the only keys to gather; all if empty.
 
     Raises:
         ValueError: if a value in the state cannot be saved, or from stage 1 on cannot be split by parameter.
     """
-    inner, saved = _inner(engine), dict[str, torch.Tensor]()
-    _link(engine)
-    piece_of = {parameter: piece for piece, parameters in _pieces(engine) for parameter in parameters}
-    for name, parameter in _trained(engine):
-        piece = piece_of[parameter]
-        for key, value in inner.state.get(piece, {}).items():
-            if keys is not None and key not in keys:
-                continue
-            if isinstance(value, (bool, int, float)):
-                dtype = torch.float64 if isinstance(value, float) else None
-                saved[f"{name}/{key}{NUMBER}"] = torch.tensor(value, dtype=dtype)
-            else:
-                saved[f"{name}/{key}"] = _full(parameter, piece, key, value).detach().cpu().clone()
+    saved = dict[str, torch.Tensor]()
+    piece_of = {parameter: piece for piece, parameters in pieces(engine) for parameter in parameters}
+    with _joined_state(engine) as state:
+        _link(engine)
+        for name, parameter in _trained(engine):
+            piece = piece_of[parameter]
+            for key, value in state.get(piece, {}).items():
+                if keys and key not in keys:
+                    continue
+                if isinstance(value, (bool, int, float)):
+                    dtype = torch.float64 if isinstance(value, float) else None
+                    saved[f"{name}/{key}{NUMBER}"] = torch.tensor(value, dtype=dtype)
+                else:
+                    saved[f"{name}/{key}"] = _full(parameter, piece, key, value).detach().cpu().clone()
     return saved
+
+
+def kept_beside(engine: Any) -> dict[torch.Tensor, dict[str, Any]]:
+    """Values by piece, see :func:`pieces`, that are saved and loaded with the optimiser's state; empty at first.
+
+    The optimiser never sees them: torch's own take a parameter with anything in its state for one whose moments are
+    there. The keys must be other ones than the optimiser's.
+    """
+    kept: dict[torch.Tensor, dict[str, Any]] = engine.__dict__.setdefault("kept_beside", {})
+    return kept
+
+
+@contextmanager
+def _joined_state(engine: Any) -> Iterator[dict[torch.Tensor, dict[str, Any]]]:
+    """In the block the optimiser's state contains what is kept beside it, because DeepSpeed's functions look there.
+
+    At the end of the block, the values that it has for those keys are what is kept.
+    """
+    state, kept = _inner(engine).state, kept_beside(engine)
+    for piece, values in kept.items():
+        state[piece].update(values)
+    try:
+        yield state
+    finally:
+        for piece, values in kept.items():
+            values.update({key: state[piece].pop(key) for key in values if key in state[piece]})
+            if not state[piece]:
+                del state[piece]
 
 
 def _full(parameter: nn.Parameter, piece: torch.Tensor, key: str, value: Any) -> torch.Tensor:
@@ -111,7 +131,7 @@ def load_optimizer_state(engine: Any, state: dict[str, torch.Tensor]) -> None:
         KeyError: if a parameter in it does not exist or is not trained.
         ValueError: if, from stage 1 on, parameters of a group differ in values that the group shares there.
     """
-    inner, by_name = _inner(engine), dict[str, dict[str, torch.Tensor]]()
+    by_name = dict[str, dict[str, torch.Tensor]]()
     for name, value in state.items():
         parameter_name, key = name.rsplit("/", 1)
         by_name.setdefault(parameter_name, {})[key] = value
@@ -119,19 +139,20 @@ def load_optimizer_state(engine: Any, state: dict[str, torch.Tensor]) -> None:
     if unknown := sorted(by_name.keys() - trained.keys()):
         raise KeyError(f"The checkpoint has the optimiser's state of '{unknown[0]}', which is not trained here.")
     names = {parameter: name for name, parameter in trained.items()}
-    for piece, parameters in _pieces(engine):
-        entries = {names[p]: by_name.get(names[p], {}) for p in parameters}
-        flat = parameters[0] is not piece
-        if flat:
-            _check_alike(entries, {names[p]: getattr(p, "ds_shape", p.shape) for p in parameters})
-        if first := entries[names[parameters[0]]]:
-            inner.state[piece] = {k.removesuffix(NUMBER): _initial_value(piece, k, v, flat) for k, v in first.items()}
-    if engine.zero_optimization():
-        _link(engine)
-        for name, parameter in trained.items():
-            for key, value in by_name.get(name, {}).items():
-                if value.ndim:
-                    _set_state(parameter, value, key)
+    with _joined_state(engine) as own:
+        for piece, parameters in pieces(engine):
+            entries = {names[p]: by_name.get(names[p], {}) for p in parameters}
+            flat = parameters[0] is not piece
+            if flat:
+                _check_alike(entries, {names[p]: getattr(p, "ds_shape", p.shape) for p in parameters})
+            if first := entries[names[parameters[0]]]:
+                own[piece] = {k.removesuffix(NUMBER): _initial_value(piece, k, v, flat) for k, v in first.items()}
+        if engine.zero_optimization():
+            _link(engine)
+            for name, parameter in trained.items():
+                for key, value in by_name.get(name, {}).items():
+                    if value.ndim:
+                        _set_state(parameter, value, key)
 
 
 def _initial_value(piece: torch.Tensor, key: str, value: torch.Tensor, flat: bool) -> Any:
@@ -164,8 +185,8 @@ def _check_alike(entries: dict[str, dict[str, torch.Tensor]], shapes: dict[str, 
                 raise ValueError(f"The optimiser's state '{key}' of '{name}' and of '{other}' differ: {reason}")
 
 
-def _pieces(engine: Any) -> list[tuple[torch.Tensor, list[nn.Parameter]]]:
-    """The tensors for which the optimiser has a state, each with the parameters in it.
+def pieces(engine: Any) -> list[tuple[torch.Tensor, list[nn.Parameter]]]:
+    """The tensors for which the optimiser has a state, each with the parameters in it: the float32 weights it updates.
 
     At stage 0 they are the parameters. From stage 1 on each is this process's part of the flat vector of a parameter
     group; at stage 3 DeepSpeed may split a group into several vectors.

@@ -20,10 +20,10 @@ from distill.evals.subjects.students import Students
 from distill.resolved import ResolvedRecipe
 from distill.ship.build import build
 from distill.ship.from_run import assemble, locked_tensors
+from distill.training.averaging import current_averages
 from distill.training.checkpoint import Checkpoints, best_value
 from distill.training.model import student_tensors
 from distill.training.observing import Numbers, Observed, Observer
-from launch import zero
 
 
 class Planned(Subject):
@@ -97,10 +97,9 @@ class Evaluations(Observer):
         self.best_value = best_value(training.run, training.start)
 
     def students(self) -> Students:
-        """A copy of the students as they are now."""
+        """A copy of the students as they would be exported now."""
         training, resolved = self.training, self.training.networks.resolved
-        averages = zero.averages(training.engine) if training.recipe.train.ema else {}
-        tensors = dict(student_tensors(training.engine.module, averages))
+        tensors = student_tensors(training.engine.module, current_averages(training.engine))
         recipe = {"recipe": training.recipe.model_dump(mode="json")}
         with torch.random.fork_rng(devices=[]):  # building draws random weights first
             shipped = assemble(resolved, tensors, training.tokenizer, recipe, self.locked)

@@ -103,9 +103,15 @@ def towers(config: Config) -> str:
 | text tower | {text_tower(config.text, counts)} |
 | objective | {p["objective"]} |
 | teacher | {", ".join(p["teachers"]) or "none"} |
-| trained on | {trained_on(config)}, to {p["checkpoint"]} |
+| trained on | {trained_on(config)}, to {p["checkpoint"]}{averaged(config)} |
 | temperature | {config.temperature:.4f} |
 """
+
+
+def averaged(config: Config) -> str:
+    """That the weights are averages over the steps, if they are."""
+    decay = config.provenance["recipe"]["train"].get("ema", 0.0)
+    return f", weights averaged over the steps with decay {decay:g}" if decay else ""
 
 
 def trained_on(config: Config) -> str:

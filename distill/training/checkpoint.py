@@ -24,6 +24,7 @@ from torch import nn
 from distill.errors import UserError, as_user_errors
 from distill.files import write_text, write_whole
 from distill.tensors import digest, digest_of
+from distill.training.averaging import saved_averages
 from distill.training.model import on_cpu, student_tensors
 from launch import group as processes
 from launch import zero
@@ -40,7 +41,7 @@ class Snapshot:
     Attributes:
         step: optimiser steps done.
         model: the model's state dict.
-        optimizer: see :func:`launch.zero.optimizer_state`.
+        optimizer: see :func:`launch.zero.optimizer_state`; with the average of the weights, if one is kept.
         buffers: the model's buffers as process 0, 1, … has them: a batch norm's statistics are each process's own.
     """
 
@@ -133,12 +134,7 @@ class Checkpoints:
         stays, and :meth:`close` raises if nothing later was written.
         """
         snapshot = Snapshot.take(engine, step, self.group)
-        averages = {
-            name.removesuffix(f"/{zero.AVERAGE}"): value
-            for name, value in snapshot.optimizer.items()
-            if name.endswith(f"/{zero.AVERAGE}")
-        }
-        students = dict(student_tensors(engine.module, averages))
+        students = student_tensors(engine.module, saved_averages(engine.module, snapshot.optimizer))
         if not self.group.first:
             return
         self.wait()

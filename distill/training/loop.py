@@ -16,6 +16,7 @@ from distill.config import pieces_of
 from distill.data.batch import Batch
 from distill.data.pairs import Part
 from distill.errors import as_user_errors
+from distill.training.averaging import keep_buffer_averages
 from distill.training.checkpoint import Checkpoints, Snapshot
 from distill.training.health import Health
 from distill.training.log import Log
@@ -29,7 +30,7 @@ from distill.training.step import Step
 from distill.training.stop_requests import StopRequests
 from distill.training.training_set import open_data_again
 from launch import group as processes
-from launch import zero
+from launch import weight_average, zero
 from launch.settings import deepspeed_settings
 from launch.watchdog import Watchdog
 
@@ -126,7 +127,7 @@ def make_step(networks: Networks, engine: Any, group: processes.Group) -> Step:
         for k, teacher in enumerate(resolved.teachers)
     ]
     weights = [teacher.table.weight for teacher in resolved.teachers if resolved.needs.teachers]
-    return Step(engine, resolved.objective, forwards, weights, group)
+    return Step(engine, resolved.objective, forwards, weights, group, resolved.recipe.train.ema)
 
 
 def make_engine(
@@ -141,6 +142,8 @@ def make_engine(
 
     recipe, model = networks.resolved.recipe, networks.model(vocab)
     networks.release_teachers()  # one whose outputs are cached may have given the image student its first weights
+    if recipe.train.ema:
+        keep_buffer_averages(model)
     if snapshot:
         snapshot.into(model, group.rank)
     model = model.to(group.device)
@@ -154,6 +157,8 @@ def make_engine(
         clip=recipe.optim.clip,
     )
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    if recipe.train.ema:
+        weight_average.keep(engine)
     if snapshot:
         with as_user_errors():
             zero.load_optimizer_state(engine, snapshot.optimizer)

@@ -114,27 +114,36 @@ class Model(nn.Module):
 
         An optimiser step may move ``log_scale`` beyond the bound; :class:`~distill.training.step.Step` clamps it.
         """
-        return scale_of(self.log_scale)
+        return clamped_scale(self.log_scale)
 
 
-def scale_of(log_scale: torch.Tensor) -> torch.Tensor:
-    """1/τ from its logarithm; see :meth:`Model.scale`."""
+def clamped_scale(log_scale: torch.Tensor) -> torch.Tensor:
+    """1/τ from its logarithm, see :meth:`Model.scale`."""
     log = log_scale.float()
     return (log + (log.clamp(max=MAX_LOG_SCALE) - log).detach()).exp()
 
 
-def student_tensors(model: Model, averages: Mapping[str, torch.Tensor] = MappingProxyType({})) -> Outputs:
+def student_tensors(
+    model: Model, averages: Mapping[str, torch.Tensor] = MappingProxyType({})
+) -> dict[str, torch.Tensor]:
     """The exported tensors of a model, on the CPU: ``image.*``, ``text.*`` and ``scale`` (1/τ). No teacher, no heads.
 
     For students that were trained without heads, also ``adapter.*`` of the first teacher, with which evaluations can
     combine teacher and image student. Exports leave it out.
 
     Args:
-        model: with its weights as they are.
-        averages: by the names of parameters, values that are taken instead, see :mod:`distill.training.averaging`.
+        model: the model.
+        averages: on the CPU, what is exported in place of the parameters and buffers of these names.
     """
     with zero.full_parameters(model):
-        whole = on_cpu(model) | dict(averages)
+        whole = on_cpu(model)
+    # A parameter that is used in two places has two names; its average has the first.
+    first_name = {parameter: name for name, parameter in model.named_parameters()}
+    aliases = {name: first_name[parameter] for name, parameter in model.named_parameters(remove_duplicate=False)}
+    for name in whole:
+        average = averages.get(aliases.get(name, name))
+        if average is not None:
+            whole[name] = average.clone()
     tensors: dict[str, torch.Tensor] = {}
     for modality, tower in model.towers.items():
         state = part_of(whole, modality)
@@ -144,12 +153,13 @@ def student_tensors(model: Model, averages: Mapping[str, torch.Tensor] = Mapping
     first = next(iter(model.spaces), None)
     if isinstance(first, SharedSpace) and not first.heads:
         tensors |= {f"adapter.{key}": value for key, value in part_of(whole, "spaces.0.adapter").items()}
-    return tensors | {"scale": scale_of(whole["log_scale"])[:1]}
+    return tensors | {"scale": clamped_scale(whole["log_scale"])[:1].clone()}
 
 
 def part_of(state: Mapping[str, torch.Tensor], module: str) -> dict[str, torch.Tensor]:
-    """The state dict of a module, from that of the model it is in."""
-    return {name.removeprefix(f"{module}."): value for name, value in state.items() if name.startswith(f"{module}.")}
+    """The part of a state dict that is a module's, with the names that it has in the module."""
+    start = f"{module}."
+    return {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
 
 
 def on_cpu(module: nn.Module) -> dict[str, torch.Tensor]:

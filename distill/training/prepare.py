@@ -81,9 +81,9 @@ def prepare(
     model = networks.model(tokenizer.vocab if tokenizer is not None else 0)
     for modality, inherited in networks.inherited.items():
         print(f"The {modality} student's first weights: {inherited.describe()}", file=sys.stderr)
-    check_average(model, recipe.train.ema)
+    check_average(recipe, model)
     kept = recipe.checkpoint.keep + any(table.best for table in recipe.evaluate)
-    check_space(run, model, kept, average=recipe.train.ema > 0)
+    check_space(run, model, kept, averaged=recipe.train.ema > 0)
     if not job.here:
         networks.release_teachers(keep_online=False)  # the processes of the job load their own
     cached, audits = data.fill_caches(networks, job)

@@ -14,16 +14,16 @@ from distill.wording import in_bytes
 MOMENTS = 2  # tensors that an optimiser keeps for each trained one, at most
 
 
-def check_space(run: Path, model: nn.Module, keep: int, average: bool = False) -> None:
+def check_space(run: Path, model: nn.Module, keep: int, averaged: bool = False) -> None:
     """Raise ``UserError`` if there is too little space for the checkpoints a run keeps, and the one being written.
 
     Args:
         run: the folder of the run, which need not exist.
         model: the whole model.
         keep: the number of checkpoints that are kept.
-        average: whether a moving average of the weights is kept.
+        averaged: whether the average of the weights is kept, too.
     """
-    size = checkpoint_size(model, average)
+    size = checkpoint_size(model, averaged)
     needed = size * max(1, keep + 1 - len(list((run / "checkpoints").glob("step-*"))))
     folder = nearest_folder(run)
     free = shutil.disk_usage(folder).free
@@ -35,13 +35,11 @@ def check_space(run: Path, model: nn.Module, keep: int, average: bool = False) -
         )
 
 
-def checkpoint_size(model: nn.Module, average: bool = False) -> int:
+def checkpoint_size(model: nn.Module, averaged: bool = False) -> int:
     """The size of a checkpoint in bytes, at most: weights, the state of the optimiser, and the students once more.
 
-    Args:
-        model: the whole model.
-        average: whether a moving average of the weights is kept.
+    With the average of the weights there is one more tensor for each trained one.
     """
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return 2 * weights + (MOMENTS + average) * trained
+    return 2 * weights + (MOMENTS + averaged) * trained

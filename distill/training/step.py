@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from distill.data.batch import Batch, Tensors, in_sample_order, rows_of_part
+from distill.training.averaging import update_averages
 from distill.training.gather import LOSS_PARAMETERS, NotFiniteRows, embeddings, terms
 from distill.training.model import MAX_LOG_SCALE, MAX_SCALE
 from launch import group as processes
@@ -52,6 +53,7 @@ class Step:
         teachers: for each teacher its frozen forward function if it runs online, None if the batch holds its outputs.
         weights: the weight of each teacher.
         group: the process group.
+        ema: the decay of the averages of weights and buffers; 0 if none are kept.
     """
 
     engine: Any
@@ -59,6 +61,7 @@ class Step:
     teachers: Sequence[TeacherForward | None]
     weights: Sequence[float]
     group: processes.Group
+    ema: float = 0.0
 
     def __call__(
         self, share: Sequence[Batch], seed: int, counts: Mapping[str, float] = MappingProxyType({})
@@ -102,6 +105,8 @@ class Step:
             applied = self.replay(micro_batches, seed, rows, values)
         if min(value for name, value in numbers.items() if name.startswith("tau")) * MAX_SCALE < 1.001:
             zero.clamp_parameter(self.engine.module.log_scale, MAX_LOG_SCALE)
+        if self.ema and applied:  # after clamping, so the average is of the weights that the next step begins with
+            update_averages(self.engine, self.ema)
         return Outcome(numbers, counts, "" if applied else "a gradient")
 
     def loss_terms(self, rows: Rows, captioned: int | None = None) -> dict[str, torch.Tensor]:
