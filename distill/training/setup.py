@@ -27,7 +27,8 @@ from distill.training.model import Model
 
 def views_of(resolved: ResolvedRecipe) -> Views:
     """The augmentation settings of a run."""
-    return Views(resolved.recipe.data.crop, resolved.recipe.data.flip, resolved.rules.views)
+    data = resolved.recipe.data
+    return Views(data.crop, data.flip, resolved.rules.views, data.augment)
 
 
 def caches_of(resolved: ResolvedRecipe) -> list[Cache]:
@@ -68,6 +69,7 @@ def transform_of(
         count=recipe.data.captions_at_once,
         interpolation=interpolation,
         mixup=resolved.needs.mixup,
+        student_augment=recipe.data.student_augment,
     )
     inputs = [input_of(resolved, teacher, shards, pictures) for teacher in resolved.teachers]
     return Transform(None if pictures else tokenizer, inputs, options)
