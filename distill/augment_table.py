@@ -8,8 +8,8 @@ from distill.tables import Table
 
 
 class Augment(Table):
-    """Augmentations after crop and flip, in this order; by default there are none. ``[data.augment]`` changes the views
-    that teacher and student share, ``[data.student_augment]`` what the student alone sees, anew in every epoch.
+    """Augmentations after crop and flip, in this order; by default none. ``[data.augment]`` changes the views that
+    teacher and student share, ``[data.student_augment]`` what the student alone sees, anew in every epoch.
 
     Attributes:
         rand_augment: [number, magnitude]: how many operations of RandAugment (arXiv 1909.13719) are applied, and how

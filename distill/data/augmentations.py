@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
 
-from distill.augment_table import Augment
+from distill.augment_table import NO_AUGMENT, Augment
 from distill.data.keyed_random import uniform
 
 ERASED_AREA = (0.02, 0.33)  # smallest and largest share of the area
@@ -43,6 +43,8 @@ def draw(augment: Augment, name: str) -> tuple[Operation, ...]:
         augment: the distribution from which they are drawn.
         name: that of the view, on which all random numbers depend.
     """
+    if augment == NO_AUGMENT:
+        return ()
     drawn = draw_rand_augment(augment.rand_augment, name) + draw_jitter(augment, name)
     coins = uniform(f"augment {name}", 4)
     if coins[0] < augment.grayscale_prob:
