@@ -96,7 +96,9 @@ def remedy_for_key(name: str, known: list[str], table: str) -> str:
     otherwise = f"Known here: {', '.join(known) or 'nothing'}."
     meant = KEYS.get(name.lower().replace("-", "_"))
     near = did_you_mean(name, known, otherwise)
-    return f"Write {meant} for it." if meant and near == otherwise else near
+    # Of "re_prob" the nearest known key, "grayscale_prob", is another one than the key that is meant.
+    is_near = near != otherwise and (not meant or meant.rpartition(".")[0] != table)
+    return f"Write {meant} for it." if meant and not is_near else near
 
 
 def places_of(name: str, model: type[BaseModel], prefix: str = "") -> Iterator[str]:
