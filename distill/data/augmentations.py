@@ -28,7 +28,7 @@ class Operation:
     """One change of a view's pixels.
 
     Attributes:
-        name: of an operation in :data:`distill.data.augmented_pixels.FUNCTIONS`.
+        name: a key of ``FUNCTIONS`` or ``TABLES`` in ``augmented_pixels.py``.
         values: its parameters, with lengths as shares of the view's side.
     """
 

@@ -157,13 +157,17 @@ class View:
             interpolation: ``bicubic`` or ``bilinear``.
         """
         crop = torch.from_numpy(np.array(image.crop(self.box))).permute(2, 0, 1)[None]
-        small = interpolate(crop, size=(side, side), mode=interpolation, antialias=True)[0]
-        pixels = small.flip(-1) if self.mirrored else small
+
+        def resized(side: int, interpolation: str = "bilinear") -> torch.Tensor:
+            small = interpolate(crop, size=(side, side), mode=interpolation, antialias=True)[0]
+            return (small.flip(-1) if self.mirrored else small).contiguous()
+
+        pixels = resized(side, interpolation)
         if self.operations:
             from distill.data.augmented_pixels import apply  # imports torchvision, which takes seconds
 
-            pixels = apply(pixels, self.operations)
-        return pixels.contiguous()
+            pixels = apply(pixels, self.operations, resized).contiguous()
+        return pixels
 
 
 def decode(sample: Sample) -> Image.Image:
