@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -415,3 +417,11 @@ def test_training_with_augmented_views_fills_a_cache_and_continues_with_the_same
         status=2,
     )
     assert "data.augment" in other.stderr
+
+
+def test_the_example_of_the_documentation_is_a_recipe() -> None:
+    page = (Path(__file__).parent.parent / ".github" / "docs" / "data.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```toml\n(\[data\.augment\].*?)```", page, re.S)
+    data = parse(tomllib.loads(text) | {"data": {"train": ["x"]} | tomllib.loads(text)["data"]}).data
+    assert data.augment == ALL.model_copy(update={"random_erasing_prob": 0.25})
+    assert data.student_augment == Augment(rand_augment=(2, 9))

@@ -55,7 +55,7 @@ def autocontrast_table(pixels: torch.Tensor) -> torch.Tensor:
     """[3, 256] uint8: stretches each channel to all 256 values, as torchvision's ``autocontrast`` does."""
     low, high = (value.float() for value in pixels.flatten(1).aminmax(dim=1, keepdim=True))
     levels = torch.arange(256.0).expand(len(pixels), -1)
-    stretched = ((levels - low) / ((high - low).clamp(min=1) / 255)).clamp(0, 255)
+    stretched = ((levels - low) / ((high - low).clamp(min=1) * (1 / 255))).clamp(0, 255)  # rounded as there
     return torch.where(high > low, stretched, levels).to(torch.uint8)
 
 
