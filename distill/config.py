@@ -24,14 +24,16 @@ class TeacherTable(Table):
 
     Attributes:
         name: the name of a card, see ``distill teachers list``; ``timm/ARCH`` for any timm model; or the path of a
-            folder, such as ``./FOLDER``, that timm or sentence-transformers has saved.
+            folder, such as ``./FOLDER``, that timm, transformers, open_clip or sentence-transformers has saved.
+        tower: which tower of a pair, such as a CLIP, teaches: "image", "text", or "both", which are then two teachers
+            with this table. "" takes the image tower, or else the text tower.
         weights: path of a file with other weights of that architecture: safetensors, or a pickle that holds nothing
             but tensors. "" takes the published weights.
         sha256: the SHA-256 of the file ``weights``, or its first hexadecimal digits; "" accepts any file.
         cache: where the teacher's outputs are kept: "auto" (beside the shards, computed when missing), a folder, or
             "none" (nothing is kept: the teacher runs while training).
         views: how many deterministic views of each image are cached, at least 1; view 0 is the image without
-            augmentation.
+            augmentation. The cache of a text teacher has all captions.
         weight: the weight of this teacher's transfer terms in the loss, from 0 on.
         dtype: number type of the cached outputs: "fp32", "fp16" or "bf16".
         image_size: side of the teacher's square input, in pixels, at most 8192; 0 takes the size on the card.
@@ -40,6 +42,7 @@ class TeacherTable(Table):
     """
 
     name: str
+    tower: Literal["", "image", "text", "both"] = ""
     weights: str = ""
     sha256: str = ""
     cache: str = "auto"
@@ -107,6 +110,8 @@ class Train(Table):
             all of them with each other.
         micro_batch: how many images a process embeds at a time; 0 embeds its whole share of the batch. The loss and
             its gradient stay those of the whole batch (gradient caching), at the cost of a second forward pass.
+        ema: decay of a moving average of the weights, 0 to below 1, such as 0.999; the average is what is evaluated,
+            exported and started from. At the beginning the decay is smaller. 0 keeps none.
         precision: number type of the forward and backward pass: "fp32" or "bf16".
         seed: number from which the order of the data, augmentation, first weights and dropout follow, from 0 on.
         skip_nonfinite: how many steps whose loss or gradient is not finite are skipped before training stops; 0 stops
@@ -119,6 +124,7 @@ class Train(Table):
     examples: int | None = Field(default=None, gt=0)
     batch_size: int = Field(default=256, gt=0)
     micro_batch: int = Field(default=0, ge=0)
+    ema: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = Field(default=0, ge=0)
     skip_nonfinite: int = Field(default=0, ge=0)

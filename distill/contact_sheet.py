@@ -1,4 +1,4 @@
-"""Contact sheets: queries and the best results of a model for them, as one image."""
+"""Contact sheets: queries and the best results of models for them, as one image."""
 
 from __future__ import annotations
 
@@ -10,71 +10,71 @@ from PIL import Image, ImageDraw, ImageFont
 
 from distill.files import write_whole
 
-CELL, GAP, LABEL, LINE = 96, 12, 250, 18  # pixels
+CELL, GAP, LABEL, LINE = 96, 12, 190, 18  # pixels
+SMALL = 72  # side of a picture where two models' answers stand beside each other
+HEADING = 52  # height of a section's title and of the names of its columns
 ACROSS = 5  # pictures in a row of the answers to one query
 RIGHT, WRONG, INK = "#1a7f37", "#c9c9c9", "#1f2328"
 
 
 @dataclass(frozen=True)
-class ImageAnswers:
-    """A text and the images that a model finds for it, best first.
+class Answers:
+    """The images that a model finds for a text, best first.
 
     Attributes:
-        query: the text.
         images: the results.
         right: for each result, whether it is correct.
     """
 
-    query: str
     images: Sequence[Image.Image]
     right: Sequence[bool]
 
 
 @dataclass(frozen=True)
-class TextAnswers:
-    """An image and the texts that a model finds for it, best first.
+class Section:
+    """Queries of one kind.
 
     Attributes:
-        query: the image.
-        texts: the results.
-        right: for each result, whether it is correct.
+        title: what they are.
+        models: the names of the models.
+        rows: each query with the answers of every model.
     """
 
-    query: Image.Image
-    texts: Sequence[str]
-    right: Sequence[bool]
+    title: str
+    models: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Answers]]]
 
 
-def write_sheet(path: Path, title: str, searches: Sequence[ImageAnswers], names: Sequence[TextAnswers]) -> None:
-    """Write the sheet as a PNG.
+def write_sheet(path: Path, title: str, sections: Sequence[Section]) -> None:
+    """Write the sheet as a PNG: a query in each row, and beside it the answers of every model, correct ones in green.
 
     Args:
         path: where to.
         title: the sheet's first line.
-        searches: texts with the images found for them, one in each row.
-        names: images with the texts found for them, two in each row, below the searches. Correct results are green.
+        sections: one below the other.
     """
-    columns = max((len(s.images) for s in searches), default=0)
-    width = max(LABEL + columns * (CELL + GAP), 720) + GAP
-    rows = len(searches) + -(-len(names) // 2)
-    sheet = Image.new("RGB", (width, 40 + rows * (CELL + GAP) + GAP), "white")
+    step, font = SMALL + GAP, ImageFont.load_default(size=14)
+    answers = max((len(one.images) for part in sections for _, row in part.rows for one in row), default=0)
+    block = answers * step + 2 * GAP
+    width = LABEL + max((len(part.models) for part in sections), default=0) * block + GAP
+    height = 40 + sum(HEADING + len(part.rows) * step for part in sections) + GAP
+    sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=14)
     draw.text((GAP, GAP), title, fill=INK, font=ImageFont.load_default(size=16))
     y = 40
-    for search in searches:
-        for line, text in enumerate(wrap(search.query, LABEL - 2 * GAP, font)[:4]):
-            draw.text((GAP, y + CELL / 2 - LINE + line * LINE), text, fill=INK, font=font)
-        for column, (image, right) in enumerate(zip(search.images, search.right, strict=True)):
-            paste_framed(sheet, draw, image, LABEL + column * (CELL + GAP), y, RIGHT if right else WRONG)
-        y += CELL + GAP
-    for number, name in enumerate(names):
-        x = GAP + (number % 2) * (width // 2)
-        paste_framed(sheet, draw, name.query, x, y, WRONG)
-        for line, (text, right) in enumerate(zip(name.texts, name.right, strict=True)):
-            first_line = wrap(text, width // 2 - CELL - 4 * GAP, font)[0]
-            draw.text((x + CELL + GAP, y + 4 + line * LINE), first_line, fill=RIGHT if right else INK, font=font)
-        y += (CELL + GAP) * (number % 2)
+    for part in sections:
+        draw.text((GAP, y + 4), part.title, fill=INK, font=font)
+        for column, model in enumerate(part.models):
+            draw.text((LABEL + column * block, y + 4 + LINE + 4), model, fill=INK, font=font)
+        y += HEADING
+        for query, row in part.rows:
+            for line, text in enumerate(wrap(query, LABEL - 2 * GAP, font)[:4]):
+                draw.text((GAP, y + SMALL / 2 - LINE + line * LINE), text, fill=INK, font=font)
+            for column, found in enumerate(row):
+                for number, (image, right) in enumerate(zip(found.images, found.right, strict=True)):
+                    place = LABEL + column * block + number * step
+                    paste_framed(sheet, draw, image, place, y, RIGHT if right else WRONG, SMALL)
+            y += step
     write_whole(path, lambda to: sheet.save(to, "PNG"))
 
 
@@ -104,11 +104,11 @@ def write_answers(path: Path, title: str, pictures: Sequence[Image.Image], names
 
 
 def paste_framed(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, image: Image.Image, x: int, y: int, colour: str
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, image: Image.Image, x: int, y: int, colour: str, side: int = CELL
 ) -> None:
-    """Draw an image of ``CELL`` pixels with a frame, its upper left corner at (x, y)."""
-    sheet.paste(image.resize((CELL, CELL), Image.Resampling.BICUBIC), (x, y))
-    draw.rectangle((x - 3, y - 3, x + CELL + 2, y + CELL + 2), outline=colour, width=3)
+    """Draw an image of ``side`` pixels with a frame, its upper left corner at (x, y)."""
+    sheet.paste(image.resize((side, side), Image.Resampling.BICUBIC), (x, y))
+    draw.rectangle((x - 3, y - 3, x + side + 2, y + side + 2), outline=colour, width=3)
 
 
 def wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:

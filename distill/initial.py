@@ -79,7 +79,7 @@ def of_card(name: str, card: teachers.Card) -> Source:
     """The source that a card describes; raises ``UserError`` if it is no image network of timm's."""
     if card.modality != "image":
         raise UserError(f"'{name}' embeds texts; an image student cannot start from it.", "Name an image encoder.")
-    if card.build is not None:
+    if not card.is_timm:
         raise UserError(
             f"The network of '{name}' is none of timm's, so no image student can start from it.",
             "Name another student.image.init, or leave it out.",

@@ -42,10 +42,9 @@ def resolve(recipe: Recipe, rules: Rules = NEW_RUNS) -> ResolvedRecipe:
     optim = Optim.model_validate(recipe.optim.model_dump() | optimizer.model_dump(exclude_none=True))
     recipe = complete_text(recipe.model_copy(update={"optim": optim}))
     with as_user_errors():
-        cards = tuple(find_card(table) for table in recipe.teacher)
-        facts = tuple(facts_of(table, card, needs.teachers) for table, card in zip(recipe.teacher, cards, strict=True))
-    recipe, source = with_source(recipe, cards[0] if cards else None, rules)
-    used_count = len(cards) if needs.teachers else int(recipe.on_teacher)
+        named = find_teachers(recipe, needs.teachers, rules)
+    recipe, source = with_source(recipe, named[0].card if named else None, rules)
+    used_count = len(named) if needs.teachers else int(recipe.on_teacher)
     text, text_options = find_text_tower(recipe)
     if text_options is not None and hasattr(text_options, LIKE):
         text_options = text_options.model_copy(update={LIKE: ""})  # what ships names no folder of this machine
@@ -53,19 +52,9 @@ def resolve(recipe: Recipe, rules: Rules = NEW_RUNS) -> ResolvedRecipe:
         recipe=recipe,
         objective=objective,
         needs=needs,
-        facts=facts,
-        first=cards[0] if cards else None,
+        named=named,
         source=source,
-        teachers=tuple(
-            ResolvedTeacher(
-                name=unique_name(cards, k),
-                table=table,
-                card=card,
-                outputs=outputs_of(needs.teachers, image_tower=recipe.on_teacher and k == 0),
-                online=runs_online(table, card),
-            )
-            for k, (table, card) in enumerate(zip(recipe.teacher[:used_count], cards[:used_count], strict=True))
-        ),
+        teachers=named[:used_count],
         optimizer=optimizer,
         evaluations=tuple(find_evaluation(table.task, table.options) for table in recipe.evaluate),
         text=text,
@@ -91,16 +80,43 @@ def with_source(recipe: Recipe, first: teachers.Card | None, rules: Rules) -> tu
     return recipe.model_copy(update={"student": recipe.student.model_copy(update={"image": image})}), source
 
 
-def find_card(table: TeacherTable) -> teachers.Card:
-    """The card of a recipe's teacher; raises like :func:`teachers.card`."""
-    card = teachers.card(table.name)
-    return teachers.with_weights(card, table.weights, table.sha256) if table.weights else card
+def find_teachers(recipe: Recipe, read: Sequence[str], rules: Rules) -> tuple[ResolvedTeacher, ...]:
+    """All teachers of a recipe, of a pair the image tower first; raises like :func:`teachers.towers`.
+
+    Args:
+        read: the outputs of teachers that the objective reads.
+        rules: those of the run.
+    """
+    tables = [(number, table, card) for number, table in enumerate(recipe.teacher) for card in find_cards(table)]
+    cards = [card for _, _, card in tables]
+    return tuple(
+        ResolvedTeacher(
+            name=unique_name(cards, k),
+            number=number,
+            table=table,
+            card=card,
+            facts=facts_of(table, card, read, runs_online(table, card, rules)),
+            outputs=outputs_of(read, image_tower=recipe.on_teacher and k == 0),
+            online=runs_online(table, card, rules),
+        )
+        for k, (number, table, card) in enumerate(tables)
+    )
 
 
-def facts_of(table: TeacherTable, card: teachers.Card, outputs: Sequence[str]) -> losses.TeacherFacts:
+def find_cards(table: TeacherTable) -> tuple[teachers.Card, ...]:
+    """The cards of a recipe's teacher, one or both of a pair; raises like :func:`teachers.towers`."""
+    cards = teachers.towers(table.name, table.tower)
+    if not table.weights:
+        return cards
+    return tuple(teachers.with_weights(card, table.weights, table.sha256) for card in cards)
+
+
+def facts_of(table: TeacherTable, card: teachers.Card, outputs: Sequence[str], online: bool) -> losses.TeacherFacts:
     """The facts about a teacher for an objective that reads the given outputs."""
     tokens = teachers.token_shape(card, table.image_size)[1] if "tokens" in outputs else 0
-    return losses.TeacherFacts(card.name, card.modality, card.width, card.classes, runs_online(table, card), tokens)
+    return losses.TeacherFacts(
+        card.name, card.modality, card.width, card.classes, online, tokens, temperature=card.temperature
+    )
 
 
 def unique_name(cards: Sequence[teachers.Card], k: int) -> str:
@@ -109,9 +125,9 @@ def unique_name(cards: Sequence[teachers.Card], k: int) -> str:
     return f"{cards[k].name} ({before + 1})" if before else cards[k].name
 
 
-def runs_online(table: TeacherTable, card: teachers.Card) -> bool:
+def runs_online(table: TeacherTable, card: teachers.Card, rules: Rules) -> bool:
     """Whether a teacher runs during training, instead of filling a cache before."""
-    return table.cache == "none" or card.modality == "text"
+    return table.cache == "none" or (card.modality == "text" and rules.captions == 1)
 
 
 def outputs_of(read: Sequence[str], image_tower: bool) -> tuple[str, ...]:

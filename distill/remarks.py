@@ -17,14 +17,14 @@ def unused_augmentation(resolved: ResolvedRecipe) -> list[str]:
     data = resolved.recipe.data
     without = (("crop", (1.0, 1.0)), ("flip", False), ("augment", NO_AUGMENT))
     is_set = [key for key, plain in without if getattr(data, key) != plain]
-    cached = [k for k, teacher in enumerate(resolved.teachers) if not teacher.online]
-    if not is_set or not cached or any(resolved.teachers[k].table.views > 1 for k in cached):
+    cached = [teacher for teacher in resolved.cached if teacher.card.modality == "image"]
+    if not is_set or not cached or any(teacher.table.views > 1 for teacher in cached):
         return []
     keys = ", ".join(f"data.{key}" for key in is_set[:-1]) + " and " * (len(is_set) > 1) + f"data.{is_set[-1]}"
     return [
         f"{keys} {'has' if len(is_set) == 1 else 'have'} no effect: the teacher's cache holds one view of each image, "
-        f"the plain one, and the student sees the same. Set teacher.{cached[0]}.views = 4, for example, or "
-        f'teacher.{cached[0]}.cache = "none".'
+        f"the plain one, and the student sees the same. Set teacher.{cached[0].number}.views = 4, for example, or "
+        f'teacher.{cached[0].number}.cache = "none".'
     ]
 
 

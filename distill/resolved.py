@@ -8,36 +8,51 @@ from typing import Any
 
 import losses
 import students
-import teachers
 from distill.config import Recipe, TeacherTable
 from distill.errors import UserError
 from distill.initial import Source, arch_of
 from distill.rules import Rules
 from distill.tables import ImageTowerTable
+from teachers import Card
 
 
 @dataclass(frozen=True)
 class ResolvedTeacher:
-    """A teacher of a recipe.
+    """A teacher of a recipe; of a pair of which both towers teach, one of them.
 
     Attributes:
         name: the name of the card, followed by a number if teachers before it have the same card.
-        table: the recipe's ``[[teacher]]`` table.
+        number: of its ``[[teacher]]`` table in the recipe, from 0.
+        table: the recipe's ``[[teacher]]`` table, which both towers of a pair share.
         card: the teacher's card.
+        facts: the facts about it for the objective.
         outputs: the names of the outputs that it must compute.
-        online: whether it runs during training. Text teachers always do, because captions change with the epoch.
+        online: whether it runs during training.
     """
 
     name: str
+    number: int
     table: TeacherTable
-    card: teachers.Card
+    card: Card
+    facts: losses.TeacherFacts
     outputs: tuple[str, ...]
     online: bool
 
     @property
     def image_size(self) -> int:
-        """The side of its input images, in pixels."""
-        return self.table.image_size or self.card.image_size
+        """The side of its input images, in pixels; 0 for a text teacher."""
+        return self.card.image_size and (self.table.image_size or self.card.image_size)
+
+    @property
+    def reads_samples(self) -> bool:
+        """Whether training needs the samples for it: to embed them, or to draw the captions that are in its cache."""
+        return self.online or self.card.modality == "text"
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """The folder that the recipe names for its cache; None for a cache beside the shards, or none at all."""
+        folder = None if self.table.cache in ("auto", "none") else Path(self.table.cache)
+        return folder / self.card.modality if folder is not None and self.table.tower == "both" else folder
 
 
 @dataclass(frozen=True)
@@ -48,8 +63,7 @@ class ResolvedRecipe:
         recipe: the recipe, with all options of the optimiser.
         objective: the objective with its options.
         needs: the needs of the objective.
-        facts: the facts about each teacher in the recipe that the objective may use.
-        first: the card of the recipe's first teacher, which may be the image tower.
+        named: all teachers of the recipe.
         source: where the initial weights of the image student come from; None if they are random.
         teachers: the teachers that training uses: all of them if the objective reads any output of a teacher, only
             the first one if it is the image tower, or none.
@@ -63,8 +77,7 @@ class ResolvedRecipe:
     recipe: Recipe
     objective: losses.Objective
     needs: losses.Needs
-    facts: tuple[losses.TeacherFacts, ...]
-    first: teachers.Card | None
+    named: tuple[ResolvedTeacher, ...]
     source: Source | None
     teachers: tuple[ResolvedTeacher, ...]
     optimizer: Any
@@ -72,6 +85,16 @@ class ResolvedRecipe:
     text: type[students.TextTower] | None
     text_options: students.TextOptions | None
     rules: Rules
+
+    @property
+    def facts(self) -> tuple[losses.TeacherFacts, ...]:
+        """The facts about each teacher in the recipe, which the objective may use."""
+        return tuple(teacher.facts for teacher in self.named)
+
+    @property
+    def first(self) -> Card | None:
+        """The card of the recipe's first teacher, which may be the image tower."""
+        return self.named[0].card if self.named else None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -110,38 +133,31 @@ def check_objective(resolved: ResolvedRecipe) -> None:
 
 
 def check_teachers(resolved: ResolvedRecipe) -> None:
-    """Raise ``UserError`` if a text teacher has an image size or a cache."""
-    for number, (table, fact) in enumerate(zip(resolved.recipe.teacher, resolved.facts, strict=True)):
-        if fact.modality == "text" and table.image_size:
+    """Raise ``UserError`` if a text teacher has an image size."""
+    for teacher in resolved.named:
+        if teacher.card.modality == "text" and teacher.table.image_size and teacher.table.tower != "both":
             raise UserError(
-                f"The teacher '{fact.name}' embeds captions and has no image size.",
-                f"Leave out teacher.{number}.image_size.",
-            )
-        if fact.modality == "text" and table.cache not in ("auto", "none"):
-            raise UserError(
-                f"The teacher '{fact.name}' embeds captions, which change with the epoch, so it cannot have a cache.",
-                f'Leave out teacher.{number}.cache, or set it to "none".',
+                f"The teacher '{teacher.card.name}' embeds captions and has no image size.",
+                f"Leave out teacher.{teacher.number}.image_size.",
             )
 
 
 def check_caches(resolved: ResolvedRecipe) -> None:
     """Raise ``UserError`` if the teacher caches do not fit the data or each other."""
-    recipe, tables = resolved.recipe, resolved.recipe.teacher
-    cached = [number for number, teacher in enumerate(resolved.teachers) if not teacher.online]
-    if recipe.data.streamed and cached:
+    cached = resolved.cached
+    if resolved.recipe.data.streamed and cached:
         raise UserError(
-            f"The teacher '{resolved.facts[cached[0]].name}' has a cache, and data.train are streams, whose samples "
+            f"The teacher '{cached[0].card.name}' has a cache, and data.train are streams, whose samples "
             "have no rows in it.",
-            f'Set teacher.{cached[0]}.cache = "none", or copy the shards to a mounted folder.',
+            f'Set teacher.{cached[0].number}.cache = "none", or copy the shards to a mounted folder.',
         )
-    folders = [Path(tables[k].cache).resolve() for k in cached if tables[k].cache != "auto"]
+    folders = [folder.resolve() for teacher in cached if (folder := teacher.cache_folder) is not None]
     if duplicates := [folder for k, folder in enumerate(folders) if folder in folders[:k]]:
         raise UserError(
             f"Two teachers name the same cache folder, {duplicates[0]}.",
             'Name a different folder for each as teacher.N.cache, or set teacher.N.cache = "auto".',
         )
-    with_caches = [table for table, fact in zip(tables, resolved.facts, strict=True) if not fact.online]
-    if len({table.views for table in with_caches}) > 1:
+    if len({one.table.views for one in resolved.named if not one.online and one.card.modality == "image"}) > 1:
         raise UserError(
             "All teachers must cache the same number of views, because the student is trained on the same views.",
             "Set the same teacher.N.views for each.",
@@ -180,12 +196,12 @@ def check_image_tower(resolved: ResolvedRecipe) -> None:
         check_same_network(image, resolved.source)
     if card is None:
         return
-    if (recipe.on_teacher or recipe.student.alpha) and card.build is not None:
+    if (recipe.on_teacher or recipe.student.alpha) and not card.is_timm:
         raise UserError(
             f"The network of '{card.name}' is none of timm's: it can be a teacher, but not an exported image tower.",
             "Name another first teacher, or another student.image.",
         )
-    side = recipe.teacher[0].image_size or card.image_size
+    side = resolved.named[0].image_size
     if image.beside is not None and recipe.data.image_size != side:
         raise UserError(
             f"The network beside the teacher reads the same images of {side} pixels; data.image_size is "

@@ -18,10 +18,12 @@ class Rules:
         views: of :class:`distill.data.views.Views`.
         statistics: of the input of an image student with initial weights. 1: with ``init = "teacher"`` those of the
             teacher, else those of the architecture; 2: those that the weights were trained with.
+        captions: 1: text teachers have no cache; 2: they have one, as image teachers do.
     """
 
     views: int = 2
     statistics: int = 2
+    captions: int = 2
 
     @classmethod
     def of_run(cls, about: Mapping[str, Any]) -> Rules:
@@ -31,7 +33,7 @@ class Rules:
             about: the content of its ``run.json``; in that of runs of version 0.1.0, with the first rules, there is no
                 entry "rules".
         """
-        return cls(**({"statistics": 1} | about.get("rules", {"views": 1})))
+        return cls(**({"statistics": 1, "captions": 1} | about.get("rules", {"views": 1})))
 
 
 NEW_RUNS = Rules()

@@ -6,7 +6,7 @@ named by parameter, so it can be loaded by any number of processes at any stage.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,10 +45,24 @@ def step(engine: Any) -> bool:
 NUMBER = ":number"  # suffix of the names of values that are Python numbers in the optimiser's state, not tensors
 
 
-def optimizer_state(engine: Any) -> dict[str, torch.Tensor]:
+AVERAGE = "ema"  # the key in the optimiser's state of a weight's moving average
+
+
+def averages(engine: Any) -> dict[str, torch.Tensor]:
+    """The moving averages of the trained parameters on the CPU, by name; empty if none are kept, or before the first
+    step. Every process must call this."""
+    state = optimizer_state(engine, (AVERAGE,))
+    return {name.removesuffix(f"/{AVERAGE}"): value for name, value in state.items()}
+
+
+def optimizer_state(engine: Any, keys: Collection[str] | None = None) -> dict[str, torch.Tensor]:
     """The optimiser's state on the CPU, ``PARAMETER/KEY`` → the full tensor. Every process must call this.
 
     Parameters may have different keys. A Python number becomes a 0-dim tensor, ``PARAMETER/KEY:number``.
+
+    Args:
+        engine: DeepSpeed's.
+        keys: which ones; None for all.
 
     Raises:
         ValueError: if a value in the state cannot be saved, or from stage 1 on cannot be split by parameter.
@@ -59,6 +73,8 @@ def optimizer_state(engine: Any) -> dict[str, torch.Tensor]:
     for name, parameter in _trained(engine):
         piece = piece_of[parameter]
         for key, value in inner.state.get(piece, {}).items():
+            if keys is not None and key not in keys:
+                continue
             if isinstance(value, (bool, int, float)):
                 dtype = torch.float64 if isinstance(value, float) else None
                 saved[f"{name}/{key}{NUMBER}"] = torch.tensor(value, dtype=dtype)

@@ -6,7 +6,7 @@ A loss takes tensors with the rows of the global batch and returns a scalar; it 
 tiled (``losses/tiles.py``): their memory grows with N, not with N².
 """
 
-from losses.contrastive import contrastive
+from losses.contrastive import contrastive, one_way
 from losses.features import cosine, kl, smooth_l1
 from losses.l2 import l2
 from losses.objective import Embeddings, NamedRows, Needs, Objective, TeacherFacts, TeacherRows, Widths, aligned
@@ -33,6 +33,7 @@ __all__ = [
     "names",
     "objective",
     "objective_class",
+    "one_way",
     "relational",
     "sigmoid",
     "smooth_l1",

@@ -53,6 +53,24 @@ def contrastive(
     return loss
 
 
+def one_way(
+    a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor, *, rows: slice = ALL_ROWS, tile: int | None = None
+) -> torch.Tensor:
+    """``L_{a→b}`` of :func:`contrastive` alone: the rows of ``a`` are classified among those of ``b``.
+
+    The arguments, the result and the errors are those of :func:`contrastive`.
+
+    References:
+        Yang et al., CLIP-KD, arXiv 2307.12732, section 3.2 (interactive contrastive learning).
+    """
+    check_pair(a, b)
+    check_number("scale", scale)
+    shape, rows = tiles.tile_shape(tile, a.device), row_range(rows, len(a))
+    a, b = tiles.to_accumulation_dtype(a, b)
+    loss: torch.Tensor = _TiledCrossEntropy.apply(a[rows], b, scale.to(a.dtype), rows.start, False, shape)
+    return loss
+
+
 class _TiledCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of the logits ``scale · a bᵀ`` [n, N], where row i is of class ``first_row + i``.
 

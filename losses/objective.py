@@ -28,6 +28,7 @@ class TeacherFacts:
         classes: C, the width of its output "logits"; 0 without a classifier.
         online: whether it runs during training, instead of filling a cache before.
         tokens: the width of its output "tokens"; 0 if it is not known.
+        temperature: τ of the pair of towers to which it belongs, see ``Card.temperature``; 0 if it is not known.
     """
 
     name: str
@@ -36,6 +37,7 @@ class TeacherFacts:
     classes: int
     online: bool
     tokens: int = 0
+    temperature: float = 0.0
 
     @property
     def widths(self) -> Widths:

@@ -24,7 +24,8 @@ class ImageSpec(BaseModel):
     Every other key is passed to ``timm.create_model`` unchanged (``img_size``, ``depth``, ``global_pool``,
     ``drop_path_rate``, …), except: ``grad_checkpointing = true`` computes activations again in the backward, which
     saves memory while training; ``width_multiplier`` and ``depth_multiplier`` are factors of the channels and layers
-    of the families that timm builds by them, see :func:`students.scaled.scaled_builder`.
+    (of layers also a list, one for each stage) of the families that timm builds by them, see
+    :func:`students.scaled.scaled_builder`.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -71,6 +72,9 @@ class ImageTower(Tower):
         """
         # Inside the tower, so that the arithmetic is the same in training, evaluation and exports, on any device.
         pixels = (inputs.float() / 255 - self.mean) / self.std
+        if pixels.device.type == "cpu" and not torch.compiler.is_exporting():
+            # Convolutions on the CPU are then 1.4 to 1.9 times as fast; on an accelerator it has not been measured.
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
         if outputs == ("embedding",):
             return {"embedding": self.net(pixels)}
         net: Any = self.net

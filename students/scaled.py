@@ -8,10 +8,14 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-MULTIPLIERS = {"width_multiplier": "channel_multiplier", "depth_multiplier": "depth_multiplier"}  # ours: timm's
+DEPTH = "depth_multiplier"
+MULTIPLIERS = {"width_multiplier": "channel_multiplier", DEPTH: "depth_multiplier"}  # ours: timm's
 
 
-def scaled_builder(arch: str, multipliers: dict[str, float]) -> Callable[..., Any]:
+Multiplier = float | list[float]  # the same for all stages, or of the layers one for each stage
+
+
+def scaled_builder(arch: str, multipliers: dict[str, Multiplier]) -> Callable[..., Any]:
     """The function that builds a timm architecture with its widths or depths multiplied.
 
     EfficientNet, MobileNet and their relatives are defined in timm by a function that calls a generator with a channel
@@ -20,15 +24,16 @@ def scaled_builder(arch: str, multipliers: dict[str, float]) -> Callable[..., An
 
     Args:
         arch: the name of the architecture, without a tag.
-        multipliers: factors by the names in ``MULTIPLIERS``.
+        multipliers: factors by the names in ``MULTIPLIERS``; of "depth_multiplier" also a list, one for each stage.
 
     Raises:
-        ValueError: if timm does not build the architecture by these multipliers, or one is not above 0.
+        ValueError: if timm does not build the architecture by these multipliers, one is not above 0, or a list has
+            another length than the network has stages.
     """
     import timm
 
-    if wrong := [name for name, value in multipliers.items() if not (isinstance(value, int | float) and value > 0)]:
-        raise ValueError(f"{wrong[0]} must be a number above 0.")
+    if wrong := [name for name, value in multipliers.items() if not is_multiplier(name, value)]:
+        raise ValueError(f"{wrong[0]} must be a number above 0{', or a list of such' * (wrong[0] == DEPTH)}.")
     entry: Any = timm.models.model_entrypoint(arch)
     scope = vars(sys.modules[entry.__module__])
     names = [name for name in entry.__code__.co_names if name.startswith("_gen_")]
@@ -44,12 +49,21 @@ def scaled_builder(arch: str, multipliers: dict[str, float]) -> Callable[..., An
         given = inspect.signature(generator).bind(*args, **kwargs)
         given.apply_defaults()
         for name, factor in multipliers.items():
-            given.arguments[MULTIPLIERS[name]] *= factor
+            own = given.arguments[MULTIPLIERS[name]]
+            given.arguments[MULTIPLIERS[name]] = (
+                tuple(own * one for one in factor) if isinstance(factor, list) else own * factor
+            )
         return generator(*given.args, **given.kwargs)
 
     return types.FunctionType(
         entry.__code__, {**scope, names[0]: scaled_generator}, entry.__name__, entry.__defaults__
     )
+
+
+def is_multiplier(name: str, value: object) -> bool:
+    """Whether a value can be the multiplier of this name."""
+    values = value if isinstance(value, list) and value and name == DEPTH else [value]
+    return all(isinstance(one, int | float) and not isinstance(one, bool) and one > 0 for one in values)
 
 
 def create(arch: str, **options: Any) -> Any:

@@ -8,9 +8,9 @@ from teachers.card import Card
 from teachers.checkpoint import read_weights
 from teachers.folder import text_teacher_folder
 from teachers.frozen import Teacher
-from teachers.loading import load, network, token_shape
+from teachers.loading import files, load, network, token_shape
 from teachers.local import is_path, with_weights
-from teachers.registry import card, cards, is_card_name
+from teachers.registry import card, cards, is_card_name, towers
 from teachers.text import TextTeacher
 from teachers.tokens import TextTokenizer, tokenizer
 
@@ -21,6 +21,7 @@ __all__ = [
     "TextTokenizer",
     "card",
     "cards",
+    "files",
     "is_card_name",
     "is_path",
     "load",
@@ -29,5 +30,6 @@ __all__ = [
     "text_teacher_folder",
     "token_shape",
     "tokenizer",
+    "towers",
     "with_weights",
 ]

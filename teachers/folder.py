@@ -41,12 +41,13 @@ def text_teacher_folder(card: Card) -> Path:
     return card.file()
 
 
-def import_library(name: str, card: Card) -> Any:
-    """Import a library that only text teachers need, such as transformers.
+def import_library(name: str, card: Card, command: str = "pip install 'distill[text-teachers]'") -> Any:
+    """Import a library that only some teachers need, such as transformers.
 
     Args:
         name: the module.
-        card: the text teacher's, for the error.
+        card: the teacher's, for the error.
+        command: what installs the library.
 
     Raises:
         ImportError: if it is not installed; the message says what to run.
@@ -54,9 +55,15 @@ def import_library(name: str, card: Card) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(
-            f"The text teacher '{card.name}' needs {name}: {error}. Run: pip install 'distill[text-teachers]'"
-        ) from error
+        raise ImportError(f"The teacher '{card.name}' needs {name}: {error}. Run: {command}") from error
+
+
+def sentence_encoder_files(card: Card, folder: Path) -> list[Path]:
+    """The files on which the embeddings of a sentence encoder depend. Not the weights of one that comes in a package:
+    they are in the fingerprint of the loaded network."""
+    names = ["config.json", "1_Pooling/config.json", "tokenizer.json"]
+    names += ["model.safetensors"] if card.name.startswith("local/") else []
+    return [folder / name for name in names]
 
 
 def load_json(path: Path, kind: type[T]) -> T:

@@ -42,6 +42,9 @@ class Teacher(nn.Module):
     def forward(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """[n, 3, image_size, image_size] uint8 RGB → its outputs by name, float32."""
         pixels = (inputs.float() / 255 - self.mean) / self.std
+        if pixels.device.type == "cpu":
+            # Convolutions on the CPU are then 1.7 to 1.9 times as fast; on an accelerator it has not been measured.
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
         if self.outputs in ((EMBEDDING,), (LOGITS,)):
             return {self.outputs[0]: self.net(pixels).float()}
         features = self.net.forward_features(pixels)  # type: ignore[operator]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from torch import nn
 
 from teachers.card import Card
 from teachers.checkpoint import check_hash, classifier_outputs, find_foreign_tensor, load_strictly, read_weights
-from teachers.folder import text_teacher_folder
+from teachers.folder import sentence_encoder_files, text_teacher_folder
 from teachers.frozen import EMBEDDING, LOGITS, Teacher, as_tokens, check_example
-from teachers.text import load_folder
+from teachers.text import TextTower, load_folder
+from teachers.tokens import LIBRARIES
 
 
 def load(card: Card, image_size: int = 0, outputs: Sequence[str] = (EMBEDDING,)) -> Teacher:
@@ -32,6 +34,8 @@ def load(card: Card, image_size: int = 0, outputs: Sequence[str] = (EMBEDDING,))
         ValueError: if the weights do not fit the architecture, the image size does not fit the architecture, or the
             teacher does not have an output.
     """
+    if card.library:
+        return load_tower(card, image_size, outputs)
     if card.modality == "text":
         if image_size or LOGITS in outputs:
             what = "classifier, so no logits" if LOGITS in outputs else "image size: leave out teacher.N.image_size"
@@ -48,6 +52,39 @@ def load(card: Card, image_size: int = 0, outputs: Sequence[str] = (EMBEDDING,))
     return check_example(Teacher(card, net, outputs), black, {EMBEDDING: card.width, LOGITS: card.classes}, advice)
 
 
+def load_tower(card: Card, image_size: int, outputs: Sequence[str]) -> Teacher:
+    """Load a tower from a folder of transformers or open_clip; raises like :func:`load`."""
+    if tuple(outputs) != (EMBEDDING,):
+        other = next((name for name in outputs if name != EMBEDDING), "nothing")
+        raise ValueError(f"The teacher '{card.name}' gives its embedding only, no {other}. Choose another objective.")
+    if card.modality == "text" and image_size:
+        raise ValueError(f"The teacher '{card.name}' embeds texts; it has no image size: leave out image_size.")
+    assert card.file is not None
+    side = image_size or card.image_size
+    net = LIBRARIES[card.library].load_network(card, card.file(), side)
+    if card.modality == "text":
+        example = torch.ones(1, card.context, dtype=torch.int64)
+        return check_example(TextTower(card, net), example, {EMBEDDING: card.width}, "Save the model again.")
+    black = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+    advice = f"Leave out teacher.N.image_size; the teacher's image size is {card.image_size}."
+    return check_example(Teacher(card, net), black, {EMBEDDING: card.width}, advice)
+
+
+def files(card: Card) -> list[Path]:
+    """The files of a teacher on which its embeddings depend: of a folder also the configuration and the tokenizer.
+
+    Raises:
+        ImportError: if the package that contains them is not installed.
+        ValueError: if one that must be there is missing.
+    """
+    if card.file is None:
+        return []
+    if card.library:
+        found: list[Path] = LIBRARIES[card.library].files(card, card.file())
+        return found
+    return sentence_encoder_files(card, card.file()) if card.modality == "text" else [card.file()]
+
+
 def token_shape(card: Card, image_size: int = 0) -> tuple[int, int]:
     """The shape [T, W] of a teacher's output "tokens" for one sample.
 
@@ -58,6 +95,8 @@ def token_shape(card: Card, image_size: int = 0) -> tuple[int, int]:
     Raises:
         ValueError: if its network does not have tokens.
     """
+    if card.library:
+        raise ValueError(f"The teacher '{card.name}' gives its embedding only, no tokens. Choose another objective.")
     if card.modality == "text":
         return card.context, card.width
     side = image_size or card.image_size

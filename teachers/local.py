@@ -1,13 +1,14 @@
-"""Cards for the user's own teachers: a folder that timm or sentence-transformers has saved, or a file of weights."""
+"""Cards for the user's own teachers: a folder of timm, transformers, open_clip or sentence-transformers, or a file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from teachers import hugging_face, open_clip_folder
 from teachers.card import Card
 from teachers.folder import load_json
 from teachers.hub import card_from_config
@@ -26,15 +27,16 @@ def is_path(name: str) -> bool:
     return name.startswith(("/", "./", "../", "~"))
 
 
-def local_card(name: str) -> Card:
-    """The card of a folder that timm or sentence-transformers has saved.
+def local_towers(name: str) -> dict[str, Callable[[], Card]]:
+    """By modality, what makes the card of each tower in a folder of timm, transformers, open_clip or
+    sentence-transformers.
 
     Args:
         name: the path of a folder with a ``config.json`` and weights.
 
     Raises:
         LookupError: if there is no such folder, or it is a file, which does not name its architecture.
-        ValueError: if the folder is neither timm's nor sentence-transformers'.
+        ValueError: if the folder is none of these.
     """
     folder = Path(name).expanduser()
     if folder.is_file():
@@ -44,18 +46,33 @@ def local_card(name: str) -> Card:
         )
     if not folder.is_dir():
         raise LookupError(f"There is no folder {folder}. Correct teacher.N.name.")
-    config = load_json(folder / "config.json", dict)
-    try:
-        if "architecture" in config:
-            return image_card(folder, config)
-        if "model_type" in config:
-            return text_card(folder, config)
-    except (TypeError, AttributeError, KeyError, IndexError) as error:
-        raise ValueError(f"{folder / 'config.json'} is damaged: {error}. Save the encoder again.") from error
+    if open_clip_folder.is_folder(folder):
+        return guarded(folder / open_clip_folder.CONFIG, open_clip_folder.towers(folder))
+    path = folder / "config.json"
+    config = load_json(path, dict)
+    if "architecture" in config:
+        return guarded(path, {"image": partial(image_card, folder, config)})
+    pooled_elsewhere = (folder / "1_Pooling").is_dir() or (folder / "modules.json").is_file()
+    if hugging_face.is_folder(config) and not pooled_elsewhere:
+        return guarded(path, hugging_face.towers(folder, config))
+    if "model_type" in config:
+        return guarded(path, {"text": partial(text_card, folder, config)})
     raise ValueError(
         f"{folder / 'config.json'} names neither a timm architecture nor a model_type of transformers. Save the "
-        "encoder with timm or sentence-transformers."
+        "encoder with timm, transformers, open_clip or sentence-transformers."
     )
+
+
+def guarded(path: Path, towers: Mapping[str, Callable[[], Card]]) -> dict[str, Callable[[], Card]]:
+    """The same functions, which raise ``ValueError`` where a configuration has values of another type."""
+
+    def make(modality: str) -> Card:
+        try:
+            return towers[modality]()
+        except (TypeError, AttributeError, KeyError, IndexError) as error:
+            raise ValueError(f"{path} is damaged: {error}. Save the encoder again.") from error
+
+    return {modality: partial(make, modality) for modality in towers}
 
 
 def image_card(folder: Path, config: Mapping[str, Any]) -> Card:
@@ -138,6 +155,8 @@ def with_weights(card: Card, path: str, sha256: str = "") -> Card:
     Raises:
         ValueError: if the card is a text teacher's, whose weights are a folder, or its network is not one of timm's.
     """
+    if card.library:
+        raise ValueError(f"The teacher '{card.name}' is a folder with its weights. Leave out teacher.N.weights.")
     if card.modality == "text":
         raise ValueError(f"The text teacher '{card.name}' is a folder. Name that folder as teacher.N.name.")
     file = Path(path).expanduser()

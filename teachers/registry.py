@@ -20,7 +20,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from teachers.card import Card
 from teachers.hub import timm_card
-from teachers.local import is_path, local_card
+from teachers.local import is_path, local_towers
 
 ENTRY_POINTS = "distill.teachers"
 
@@ -105,15 +105,42 @@ def load_cards(point: EntryPoint, origin: str) -> Sequence[Card]:
 
 
 def card(name: str) -> Card:
-    """The card called ``name``. ``timm/ARCH`` gives a card for any timm model, a path one for a folder.
+    """The card called ``name``. ``timm/ARCH`` gives a card for any timm model, a path one for a folder: that of its
+    image tower, or of its text tower if it has no other.
 
     Raises:
         LookupError: if there is no such teacher; the message has the most similar names.
         ImportError: if the cards of another package cannot be loaded.
         ValueError: if the folder is not an encoder's, or the cards of another package are not valid.
     """
+    return towers(name)[0]
+
+
+def towers(name: str, tower: str = "") -> tuple[Card, ...]:
+    """The cards of the towers of a teacher, for ``name`` see :func:`card`.
+
+    Args:
+        tower: "image", "text", or "both", the image tower first; "" for the image tower, or else the text tower.
+
+    Raises:
+        ValueError: if it has no such tower, and what :func:`card` raises.
+    """
     if is_path(name):
-        return local_card(name)
+        found = local_towers(name)
+    else:
+        only = named_card(name)
+        found = {only.modality: lambda: only}
+    wanted = {"": [*found][:1], "both": ["image", "text"]}.get(tower, [tower])
+    if missing := [modality for modality in wanted if modality not in found]:
+        raise ValueError(
+            f"The teacher '{name}' has no {missing[0]} tower, only that of {' and '.join(found)}s. Leave out "
+            "teacher.N.tower, or name the folder of a CLIP or SigLIP."
+        )
+    return tuple(found[modality]() for modality in wanted)
+
+
+def named_card(name: str) -> Card:
+    """The card of a name that is no path; raises like :func:`card`."""
     if name.startswith("timm/"):
         return timm_card(name)
     known = {card.name: card for card in cards()}

@@ -50,6 +50,15 @@ class TextTeacher(Teacher):
         return {name: computed[name] for name in self.outputs}
 
 
+class TextTower(Teacher):
+    """The frozen text tower of a CLIP or SigLIP, from token ids to "embedding" [n, P], not normalised."""
+
+    @torch.no_grad()
+    def forward(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """[n, context] int64 token ids of the card's tokenizer → its embedding, float32."""
+        return {EMBEDDING: self.net(inputs).float()}
+
+
 def load_folder(card: Card, folder: Path, outputs: Sequence[str] = (EMBEDDING,)) -> TextTeacher:
     """Load the text teacher in a folder, see ``teachers/folder.py``; downloads nothing and reads no pickle.
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 
+from teachers import hugging_face, open_clip_folder
 from teachers.card import Card
 from teachers.folder import import_library, load_json, pad_token_id, text_teacher_folder
+
+# What loads the towers of folders of other libraries, by ``Card.library``.
+LIBRARIES: dict[str, Any] = {"transformers": hugging_face, "open_clip": open_clip_folder}
 
 
 class TextTokenizer:
@@ -27,10 +31,22 @@ class TextTokenizer:
 
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
         """[n, context] int64: the token ids of n texts, each truncated or padded to the card's ``context``."""
-        rows = [row.ids for row in self._tokenizer.encode_batch(list(texts))]
-        return torch.tensor(rows, dtype=torch.int64).view(len(rows), self.card.context)
+        return self._encode(texts)
 
     @cached_property
+    def _encode(self) -> Callable[[Sequence[str]], torch.Tensor]:
+        if self.card.library:
+            # Its threads are not needed, see below.
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+            return LIBRARIES[self.card.library].text_encoder(self.card, text_teacher_folder(self.card))
+        own, context = self._tokenizer(), self.card.context
+
+        def encode(texts: Sequence[str]) -> torch.Tensor:
+            rows = [row.ids for row in own.encode_batch(list(texts))]
+            return torch.tensor(rows, dtype=torch.int64).view(len(rows), context)
+
+        return encode
+
     def _tokenizer(self) -> Any:
         # The library tokenizes in threads, and its older versions print a warning in every process forked afterwards.
         # Threads are not needed, since loader processes run in parallel. A value that the user has set is kept.

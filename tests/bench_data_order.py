@@ -37,9 +37,9 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from distill.data.cache import Cache  # noqa: E402
 from distill.data.order import Order  # noqa: E402
 from distill.data.shards import Shards  # noqa: E402
+from distill.data.view_cache import ViewCache  # noqa: E402
 
 PER_SHARD = (20, 100, 1000, 10_000)
 BATCH = 512
@@ -90,14 +90,14 @@ def alone(shards: Shards, order: Order, start: int) -> None:
 WAYS = {"sequential": sequential, "order": in_order, "alone": alone}
 
 
-def cache_of(shards: Shards, folder: Path) -> Cache:
+def cache_of(shards: Shards, folder: Path) -> ViewCache:
     """A complete cache of random rows."""
     import teachers
     from distill.config import TeacherTable
     from distill.data.views import Views
 
     table = TeacherTable(name="packaged/efficientnet_lite0", cache=str(folder))
-    cache = Cache(table, teachers.card(table.name), Views("center", False))
+    cache = ViewCache(table, teachers.card(table.name), Views("center", False))
     for index in shards.indexes:
         cache.claim(index, "weights")
         rows = torch.randn(table.views, len(index), *cache.shapes["embedding"]).to(cache.dtype)

@@ -90,9 +90,10 @@ def embedding(card: Any, shards: Path, folder: Path, rounds: int) -> dict[str, A
     """Images per second of the complete embedding and of the forward alone, and their ratio."""
     import teachers
     from distill.config import TeacherTable
-    from distill.data.cache import Cache
-    from distill.data.cache_fill import BATCH, MissingShards, PixelFormat, ViewPixels, embed
+    from distill.data.cache_fill import MissingShards, embed
     from distill.data.shards import Shards
+    from distill.data.view_cache import ViewCache
+    from distill.data.view_fill import BATCH, PixelFormat, ViewPixels
     from distill.data.views import PLAIN_VIEWS
     from launch.group import default_device
 
@@ -108,7 +109,7 @@ def embedding(card: Any, shards: Path, folder: Path, rounds: int) -> dict[str, A
 
     def whole(count_images: CountImages, number: int) -> None:
         table = TeacherTable(name=card.name, cache=str(folder / f"{card.name.replace('/', '-')}-{number}"))
-        cache = Cache(table, card, PLAIN_VIEWS)
+        cache = ViewCache(table, card, PLAIN_VIEWS)
         embed([cache], lambda k: teacher, MissingShards.find([cache], data), 1, count_images)
 
     rates: dict[str, list[float]] = {"forward": [], "embed": []}

@@ -194,7 +194,7 @@ def random_state(net: Any) -> dict[str, Any]:
 # Every call below runs in its own process, forked from a server that has already imported torch, timm and DeepSpeed:
 # the imports take longer than most of what is tested.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["distill.demo", "deepspeed", "timm", "torch.utils.tensorboard"])
+PROCESSES.set_forkserver_preload(["distill.demo.run", "deepspeed", "timm", "torch.utils.tensorboard"])
 
 
 def distill(

@@ -147,15 +147,15 @@ def cache_and_export_targets(scratch: Path, shard: Path) -> Targets:
 
     import teachers
     from distill.config import TeacherTable
-    from distill.data.cache import Cache
     from distill.data.shards import Shards
+    from distill.data.view_cache import ViewCache
     from distill.data.views import PLAIN_VIEWS
     from distill.errors import UserError
     from distill.ship.config_file import Config, read_config
     from distill.ship.load import read_tower
 
     card, shards = teachers.card("packaged/efficientnet_lite0"), Shards.open([str(shard)])
-    cache = Cache(TeacherTable(name=card.name, cache=str(scratch / "cache")), card, PLAIN_VIEWS)
+    cache = ViewCache(TeacherTable(name=card.name, cache=str(scratch / "cache")), card, PLAIN_VIEWS)
     cache.claim(shards.indexes[0], "weights")
     cache.write(shards.indexes[0], {"embedding": torch.zeros(1, 3, card.width, dtype=cache.dtype)}, "weights", [1])
     embeddings, export = cache.file(shard).read_bytes(), scratch / "export"
@@ -164,7 +164,7 @@ def cache_and_export_targets(scratch: Path, shard: Path) -> Targets:
     def cached(data: bytes) -> None:
         cache.file(shard).write_bytes(data)
         with suppress(UserError):
-            again = Cache(cache.table, card, PLAIN_VIEWS)
+            again = ViewCache(cache.table, card, PLAIN_VIEWS)
             if not again.missing(shards):
                 assert again.row(shards, 2, 0)["embedding"].shape == (card.width,)
 
@@ -192,7 +192,7 @@ def text_targets(scratch: Path) -> Targets:
     from conftest import RECIPE, encoded, picture
 
     from distill.data.captions import Captions
-    from distill.data.shards import Sample
+    from distill.data.sample import Sample
     from distill.data.views import decode
     from distill.errors import BadSample, UserError
     from distill.files import read_table

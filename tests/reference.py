@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -267,6 +268,71 @@ def objective(
         if "gh" in terms:
             values.append(weight * w * transfer("text_h", "teacher_g", k, 2 + 2 * k))
     return sum(values) / len(values)
+
+
+@dataclass(frozen=True)
+class TeacherPair:
+    """What one pair of teachers gives for a batch, as unit rows, and the students' rows that are compared with it."""
+
+    image_student: Array
+    image_teacher: Array
+    text_student: Array
+    text_teacher: Array
+    temperature: float
+    weight: float
+
+
+def between_students(batch: dict[str, Array], pair: str) -> float:
+    """f ↔ g over the captioned samples."""
+    f, g = batch["image"][: len(batch["text"])], batch["text"]
+    scale = float(batch["scale"][0])
+    return contrastive(f, g, scale) if pair == "softmax" else sigmoid(f, g, scale, float(batch["bias"][0]))
+
+
+def of_similarities(batch: dict[str, Array], one: TeacherPair) -> float:
+    """KL(p qᵀ/τ_k ‖ f gᵀ/τ), both directions, over the captioned samples."""
+    n = len(batch["text"])
+    sides = batch["image"][:n], batch["text"], one.image_teacher[:n], one.text_teacher
+    return relational(*sides, float(batch["scale"][0]), 1 / one.temperature)
+
+
+def mobileclip(
+    batch: dict[str, Array], pairs: Sequence[TeacherPair], share: float = 0.75, pair: str = "softmax"
+) -> float:
+    """Vasu et al., MobileCLIP, arXiv 2311.17049, Eq. 1–3: (1 − λ) L_CLIP + λ L_Distill, the mean over K teachers."""
+    total = 0.0
+    for one in pairs:
+        total += one.weight * of_similarities(batch, one) / len(pairs)
+    return (1 - share) * between_students(batch, pair) + share * total
+
+
+def clip_kd(
+    batch: dict[str, Array],
+    pairs: Sequence[TeacherPair],
+    fd: float = 2000.0,
+    crd: float = 1.0,
+    icl: float = 1.0,
+    pair: str = "softmax",
+) -> float:
+    """Yang et al., CLIP-KD, arXiv 2307.12732, section 3.2: L_CLIP + λ_FD FD + λ_CRD CRD + λ_ICL ICL, here the mean
+    over several pairs. FD is the mean squared error over samples and dimensions, of images and of texts."""
+    loss = between_students(batch, pair)
+    for one in pairs:
+        part = 0.0
+        if fd:
+            sides = (one.image_student, one.image_teacher), (one.text_student, one.text_teacher)
+            part += fd * sum(float(np.mean((own - other) ** 2)) for own, other in sides)
+        if crd:
+            part += crd * of_similarities(batch, one)
+        if icl:
+            n, scale = len(batch["text"]), float(batch["scale"][1])
+            towards = (one.image_student[:n], one.text_teacher), (one.text_student, one.image_teacher[:n])
+            for own, candidates in towards:
+                for i in range(n):
+                    logits = np.array([scale * float(own[i] @ candidates[j]) for j in range(n)])
+                    part += icl * (log_sum_exp(logits) - logits[i]) / (2 * n)
+        loss += one.weight * part / len(pairs)
+    return loss
 
 
 # Retrieval.

@@ -37,9 +37,10 @@ DROPOUT = 0.3
 COLLECTIVES = ("all_gather", ALL_GATHER, "all_reduce", "reduce_scatter", REDUCE_SCATTER)
 
 
-def teacher(width: int, modality: str = "image", classes: int = 0) -> TeacherFacts:
+def teacher(width: int, modality: str = "image", classes: int = 0, temperature: float = 0.0) -> TeacherFacts:
     """A cached teacher, or an online one if it embeds texts or has class logits."""
-    return TeacherFacts("synthetic", modality, width, classes, online=modality == "text" or classes > 0)
+    online = modality == "text" or classes > 0
+    return TeacherFacts("synthetic", modality, width, classes, online, temperature=temperature)
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ class Variant:
 SIGMOID = {"pair": "sigmoid", "bias": -2.0}
 PAIR = ((teacher(10), 0.7), (teacher(10, "text"), 1.3))
 THREE = ((teacher(10), 0.7), (teacher(6), 1.3), (teacher(8, "text"), 0.4))
+MODELS = (
+    *((teacher(10, modality, temperature=0.1), 0.7) for modality in ("image", "text")),
+    *((teacher(WIDTH, modality, temperature=0.4), 1.3) for modality in ("image", "text")),
+)
 CLASSIFIERS = ((teacher(10, classes=7), 0.7), (teacher(6, classes=5), 1.3))
 VARIANTS = {
     "contrastive": Variant("contrastive", teachers=()),
@@ -94,6 +99,11 @@ VARIANTS = {
     "smooth_l1": Variant("smooth_l1", {"beta": 0.5}, teachers=THREE, captions=2),
     "relational": Variant("relational"),
     "crd": Variant("crd", teachers=PAIR, captions=2),
+    "clip_kd": Variant("clip_kd", {"fd": 20.0}, teachers=MODELS[:2]),
+    "clip_kd-several-captions": Variant("clip_kd", {"fd": 20.0} | SIGMOID, teachers=MODELS, captions=2),
+    "clip_kd-pictures": Variant("clip_kd", {"fd": 20.0}, teachers=MODELS, pictures=8),
+    "mobileclip": Variant("mobileclip", teachers=MODELS, captions=2),
+    "mobileclip-pictures": Variant("mobileclip", {"share": 0.4}, teachers=MODELS[:2], pictures=8),
     "function_matching": Variant("function_matching", {"temperature": 2.0}, teachers=CLASSIFIERS),
     "function_matching-mixup": Variant("function_matching", {"mixup": 0.5}, teachers=CLASSIFIERS),
     "lit": Variant("contrastive", teachers=((teacher(WIDTH), 1.0),), image="lit"),

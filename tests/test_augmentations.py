@@ -22,19 +22,19 @@ from distill.data.augmentations import RAND_AUGMENT, Operation, draw, rand_augme
 from distill.data.augmented_pixels import FUNCTIONS, TABLES
 from distill.data.augmented_pixels import apply as apply_to
 from distill.data.batch import Batch
-from distill.data.cache import Cache
 from distill.data.cache_fill import MissingShards, embed
 from distill.data.captions import Captions
 from distill.data.pairs import Slot
 from distill.data.shards import Shards
 from distill.data.teacher_inputs import PixelInput
 from distill.data.transform import TrainingPair, Transform, TransformOptions
+from distill.data.view_cache import ViewCache
 from distill.data.views import View, Views, decode
 from distill.errors import UserError
 from distill.lookup import resolve
 from distill.recipe import load, parse
 from distill.remarks import remarks
-from distill.training import setup
+from distill.training import caches, setup
 from students import SentencePieceTokenizer
 
 NAME = "packaged/efficientnet_lite0"
@@ -220,7 +220,7 @@ def test_augmentation_is_a_function_of_key_and_view_alone() -> None:
     assert len({views.draw(f"key {i}", 1, image.size).operations for i in range(100)}) > 95
 
 
-def filled(cache: Cache, teacher: teachers.Teacher, data: Shards) -> None:
+def filled(cache: ViewCache, teacher: teachers.Teacher, data: Shards) -> None:
     embed([cache], lambda k: teacher, MissingShards.find([cache], data), 0, lambda n: n)
 
 
@@ -256,7 +256,7 @@ def test_cached_rows_of_augmented_views_are_the_live_teachers(
     write_shards(tmp_path / "own", (12,))
     settings = [f"data.train={tmp_path / 'own'}", "data.flip=true", f"data.augment.{key}={KINDS[key]}"]
     resolved, data = two_teachers(recipe, tmp_path / "cache", *settings)
-    (cache,) = setup.caches_of(resolved)
+    (cache,) = caches.caches_of(resolved)
     filled(cache, teacher, data)
     pairs, closer = setup.pairs_of(resolved, data, TOKENIZER), 0
     for epoch in range(3):
@@ -282,8 +282,8 @@ def test_what_only_the_student_sees_leaves_teachers_and_caches_as_they_are(
     plain, data = two_teachers(recipe, tmp_path / "cache")
     strong, _ = two_teachers(recipe, tmp_path / "cache", *further)
     other_seed, _ = two_teachers(recipe, tmp_path / "cache", *further, "train.seed=7")
-    (cache,) = setup.caches_of(plain)
-    assert cache.identity == setup.caches_of(strong)[0].identity
+    (cache,) = caches.caches_of(plain)
+    assert cache.identity == caches.caches_of(strong)[0].identity
     filled(cache, teacher, data)
     samples = range(0, 64, 4)
     pairs = {name: setup.pairs_of(r, data, TOKENIZER) for name, r in (("plain", plain), ("strong", strong))}
@@ -346,9 +346,9 @@ def test_mixup_mixes_augmented_pictures_by_the_same_share(shards: Path) -> None:
 
 
 def test_a_cache_knows_the_augmentation_of_its_views(tmp_path: Path, teacher: teachers.Teacher) -> None:
-    def cache(views: int, augment: Augment) -> Cache:
+    def cache(views: int, augment: Augment) -> ViewCache:
         tables = {"data": {"train": ["x"]}, "teacher": [{"name": NAME, "views": views, "cache": str(tmp_path / "c")}]}
-        return Cache(parse(tables).teacher[0], teachers.card(NAME), Views((0.5, 1.0), True, augment=augment))
+        return ViewCache(parse(tables).teacher[0], teachers.card(NAME), Views((0.5, 1.0), True, augment=augment))
 
     assert "augment" not in cache(3, Augment()).identity and "augment" not in cache(1, ALL).identity
     grey = Augment(grayscale_prob=0.5)

@@ -71,7 +71,6 @@ def refused(*arguments: object, cwd: Path) -> str:
         (["objective.name=crd"], "needs an image teacher and then a text teacher of one width"),
         (["objective.name=function_matching", "objective.mixup=0.5"], 'teacher.N.cache = "none"'),
         (["objective.name=function_matching", "teacher.0.name=packaged/all_minilm_l6_v2"], "has none"),
-        (["teacher.0.name=packaged/all_minilm_l6_v2", "teacher.0.cache=here"], "embeds captions"),
         (['student.image={arch="teacher"}', "objective.name=function_matching"], "architecture of its own"),
         (
             ['student.image={arch="teacher"}', "teacher.0.name=packaged/all_minilm_l6_v2", "teacher.0.image_size=0"],

@@ -19,15 +19,15 @@ from safetensors.torch import load_file
 import teachers
 from distill.config import TeacherTable
 from distill.data.audit import audit
-from distill.data.cache import Cache
 from distill.data.cache_fill import MissingShards, check_space, describe_space, embed
 from distill.data.pairs import Slot
 from distill.data.shards import Shards
+from distill.data.view_cache import ViewCache
 from distill.data.views import Views, decode
 from distill.errors import BadSample, UserError
 from distill.lookup import resolve
 from distill.recipe import load
-from distill.training import setup
+from distill.training import caches, setup
 from students import SentencePieceTokenizer
 
 VIEWS = Views((0.5, 0.9), True)
@@ -41,7 +41,7 @@ def table(folder: Path, **changes: object) -> TeacherTable:
 
 
 def fill(
-    cache: Cache,
+    cache: ViewCache,
     teacher: teachers.Teacher,
     data: Shards,
     workers: int = 0,
@@ -66,7 +66,7 @@ def test_every_row_and_view_equals_the_live_teachers_embedding(
     tmp_path: Path, data: Shards, teacher: teachers.Teacher
 ) -> None:
     done: list[int] = []
-    cache = Cache(table(tmp_path / "cache"), CARD, VIEWS)
+    cache = ViewCache(table(tmp_path / "cache"), CARD, VIEWS)
     assert [len(index) for index in cache.missing(data)] == [5, 4]
     fill(cache, teacher, data, workers=1, tick=done.append)
     assert sum(done) == 9 and cache.missing(data) == []
@@ -84,8 +84,8 @@ def test_every_row_and_view_equals_the_live_teachers_embedding(
 def test_smaller_dtypes_stay_close_to_float32(
     tmp_path: Path, data: Shards, teacher: teachers.Teacher, dtype: str, error: float
 ) -> None:
-    exact = Cache(table(tmp_path / "exact", views=1), CARD, VIEWS)
-    small = Cache(table(tmp_path / "small", views=1, dtype=dtype), CARD, VIEWS)
+    exact = ViewCache(table(tmp_path / "exact", views=1), CARD, VIEWS)
+    small = ViewCache(table(tmp_path / "small", views=1, dtype=dtype), CARD, VIEWS)
     for cache in (exact, small):
         fill(cache, teacher, data)
     a, b = (torch.stack([c.row(data, i, 0)["embedding"] for i in range(9)]) for c in (exact, small))
@@ -107,34 +107,34 @@ def test_smaller_dtypes_stay_close_to_float32(
 def test_a_cache_with_other_settings_is_refused_and_the_error_names_the_difference(
     tmp_path: Path, data: Shards, teacher: teachers.Teacher, change: dict[str, object], message: str
 ) -> None:
-    fill(Cache(table(tmp_path / "cache"), CARD, VIEWS), teacher, data)
+    fill(ViewCache(table(tmp_path / "cache"), CARD, VIEWS), teacher, data)
     with pytest.raises(UserError, match=message):
-        Cache(table(tmp_path / "cache", **change), CARD, VIEWS).missing(data)
+        ViewCache(table(tmp_path / "cache", **change), CARD, VIEWS).missing(data)
     with pytest.raises(UserError, match="crop"):
-        Cache(table(tmp_path / "cache"), CARD, Views((0.1, 0.9), True)).missing(data)
+        ViewCache(table(tmp_path / "cache"), CARD, Views((0.1, 0.9), True)).missing(data)
     data.close()
 
 
 def test_changed_shards_other_weights_and_damaged_files_are_refused(
     tmp_path: Path, data: Shards, teacher: teachers.Teacher
 ) -> None:
-    cache = Cache(table(tmp_path / "cache"), CARD, VIEWS)
+    cache = ViewCache(table(tmp_path / "cache"), CARD, VIEWS)
     fill(cache, teacher, data)
     first = cache.file(data.indexes[0].path)
     complete = first.read_bytes()
     first.write_bytes(complete[:-100])
     with pytest.raises(UserError, match="damaged"):
-        Cache(table(tmp_path / "cache"), CARD, VIEWS).missing(data)
+        ViewCache(table(tmp_path / "cache"), CARD, VIEWS).missing(data)
     first.write_bytes(complete)
 
     write_shards(tmp_path / "shards", (5, 4), first=100)
     changed = Shards.open([str(tmp_path / "shards")])
     with pytest.raises(UserError, match="its content has changed"):
-        Cache(table(tmp_path / "cache"), CARD, VIEWS).missing(changed)
+        ViewCache(table(tmp_path / "cache"), CARD, VIEWS).missing(changed)
 
     write_shards(tmp_path / "shards", (5, 4))
     restored = Shards.open([str(tmp_path / "shards")])
-    assert not Cache(table(tmp_path / "cache"), CARD, VIEWS).missing(restored)
+    assert not ViewCache(table(tmp_path / "cache"), CARD, VIEWS).missing(restored)
     description = first.parent / "teacher.json"
     original = description.read_text()
     for other, reason in {
@@ -144,19 +144,19 @@ def test_changed_shards_other_weights_and_damaged_files_are_refused(
     }.items():
         description.write_text(other)
         with pytest.raises(UserError, match=reason):
-            Cache(table(tmp_path / "cache"), CARD, VIEWS).missing(restored)
+            ViewCache(table(tmp_path / "cache"), CARD, VIEWS).missing(restored)
     # A file of another cache with the same shards and shapes.
     description.write_text(original)
-    another = Cache(table(tmp_path / "another"), CARD, Views((0.1, 0.9), True))
+    another = ViewCache(table(tmp_path / "another"), CARD, Views((0.1, 0.9), True))
     fill(another, teacher, restored)
     shutil.copy(another.file(restored.indexes[0].path), first)
     with pytest.raises(UserError, match="were not made with what"):
-        Cache(table(tmp_path / "cache"), CARD, VIEWS).missing(restored)
+        ViewCache(table(tmp_path / "cache"), CARD, VIEWS).missing(restored)
     for file in first.parent.glob("*.safetensors"):
         file.unlink()
     description.write_text(json.dumps(json.loads(original) | {"weights": "others"}))
     with pytest.raises(UserError, match="other weights"):
-        fill(Cache(table(tmp_path / "cache"), CARD, VIEWS), teacher, restored)
+        fill(ViewCache(table(tmp_path / "cache"), CARD, VIEWS), teacher, restored)
     for shards in (data, restored):
         shards.close()
 
@@ -191,15 +191,15 @@ def flip_bit(path: Path, position: int) -> None:
 def test_a_flipped_bit_anywhere_is_detected(tmp_path: Path, data: Shards, teacher: teachers.Teacher) -> None:
     """Every 7th bit of the header, every bit of the checksums, and 60 of the rest: the file is refused on opening or
     on reading, or all rows are unchanged, including the one marked as having no embedding."""
-    cache = Cache(table(tmp_path / "cache", views=1, dtype="bf16"), CARD, VIEWS)
+    cache = ViewCache(table(tmp_path / "cache", views=1, dtype="bf16"), CARD, VIEWS)
     fill(cache, teacher, data)
     path = cache.file(data.indexes[0].path)
     present = load_file(path)["embeddings"]
     present[:, 3] = 0
     cache.write(data.indexes[0], {"embedding": present}, teacher.fingerprint(), absent=[3])
-    cache = Cache(table(tmp_path / "cache", views=1, dtype="bf16"), CARD, VIEWS)
+    cache = ViewCache(table(tmp_path / "cache", views=1, dtype="bf16"), CARD, VIEWS)
 
-    def read(cache: Cache, i: int) -> torch.Tensor | None:
+    def read(cache: ViewCache, i: int) -> torch.Tensor | None:
         try:
             return cache.row(data, i, 0)["embedding"]
         except BadSample:
@@ -215,7 +215,7 @@ def test_a_flipped_bit_anywhere_is_detected(tmp_path: Path, data: Shards, teache
     for position in positions:
         path.write_bytes(complete)
         flip_bit(path, position)
-        fresh = Cache(table(tmp_path / "cache", views=1, dtype="bf16"), CARD, VIEWS)
+        fresh = ViewCache(table(tmp_path / "cache", views=1, dtype="bf16"), CARD, VIEWS)
         try:
             fresh.missing(data)
             found = [read(fresh, i) for i in range(5)]
@@ -232,7 +232,7 @@ def test_a_flipped_bit_anywhere_is_detected(tmp_path: Path, data: Shards, teache
 def test_the_audit_detects_rows_that_are_not_the_live_teachers(
     tmp_path: Path, data: Shards, teacher: teachers.Teacher
 ) -> None:
-    cache = Cache(table(tmp_path / "cache", dtype="bf16"), CARD, VIEWS)
+    cache = ViewCache(table(tmp_path / "cache", dtype="bf16"), CARD, VIEWS)
     fill(cache, teacher, data)
     found = audit(cache, teacher, data, rows=12)
     assert found["rows"] == 12 and 0.999 < found["min_cosine"] < 1
@@ -246,7 +246,7 @@ def test_the_audit_detects_rows_that_are_not_the_live_teachers(
     rows = torch.stack([torch.stack([cache.row(data, i, view)["embedding"] for i in order]) for view in range(3)])
     cache.write(index, {"embedding": rows.bfloat16()}, teacher.fingerprint())
     with pytest.raises(UserError, match="is not what 'packaged/efficientnet_lite0' gives: cosine 0"):
-        audit(Cache(table(tmp_path / "cache", dtype="bf16"), CARD, VIEWS), teacher, data, rows=12)
+        audit(ViewCache(table(tmp_path / "cache", dtype="bf16"), CARD, VIEWS), teacher, data, rows=12)
     data.close()
 
 
@@ -262,7 +262,7 @@ def test_every_cached_embedding_in_a_batch_is_of_the_students_own_crop_and_flip(
     recipe.write_text(recipe.read_text().replace("[student]", online, 1))
     checked = load(str(recipe), [*settings, f"teacher.0.cache={tmp_path / 'cache'}", "teacher.0.image_size=96"])
     resolved, data = resolve(checked), Shards.open(checked.data.train)
-    (cache,) = setup.caches_of(resolved)
+    (cache,) = caches.caches_of(resolved)
     fill(cache, teacher, data)
     tokenizer = SentencePieceTokenizer.train(["a red circle", "ein Kreis, rot"] * 50, 40, 8)
     pairs = setup.pairs_of(resolved, data, tokenizer)
@@ -298,9 +298,9 @@ def test_two_teachers_with_the_same_cache_folder_are_refused(recipe: Path, tmp_p
 def test_a_folder_that_another_command_has_meanwhile_filled_is_refused(
     tmp_path: Path, data: Shards, teacher: teachers.Teacher
 ) -> None:
-    cache = Cache(table(tmp_path / "cache"), CARD, VIEWS)
+    cache = ViewCache(table(tmp_path / "cache"), CARD, VIEWS)
     missing = MissingShards.find([cache], data)
-    fill(Cache(table(tmp_path / "cache", image_size=96), CARD, VIEWS), teacher, data)
+    fill(ViewCache(table(tmp_path / "cache", image_size=96), CARD, VIEWS), teacher, data)
     with pytest.raises(UserError, match="image_size 96 instead of 64"):
         embed([cache], lambda k: teacher, missing, 0, id)
 
@@ -309,10 +309,10 @@ def test_a_cache_made_with_other_network_options_is_refused(
     tmp_path: Path, data: Shards, teacher: teachers.Teacher
 ) -> None:
     """Options such as the activation or the pooling change the embedding, but not the hash of the weights."""
-    fill(Cache(table(tmp_path / "cache"), CARD, VIEWS), teacher, data)
+    fill(ViewCache(table(tmp_path / "cache"), CARD, VIEWS), teacher, data)
     quick = dataclasses.replace(CARD, options={"act_layer": "quick_gelu"})
     with pytest.raises(UserError, match=r'options \{\} instead of \{"act_layer": "quick_gelu"\}'):
-        Cache(table(tmp_path / "cache"), quick, VIEWS).missing(data)
+        ViewCache(table(tmp_path / "cache"), quick, VIEWS).missing(data)
 
 
 def test_weights_with_a_wrong_hash_are_refused_even_if_they_are_not_loaded(tmp_path: Path) -> None:
@@ -320,9 +320,11 @@ def test_weights_with_a_wrong_hash_are_refused_even_if_they_are_not_loaded(tmp_p
     file.write_bytes(b"weights")
     right = hashlib.sha256(b"weights").hexdigest()
     card = teachers.with_weights(CARD, str(file))
-    assert Cache(table(tmp_path, weights=str(file), sha256=right[:9].upper()), card, VIEWS).identity["file"] == right
+    assert (
+        ViewCache(table(tmp_path, weights=str(file), sha256=right[:9].upper()), card, VIEWS).identity["file"] == right
+    )
     with pytest.raises(UserError, match="has the SHA-256 [0-9a-f]{64}, where dead is expected"):
-        Cache(table(tmp_path, weights=str(file), sha256="dead"), card, VIEWS)
+        ViewCache(table(tmp_path, weights=str(file), sha256="dead"), card, VIEWS)
 
 
 def test_the_error_about_nan_embeddings_says_that_the_weights_are_damaged(
@@ -331,25 +333,25 @@ def test_the_error_about_nan_embeddings_says_that_the_weights_are_damaged(
     broken = copy.deepcopy(teacher)
     broken.net.conv_stem.weight.data.fill_(torch.nan)  # type: ignore[union-attr, operator]
     with pytest.raises(UserError, match="are no numbers: its weights are damaged"):
-        fill(Cache(table(tmp_path / "cache"), CARD, VIEWS), broken, data)
+        fill(ViewCache(table(tmp_path / "cache"), CARD, VIEWS), broken, data)
     assert not list((tmp_path / "cache").glob("*.safetensors"))
 
 
 def test_a_file_at_the_path_of_the_cache_folder_is_refused(tmp_path: Path, data: Shards) -> None:
     (tmp_path / "cache").write_text("mine")
     with pytest.raises(UserError, match="cache is a file. Name a folder"):
-        Cache(table(tmp_path / "cache"), CARD, VIEWS).missing(data)
+        ViewCache(table(tmp_path / "cache"), CARD, VIEWS).missing(data)
 
 
 def test_the_audit_compares_only_rows_that_have_an_embedding(
     tmp_path: Path, data: Shards, teacher: teachers.Teacher
 ) -> None:
-    cache = Cache(table(tmp_path / "cache"), CARD, VIEWS)
+    cache = ViewCache(table(tmp_path / "cache"), CARD, VIEWS)
     fill(cache, teacher, data)
     for index, absent in zip(data.indexes, ([0, 1, 2, 3, 4], [0, 2]), strict=True):
         rows = load_file(cache.file(index.path))["embeddings"]
         cache.write(index, {"embedding": rows}, teacher.fingerprint(), absent)
-    cache = Cache(table(tmp_path / "cache"), CARD, VIEWS)
+    cache = ViewCache(table(tmp_path / "cache"), CARD, VIEWS)
     assert audit(cache, teacher, data, rows=5)["rows"] == 5, "other rows are compared instead"
     assert audit(cache, teacher, data, rows=50)["rows"] == 6, "two samples, three views"
 
@@ -358,7 +360,7 @@ def test_cache_files_have_the_permissions_of_the_umask(
     tmp_path: Path, data: Shards, teacher: teachers.Teacher
 ) -> None:
     """Although they are first written to a temporary file."""
-    cache = Cache(table(tmp_path / "cache"), CARD, VIEWS)
+    cache = ViewCache(table(tmp_path / "cache"), CARD, VIEWS)
     (tmp_path / "usual").touch()
     fill(cache, teacher, data)
     assert cache.file(data.indexes[0].path).stat().st_mode == (tmp_path / "usual").stat().st_mode
@@ -373,14 +375,20 @@ def test_two_teachers_embedded_in_one_pass_get_the_same_rows_as_separately(
     """In one pass, each separately, and with one cache already half filled: the rows are the same."""
     second = teachers.card("packaged/efficientnet_lite1")
     live = [teacher, teachers.load(second)]
-    together = [Cache(table(tmp_path / "a0"), CARD, VIEWS), Cache(other_table(second, tmp_path / "a1"), second, VIEWS)]
-    separate = [Cache(table(tmp_path / "b0"), CARD, VIEWS), Cache(other_table(second, tmp_path / "b1"), second, VIEWS)]
+    together = [
+        ViewCache(table(tmp_path / "a0"), CARD, VIEWS),
+        ViewCache(other_table(second, tmp_path / "a1"), second, VIEWS),
+    ]
+    separate = [
+        ViewCache(table(tmp_path / "b0"), CARD, VIEWS),
+        ViewCache(other_table(second, tmp_path / "b1"), second, VIEWS),
+    ]
     embed(together, live.__getitem__, MissingShards.find(together, data), 0, id)
     fill(separate[0], live[0], data)
     embed(separate[1:], lambda k: live[1], MissingShards.find(separate[1:], data).part(1, 2), 0, id)
     stamp = separate[1].file(data.indexes[1].path).stat().st_mtime_ns
     missing = MissingShards.find(separate, data)
-    assert missing.missing_in == ((1,),) and missing.images(0) == 0 and missing.images(1) == 5
+    assert missing.missing_in == ((1,),) and missing.samples(0) == 0 and missing.samples(1) == 5
     assert "packaged/efficientnet_lite1 76.9 kB (5 images, 3 views, 1280 × fp32)" in describe_space(separate, missing)
     embed(separate, live.__getitem__, missing, 1, id)
     assert separate[1].file(data.indexes[1].path).stat().st_mtime_ns == stamp, "files that exist are not rewritten"
@@ -398,10 +406,10 @@ def other_table(card: teachers.Card, folder: Path) -> TeacherTable:
 def test_too_little_disk_space_is_an_error_and_partial_files_are_removed(
     tmp_path: Path, data: Shards, teacher: teachers.Teacher
 ) -> None:
-    huge = Cache(table(tmp_path / "cache", views=10**12), CARD, VIEWS)
+    huge = ViewCache(table(tmp_path / "cache", views=10**12), CARD, VIEWS)
     with pytest.raises(UserError, match=r"takes .* TB, and .* has .* left. Name another folder as teacher.N.cache"):
         check_space([huge], MissingShards.find([huge], data))
-    cache = Cache(table(tmp_path / "real"), CARD, VIEWS)
+    cache = ViewCache(table(tmp_path / "real"), CARD, VIEWS)
     fill(cache, teacher, data)
     path = cache.file(data.indexes[0].path)
     path.unlink()
@@ -423,7 +431,9 @@ def test_teachers_with_the_same_name_have_separate_caches_and_distinct_names(tmp
         (folder / "config.json").write_text('{"architecture": "resnet18"}')
         (folder / "model.safetensors").write_bytes(letter.encode())
         card = teachers.card(str(folder))
-        cache_folders.add(Cache(table(folder, name=str(folder), cache="auto"), card, VIEWS).folder(tmp_path / "x.tar"))
+        cache_folders.add(
+            ViewCache(table(folder, name=str(folder), cache="auto"), card, VIEWS).folder(tmp_path / "x.tar")
+        )
     assert len(cache_folders) == 2
     twice = recipe.read_text().replace("[student]", f'[[teacher]]\nname = "{CARD.name}"\nviews = 2\n\n[student]', 1)
     recipe.write_text(twice)

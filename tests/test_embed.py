@@ -20,14 +20,14 @@ from ranks import in_ranks, train_together
 from safetensors.torch import load_file
 
 import teachers
-from distill.data.cache import Cache
 from distill.data.cache_fill import MissingShards, embed
 from distill.data.shards import Shards
+from distill.data.view_cache import ViewCache
 from distill.data.views import PLAIN_VIEWS
 from distill.errors import BadSample
 from distill.lookup import resolve
 from distill.recipe import load
-from distill.training import setup
+from distill.training import caches
 from distill.training.checkpoint import Snapshot
 from launch import group as processes
 from launch import zero
@@ -47,7 +47,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "recipe.toml").write_text(recipe)
     log = distill("teachers", "embed", "recipe.toml", "--out", "whole", cwd=folder).stderr
     assert "need packaged/efficientnet_lite0 431 kB (84 images, 2 views, 1280 × fp16)" in log
-    assert "embedding: 84/84 images, " in log and " a second" in log and "live teacher's, cosine at least 0.999" in log
+    assert (
+        "embedding: 84/84 samples, " in log and " a second" in log and "live teacher's, cosine at least 0.999" in log
+    )
     return folder
 
 
@@ -102,12 +104,12 @@ def test_after_a_kill_no_complete_shard_is_embedded_again(home: Path, nproc: int
 
 def test_two_processes_fill_the_same_cache_as_one(home: Path) -> None:
     result = distill("teachers", "embed", "recipe.toml", "--out", "two", "--nproc", "2", cwd=home)
-    assert "embedding, process 1 of 2: 48/48 images" in result.stderr
+    assert "embedding, process 1 of 2: 48/48 samples" in result.stderr
     assert_same(home / "two", home)
     # A training with two processes fills a missing cache with two processes.
     words = ("train", "recipe.toml", "--out", "run", "--nproc", "2", "--set", "teacher.0.cache=trained")
     log = distill(*words, "--set", "train.steps=2", cwd=home).stderr
-    assert "embedding, process 1 of 2: 48/48 images" in log
+    assert "embedding, process 1 of 2: 48/48 samples" in log
     assert_same(home / "trained", home)
     about = json.loads((home / "run" / "run.json").read_text())
     assert about["teacher_audits"]["packaged/efficientnet_lite0"]["rows"] == 8
@@ -127,7 +129,7 @@ def test_a_truncated_shard_is_embedded_as_far_as_it_can_be_read(tmp_path: Path, 
 def test_processes_without_a_shard_embed_nothing(home: Path, tmp_path: Path) -> None:
     (shard,) = write_shards(tmp_path / "one", (12,))
     table = load(str(home / "recipe.toml"), [f"teacher.0.cache={tmp_path / 'cache'}", "teacher.0.views=1"]).teacher[0]
-    cache = Cache(table, teachers.card(table.name), PLAIN_VIEWS)
+    cache = ViewCache(table, teachers.card(table.name), PLAIN_VIEWS)
     missing = MissingShards.find([cache], Shards.open([str(shard)]))
     parts = [missing.part(rank, 3) for rank in range(3)]
     assert [len(part.shards) for part in parts] == [12, 0, 0]
@@ -160,7 +162,7 @@ def test_an_image_that_does_not_decode_has_no_embedding(tmp_path: Path, home: Pa
     (file,) = files(tmp_path / "cache").values()
     assert not file["embeddings"][:, 1].any()
     checked = load(str(home / "recipe.toml"), [f"data.train={shard}", f"teacher.0.cache={tmp_path / 'cache'}"])
-    (cache,), shards = setup.caches_of(resolve(checked)), Shards.open([str(shard)])
+    (cache,), shards = caches.caches_of(resolve(checked)), Shards.open([str(shard)])
     with pytest.raises(BadSample, match="no embedding of it"):
         cache.row(shards, 1, 0)
     assert cache.row(shards, 2, 0)["embedding"].any()

@@ -20,7 +20,6 @@ from safetensors.torch import save_file
 
 import teachers
 from distill.config import TeacherTable
-from distill.data.cache import Cache
 from distill.data.captions import Captions
 from distill.data.index import (
     TAR_ERRORS,
@@ -31,8 +30,10 @@ from distill.data.index import (
     scan_shard,
 )
 from distill.data.indexes import read_index
-from distill.data.shards import Sample, Shards
+from distill.data.sample import Sample
+from distill.data.shards import Shards
 from distill.data.tar_stream import TarReader
+from distill.data.view_cache import ViewCache
 from distill.data.views import PLAIN_VIEWS, decode
 from distill.errors import BadSample, UserError
 from distill.files import read_table
@@ -220,10 +221,10 @@ def test_corrupted_caches_are_refused_or_give_the_rows_that_were_written(
                 cache.row(shards, 2, 0)
 
 
-def cache_in(folder: Path) -> Cache:
+def cache_in(folder: Path) -> ViewCache:
     """A cache in this folder, of a teacher with embeddings of width 1,280."""
     table = TeacherTable(name="packaged/efficientnet_lite0", cache=str(folder / "cache"), dtype="fp32")
-    cache = Cache(table, teachers.card(table.name), PLAIN_VIEWS)
+    cache = ViewCache(table, teachers.card(table.name), PLAIN_VIEWS)
     (folder / "cache").mkdir(exist_ok=True)
     (folder / "cache" / "teacher.json").write_text(json.dumps(cache.identity | {"weights": "weights"}))
     return cache

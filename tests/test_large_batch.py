@@ -42,7 +42,7 @@ def memory(process: psutil.Process) -> int:
 
 @pytest.mark.slow
 def test_a_step_with_the_papers_batch_size_needs_less_than_6_gb(tmp_path: Path) -> None:
-    """With the demo's towers, and three loss terms over all 14,336 pairs."""
+    """With the towers of the recipe ``tiny``, and three loss terms over all 14,336 pairs."""
     write_pairs(tmp_path / "shards")
     settings = {
         "data.train": "shards",
@@ -52,7 +52,7 @@ def test_a_step_with_the_papers_batch_size_needs_less_than_6_gb(tmp_path: Path) 
         "train.batch_size": BATCH,
         "train.micro_batch": 256,
     }
-    words = ["train", "demo", "--out", "run", *(w for k, v in settings.items() for w in ("--set", f"{k}={v}"))]
+    words = ["train", "tiny", "--out", "run", *(w for k, v in settings.items() for w in ("--set", f"{k}={v}"))]
     script = Path(sys.executable).with_name("distill")
     environment = os.environ | {"OMP_NUM_THREADS": str(os.cpu_count())}
     with (tmp_path / "log").open("w") as log:

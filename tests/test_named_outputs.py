@@ -19,14 +19,15 @@ from torch import nn
 import distill as package
 import losses
 import teachers
-from distill.data.cache import Cache
 from distill.data.cache_fill import MissingShards, embed
 from distill.data.shards import Shards
+from distill.data.view_cache import ViewCache
 from distill.data.views import Views, decode
 from distill.errors import UserError
 from distill.lookup import resolve
 from distill.recipe import load
-from distill.training.setup import Networks, caches_of
+from distill.training.caches import caches_of
+from distill.training.setup import Networks
 from losses import objectives
 from losses.projections import Linear
 
@@ -173,7 +174,7 @@ def test_every_cached_output_equals_the_live_teachers(tmp_path: Path, pictures: 
     outputs = ("embedding", "logits")
     card, data = teachers.card(LITE0), Shards.open([str(pictures)])
     table = TeacherTable(name=LITE0, cache=str(tmp_path / "cache"), views=2, image_size=64, dtype="fp32")
-    cache, live = Cache(table, card, Views((0.5, 0.9), True), outputs), teachers.load(card, 64, outputs)
+    cache, live = ViewCache(table, card, Views((0.5, 0.9), True), outputs), teachers.load(card, 64, outputs)
     embed([cache], lambda k: live, MissingShards.find([cache], data), 0, id)
     separate = {name: teachers.load(card, 64, (name,)) for name in outputs}
     for i in (0, 7, 23):
@@ -191,9 +192,9 @@ def test_every_cached_output_equals_the_live_teachers(tmp_path: Path, pictures: 
         position = header + offsets[name][0] + 5
         file.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
         with pytest.raises(UserError, match="row 0 of view 0 is not what was written"):
-            Cache(table, card, cache.views, outputs).row(data, 0, 0)
+            ViewCache(table, card, cache.views, outputs).row(data, 0, 0)
     with pytest.raises(UserError, match="output embedding\\+logits instead of embedding"):
-        Cache(table, card, cache.views).missing(data)
+        ViewCache(table, card, cache.views).missing(data)
     data.close()
 
 

@@ -27,7 +27,7 @@ from distill.data.shards import Shards
 from distill.lookup import resolve
 from distill.recipe import load, parse
 from distill.rules import Rules
-from distill.training.setup import caches_of
+from distill.training.caches import caches_of
 
 WRITTEN, HOME = Path(__file__).parent / "written_by_0.1.0", Path("/tmp/distill-0.1.0")
 IMAGES = [Image.new("RGB", (20, 30), colour) for colour in ("red", "green", "blue")]

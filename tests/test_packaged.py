@@ -124,7 +124,7 @@ def test_teachers_of_two_families_distil_together(tmp_path: Path, recipe: Path) 
     recipe.write_text(recipe.read_text().replace("[student]", second, 1))
     small = ("--set", "train.steps=3", "--set", "train.batch_size=8")
     said = distill("train", recipe, "--out", tmp_path / "run", *small).stderr
-    assert "embedding: 64/64 images" in said, "each image once, for both"
+    assert "embedding: 64/64 samples" in said, "each image once, for both"
     about = json.loads((tmp_path / "run" / "run.json").read_text())
     assert set(about["teacher_weights"]) == {LITE0, "packaged/vit_small_patch14"}
     assert {name: found["rows"] for name, found in about["teacher_audits"].items()} == {

@@ -22,8 +22,9 @@ from distill.data.captions import Caption, Captions
 from distill.data.indexes import read_index
 from distill.data.members import Leftover
 from distill.data.overlap import without
+from distill.data.sample import Sample
 from distill.data.shard_names import shard_paths
-from distill.data.shards import Sample, Shards
+from distill.data.shards import Shards
 from distill.data.streams import read_samples
 from distill.data.views import decode
 from distill.errors import Bad, BadSample, UserError

@@ -17,7 +17,8 @@ from distill.data.captions import Caption, Captions
 from distill.data.loading import load_batches
 from distill.data.order import Order
 from distill.data.pairs import Pairs, Schedule
-from distill.data.shards import Sample, Shards
+from distill.data.sample import Sample
+from distill.data.shards import Shards
 from distill.data.teacher_inputs import PixelInput, TokenInput
 from distill.data.transform import Transform, TransformOptions
 from distill.data.views import Views, decode

@@ -34,7 +34,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import distill as package
-from distill.demo import METHODS
 from distill.recipe import load
 from distill.studies.comparison import compare
 from distill.studies.measured import Results
@@ -376,7 +375,7 @@ def test_the_grid_on_the_page_is_one(tmp_path: Path) -> None:
     assert len(made.all) > 2 and not made.remarks
 
 
-@pytest.mark.parametrize("recipe", ["demo", "three_towers"])
+@pytest.mark.parametrize("recipe", ["tiny", "three_towers"])
 def test_every_variant_of_the_packaged_grids_resolves(recipe: str) -> None:
     assert "three_towers" in packaged_grids()
     for name in packaged_grids():
@@ -385,12 +384,18 @@ def test_every_variant_of_the_packaged_grids_resolves(recipe: str) -> None:
         assert len({str(one.content) for one in made.all}) == len(made.all) > 1
 
 
-def test_the_packaged_grid_has_the_demos_methods_and_the_papers_ablations() -> None:
-    made = make_variants("demo", ["data.train=x"], grid=read_grid("three_towers"))
+def test_the_packaged_grid_has_the_usual_methods_and_the_papers_ablations() -> None:
+    made = make_variants("tiny", ["data.train=x"], grid=read_grid("three_towers"))
     by_name = {one.name: one for one in made.all}
-    assert made.reference.name == "3T" and made.reference.recipe == load("demo", ["data.train=x"])
-    for method, name in (("three_towers", "3T"), ("scratch", "from scratch"), ("lit", "LiT")):
-        assert by_name[name].recipe == load("demo", ["data.train=x", *METHODS[method]])
+    assert made.reference.name == "3T" and made.reference.recipe == load("tiny", ["data.train=x"])
+    contrastive = 'objective={name="contrastive"}'
+    methods = {
+        "3T": [],
+        "from scratch": ["teacher=[]", contrastive],
+        "LiT": [contrastive, 'student.image={arch="teacher"}', "student.width=1280"],
+    }
+    for name, overrides in methods.items():
+        assert by_name[name].recipe == load("tiny", ["data.train=x", *overrides])
     terms = {
         name: set(one.resolved.objective.terms)
         for name, one in by_name.items()

@@ -30,7 +30,8 @@ def demo(out: Path, seed: int, overrides: tuple[str, ...], limit: int | None, as
     import json
     import shlex
 
-    from distill.demo import Demo, table
+    from distill.demo.run import Demo
+    from distill.demo.table import table
 
     def print_line(line: str) -> None:
         click.echo(line, err=as_json)

@@ -101,10 +101,8 @@ def facts(resolved: ResolvedRecipe) -> dict[str, Any]:
     train = recipe.train
     length = {key: value for key in ("steps", "epochs", "examples") if (value := getattr(train, key)) is not None}
     used = len(resolved.teachers)
-    modes = [
-        "not used" if k >= used else "online" if fact.online else "cached" for k, fact in enumerate(resolved.facts)
-    ]
-    folders = [table.cache if mode == "cached" else None for table, mode in zip(recipe.teacher, modes, strict=True)]
+    modes = ["not used" if k >= used else "online" if one.online else "cached" for k, one in enumerate(resolved.named)]
+    folders = [one.table.cache if mode == "cached" else None for one, mode in zip(resolved.named, modes, strict=True)]
     return {
         "objective": {"name": recipe.objective.name} | resolved.objective.model_dump(),
         "teachers": [

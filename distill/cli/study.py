@@ -78,7 +78,7 @@ def study(
       distill study recipe.toml --axis objective.weight=0.5,2 --seeds 5 --task retrieval
       distill study recipe.toml --variant 'no heads: objective.heads=none' --variant 'MLP: objective.adapter=mlp'
       distill study recipe.toml --axis optim.lr=1e-3,2e-3 --axis train.batch_size=128,256 --product
-      distill study demo --grid three_towers --set data.train=a/train-*.tar --set data.eval=a/test-*.tar --dry-run
+      distill study tiny --grid three_towers --set data.train=a/train-*.tar --set data.eval=a/test-*.tar --dry-run
     """
     import distill
     from distill.cli.evaluate import tree_of

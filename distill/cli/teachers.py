@@ -42,8 +42,8 @@ def list_(
 ) -> None:
     """List teachers that have a card; with WORDS, those with all of them in name, data, licence or paper.
 
-    Other teachers: timm/ARCH is any timm model, and a path such as ./FOLDER is an encoder saved by timm or
-    sentence-transformers.
+    Other teachers: timm/ARCH is any timm model, and a path such as ./FOLDER is an encoder saved by timm, transformers,
+    open_clip or sentence-transformers.
 
     \b
     Examples:
@@ -89,14 +89,15 @@ def parse_count(text: str) -> float:
 
 @teachers.command()
 @click.argument("name")
+@click.option("--tower", type=click.Choice(["image", "text"]), help="Which tower of a pair; else that of images.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
-def show(name: str, as_json: bool) -> None:
+def show(name: str, tower: str | None, as_json: bool) -> None:
     """Show the card of the teacher NAME."""
     from distill.errors import as_user_errors
-    from teachers import card
+    from teachers import towers
 
     with as_user_errors():
-        fields = card_fields(card(name))
+        fields = card_fields(towers(name, tower or "")[0])
     if as_json:
         click.echo(json.dumps(fields, indent=1))
         return
@@ -113,8 +114,9 @@ def show(name: str, as_json: bool) -> None:
 def embed(recipe: str, overrides: tuple[str, ...], out: Path | None, launcher: Launcher, as_json: bool) -> None:
     """Embed RECIPE's training shards with its teachers; otherwise training does it first.
 
-    Every image is decoded once for all teachers. Each process embeds whole shards, and a shard's file appears when it
-    is complete: if the command is interrupted, the same command continues it.
+    Every image is decoded once for all teachers, and every caption of a shard embedded once by each. Each process
+    embeds whole shards, and a shard's file appears when it is complete: if the command is interrupted, the same
+    command continues it.
 
     \b
     Example:

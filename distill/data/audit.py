@@ -9,18 +9,17 @@ import torch
 from distill.data.cache import Cache
 from distill.data.keyed_random import uniform
 from distill.data.shards import Shards
-from distill.data.views import decode
 from distill.errors import BadSample, UserError
 
 if TYPE_CHECKING:
     from teachers import Teacher
 
-DRAWS_PER_ROW = 10  # candidates drawn for each row to be compared, because some images may not decode
+DRAWS_PER_ROW = 10  # candidates drawn for each row to be compared, because some samples may be damaged
 MIN_COSINE = 0.999  # rounding to bfloat16 and another batch size leave more of a cosine of 1
 
 
 def audit(cache: Cache, teacher: Teacher, shards: Shards, rows: int) -> dict[str, Any]:
-    """Compare some rows, spread over all shards and views, with what the teacher computes.
+    """Compare some rows, spread over all shards and views or captions, with what the teacher computes.
 
     Args:
         cache: a complete cache.
@@ -30,7 +29,7 @@ def audit(cache: Cache, teacher: Teacher, shards: Shards, rows: int) -> dict[str
 
     Returns:
         "rows", how many rows were compared, and "min_cosine", their smallest cosine with the teacher's outputs, None
-        if no drawn image decodes.
+        if no drawn sample can be used.
 
     Raises:
         UserError: if the cache was computed with other weights, or a cosine is below ``MIN_COSINE``.
@@ -43,23 +42,20 @@ def audit(cache: Cache, teacher: Teacher, shards: Shards, rows: int) -> dict[str
             "Remove that folder, name another, or use the weights it was made with.",
         )
     lowest, compared = 1.0, 0
-    for i, view in draws(len(shards), cache.table.views, rows * DRAWS_PER_ROW):
+    for i, choice in draws(len(shards), cache.choices, rows * DRAWS_PER_ROW):
         if compared == rows:
             break
         try:
-            image, cached = decode(shards.read(i, ["image"])), cache.row(shards, i, view)
+            which, cached, outputs = cache.compared(shards, i, choice, teacher)
         except BadSample:
-            continue  # the image does not decode and has no embedding
-        drawn = cache.views.draw(shards.key(i), view, image.size)
-        pixels = drawn.render(image, cache.identity["image_size"], cache.card.interpolation)
-        outputs = teacher(pixels[None].to(teacher.mean.device))
+            continue  # the image does not decode, or the captions cannot be read, and there is no embedding
         cosine = min(
             float(torch.cosine_similarity(outputs[name][0].cpu().flatten(), row.flatten(), dim=0))
             for name, row in cached.items()
         )
         if not cosine >= MIN_COSINE:  # also if it is NaN
             raise UserError(
-                f"The cached embedding of view {view} of sample '{shards.key(i)}' in "
+                f"The cached embedding of {which} of sample '{shards.key(i)}' in "
                 f"{cache.file(shards.indexes[shards.locate(i)[0]].path)} is not what '{cache.card.name}' gives: "
                 f"cosine {cosine:.4f}.",
                 "Remove that file.",
@@ -68,7 +64,10 @@ def audit(cache: Cache, teacher: Teacher, shards: Shards, rows: int) -> dict[str
     return {"rows": compared, "min_cosine": lowest if compared else None}
 
 
-def draws(samples: int, views: int, count: int) -> list[tuple[int, int]]:
-    """At most ``count`` distinct pairs of a sample and a view, in a random order that is the same in every call."""
+def draws(samples: int, choices: int, count: int) -> list[tuple[int, int]]:
+    """At most ``count`` distinct pairs of a sample and a choice among its rows.
+
+    Their order is random, and the same in every call.
+    """
     drawn = (uniform(f"audit {n}", 2) for n in range(4 * count))
-    return list(dict.fromkeys((int(x * samples), int(y * views)) for x, y in drawn))[:count]
+    return list(dict.fromkeys((int(x * samples), int(y * choices)) for x, y in drawn))[:count]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.data.keyed_random import uniform
-from distill.data.shards import Sample
+from distill.data.sample import Sample
 from distill.data_table import CAPTION_KEYS, Data
 
 TEXT_KEYS = ("text", "caption", "raw", "sentence")  # of an object that is one caption, beside what else it holds
@@ -112,25 +112,29 @@ class Captions:
         return f"{under}{empty} (see data.caption_keys)"
 
     def draw(self, captions: Sequence[Caption], key: str, seed: int, epoch: int, count: int = 1) -> list[Caption]:
-        """The captions for an epoch: a function of (key, seed, epoch) alone.
+        """The captions for an epoch, see :meth:`draw_numbers`."""
+        return [captions[number] for number in self.draw_numbers(len(captions), key, seed, epoch, count)]
+
+    def draw_numbers(self, available: int, key: str, seed: int, epoch: int, count: int = 1) -> list[int]:
+        """Which of a sample's captions are those for an epoch: a function of (key, seed, epoch) and their number.
 
         With a ``count`` above 1 they are taken in order, each epoch continuing where the one before stopped; an image
         with fewer captions repeats them.
         """
         if count > 1:
-            first = 0 if len(captions) <= count else epoch * count
-            return [captions[(first + i) % len(captions)] for i in range(count)]
-        return [self._draw_one(captions, key, seed, epoch)]
+            first = 0 if available <= count else epoch * count
+            return [(first + i) % available for i in range(count)]
+        return [self._draw_one(available, key, seed, epoch)]
 
-    def _draw_one(self, captions: Sequence[Caption], key: str, seed: int, epoch: int) -> Caption:
-        if self.first_only or len(captions) == 1:
-            return captions[0]
+    def _draw_one(self, available: int, key: str, seed: int, epoch: int) -> int:
+        if self.first_only or available == 1:
+            return 0
         coin, position = uniform(f"{seed} {epoch} {key}", 2)
         if self.first_share is None:
-            return captions[int(position * len(captions))]
+            return int(position * available)
         if coin < self.first_share:
-            return captions[0]
-        return captions[1 + int(position * (len(captions) - 1))]
+            return 0
+        return 1 + int(position * (available - 1))
 
 
 def text_of(data: bytes) -> str:

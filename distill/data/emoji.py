@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -150,6 +151,39 @@ def render(emoji: Emoji) -> bytes:
     return out.getvalue()
 
 
+def hold_back(emojis: list[Emoji]) -> tuple[list[Emoji], list[Emoji]]:
+    """The emoji without one of their English names, and those that have such a name, with that name alone.
+
+    It is the name that shares the smallest part of its words with the emoji's other names. It is none that differs
+    from another name in capitals, spaces and punctuation only, or that another emoji has.
+    """
+    count = Counter(letters(name) for emoji in emojis for name in {letters(n): n for n in emoji.names["en"]}.values())
+    kept, other_names = list[Emoji](), list[Emoji]()
+    for emoji in emojis:
+        first, *aliases = emoji.names["en"]
+        own = [n for n in aliases if count[letters(n)] == 1 and letters(n) not in ("", letters(first))]
+        if not own:
+            kept.append(emoji)
+            continue
+        held = min(own, key=lambda name: share_of_known_words(name, emoji.names["en"]))
+        left = [name for name in emoji.names["en"] if letters(name) != letters(held)]
+        kept.append(replace(emoji, names=emoji.names | {"en": left}))
+        other_names.append(replace(emoji, names={"en": [held]}))
+    return kept, other_names
+
+
+def letters(name: str) -> str:
+    """A name without capitals, spaces and punctuation."""
+    return "".join(character for character in name.lower() if character.isalnum())
+
+
+def share_of_known_words(name: str, names: list[str]) -> float:
+    """The share of the words of a name that are also in others, from 0 to 1."""
+    known = {word for other in names if letters(other) != letters(name) for word in other.lower().split()}
+    words = name.lower().split()
+    return sum(word in known for word in words) / len(words)
+
+
 def make_samples(emojis: list[Emoji]) -> Iterator[dict[str, Any]]:
     """WebDataset samples: the image, its English name as ``txt``, names by language and the group as ``json``."""
     for emoji in emojis:
@@ -161,7 +195,22 @@ def make_samples(emojis: list[Emoji]) -> Iterator[dict[str, Any]]:
         }
 
 
-def pack(folder: Path, limit: int | None = None) -> tuple[list[Path], list[Path]]:
+class Packed(NamedTuple):
+    """The paths of the demo's shards.
+
+    Attributes:
+        train: emoji to train on.
+        test: unseen emoji.
+        other_names: those of the training emoji that have another English name, which is not among the captions that
+            are trained on; it is their only caption here.
+    """
+
+    train: list[Path]
+    test: list[Path]
+    other_names: list[Path]
+
+
+def pack(folder: Path, limit: int | None = None) -> Packed:
     """Write the demo's shards.
 
     Skin-tone variants are left out. Image and name differ from the other variants' in one colour only, so they would
@@ -170,12 +219,14 @@ def pack(folder: Path, limit: int | None = None) -> tuple[list[Path], list[Path]
     Args:
         folder: where to write the shards.
         limit: the number of training emoji, and of test emoji, to keep, evenly spaced; None keeps all.
-
-    Returns:
-        The paths of the training shards and of the test shards.
     """
-    train, test = (evenly_spaced([e for e in part if not e.toned], limit) for part in split(load_emojis()))
-    return write_shards(folder, "train", make_samples(train)), write_shards(folder, "test", make_samples(test))
+    whole, test = ([e for e in part if not e.toned] for part in split(load_emojis()))
+    train, other_names = hold_back(evenly_spaced(whole, limit))
+    return Packed(
+        write_shards(folder, "train", make_samples(train)),
+        write_shards(folder, "test", make_samples(evenly_spaced(test, limit))),
+        write_shards(folder, "other-names", make_samples(other_names)),
+    )
 
 
 def evenly_spaced(emojis: list[Emoji], limit: int | None) -> list[Emoji]:

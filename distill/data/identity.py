@@ -1,4 +1,4 @@
-"""The identity of a teacher cache: teacher, preprocessing, views and outputs, as JSON values to be compared."""
+"""The identity of a teacher cache: teacher, preprocessing, rows and outputs, as JSON values to be compared."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import teachers
 from distill.augment_table import NO_AUGMENT
 from distill.config import TeacherTable
+from distill.data.captions import Captions
 from distill.data.views import Views
 from distill.errors import UserError, as_user_errors
 from distill.files import digest
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     from teachers import Card
 
 
-def identity(table: TeacherTable, card: Card, views: Views, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Everything that cached outputs depend on, except the weights and the image.
+def identity_of_views(
+    table: TeacherTable, card: Card, views: Views, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """Everything that cached outputs of images depend on, except the weights and the image.
 
     Args:
         table: the recipe's ``[[teacher]]`` table.
@@ -34,7 +37,10 @@ def identity(table: TeacherTable, card: Card, views: Views, shapes: Mapping[str,
     widths = [shape[0] if len(shape) == 1 else list(shape) for shape in shapes.values()]
     # No key for a sole embedding, so that caches from before there were other outputs stay valid.
     optional: dict[str, Any] = {} if [*shapes] == ["embedding"] else {"output": "+".join(shapes)}
-    if card.file is not None and (table.weights or card.name.startswith("local/")):
+    if card.library:
+        with as_user_errors():
+            optional |= {"files": file_digests(card)}
+    elif card.file is not None and (table.weights or card.name.startswith("local/")):
         optional |= {"file": file_digest(str(card.file()))}
         if not optional["file"].startswith(table.sha256.lower()):
             raise UserError(
@@ -61,6 +67,50 @@ def identity(table: TeacherTable, card: Card, views: Views, shapes: Mapping[str,
         "dtype": table.dtype,
         "width": widths[0] if len(widths) == 1 else widths,
     }
+
+
+def identity_of_captions(
+    table: TeacherTable, card: Card, captions: Captions, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """Everything that cached outputs of captions depend on, except the weights and the caption.
+
+    That is the list of a sample's captions, too, in which each has its number.
+
+    Args:
+        table: the recipe's ``[[teacher]]`` table.
+        card: the teacher's card.
+        captions: how captions are read.
+        shapes: the shapes of one caption's outputs, by name.
+
+    Raises:
+        UserError: if a file of the teacher, such as that of its tokenizer, is missing.
+    """
+    with as_user_errors():
+        files = file_digests(card)
+    return {
+        "version": 1,
+        "rows": "captions",
+        "teacher": card.name,
+        "arch": card.arch,
+        "files": files,
+        "context": card.context,
+        "caption_keys": list(captions.keys),
+        "languages": list(captions.languages),
+        "dtype": table.dtype,
+        "outputs": {name: list(shape) for name, shape in shapes.items()},
+    }
+
+
+def file_digests(card: Card) -> dict[str, str]:
+    """By their paths in a teacher's folder, the SHA-256 of the files on which its outputs depend.
+
+    Raises:
+        ImportError, ValueError: if there is no such folder, or a file is missing.
+        UserError: if a file cannot be read.
+    """
+    assert card.file is not None, f"the card '{card.name}' has no folder"
+    folder = card.file()
+    return {path.relative_to(folder).as_posix(): file_digest(str(path)) for path in teachers.files(card)}
 
 
 @functools.cache

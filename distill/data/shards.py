@@ -11,7 +11,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from distill.data.open_files import OpenFiles
 from distill.data.order import NEWEST, ORDERS, Order
 from distill.data.picture_lists import is_picture_list, read_picture
 from distill.data.read_ahead import CERTAIN, EVERY, SPREAD, parts_by_shard, read_ahead, spans
+from distill.data.sample import Sample
 from distill.data.sample_table import Place, SampleTable, TableBuilder, chunk_of, save_table
 from distill.data.shard_names import shard_paths
 from distill.data.survey import Survey
@@ -30,35 +30,6 @@ from distill.errors import Bad, BadSample, UserError
 from distill.files import write_whole
 
 SAMPLES = "samples"  # the folder of the table of samples, beside the table of shards
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The raw bytes of one sample's members; None for a member that is absent or was not asked for.
-
-    Attributes:
-        hint: why members may be absent, as part of a sentence; "" if nothing is known of that.
-    """
-
-    key: str
-    shard: str
-    image: bytes | None
-    txt: bytes | None
-    json: bytes | None
-    hint: str = ""
-
-    @property
-    def size(self) -> int:
-        """Bytes of all its members together."""
-        return sum(len(part) for part in (self.image, self.txt, self.json) if part is not None)
-
-    def error(self, reason: str) -> BadSample:
-        """The exception that says this sample cannot be used."""
-        return BadSample(self.shard, self.key, reason)
-
-    def lacks(self, what: str) -> BadSample:
-        """The exception that says this sample cannot be used because there is no image, or no caption."""
-        return self.error(f"there is no {what}{self.hint and f'; {self.hint}'}")
 
 
 class Shards:

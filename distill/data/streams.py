@@ -19,8 +19,8 @@ from distill.data.index import TAR_ERRORS
 from distill.data.members import lost, no_samples
 from distill.data.openers import StreamFailed
 from distill.data.remote import RetryPolicy, Stream
+from distill.data.sample import Sample
 from distill.data.shard_names import without_secrets
-from distill.data.shards import Sample
 from distill.data.tar_stream import TarReader
 from distill.data.transform import TrainingPair, Transform
 from distill.errors import Bad, BadSample, UserError

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from PIL import Image
 
-from distill.data.cache import Cache
+from distill.data.caption_cache import CaptionCache
 from distill.data.shards import Shards
+from distill.data.view_cache import ViewCache
 from distill.data.views import View
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class TrainingSample:
         view: the view.
         image: the decoded image; None if the run does not read images.
         captions: the captions; empty if the run does not read captions.
+        caption_numbers: which of the sample's captions they are, counted from 0.
     """
 
     sample: int
@@ -34,6 +36,7 @@ class TrainingSample:
     view: View
     image: Image.Image | None
     captions: Sequence[str]
+    caption_numbers: Sequence[int] = ()
 
 
 class TeacherInput(Protocol):
@@ -56,13 +59,26 @@ class CachedOutputs:
 
     reads: tuple[str, ...] = ()
 
-    def __init__(self, cache: Cache, shards: Shards) -> None:
+    def __init__(self, cache: ViewCache, shards: Shards) -> None:
         self.cache, self.shards = cache, shards
         self.views: int | None = cache.table.views
 
     def entry(self, sample: TrainingSample) -> dict[str, torch.Tensor]:
         rows = self.cache.row(self.shards, sample.sample, sample.number)
         return {name: row[None] for name, row in rows.items()}
+
+
+class CachedCaptions:
+    """Outputs of the captions from a text teacher's cache: every cached output by name, [C, …] float32."""
+
+    reads: tuple[str, ...] = ("text",)
+    views: int | None = None
+
+    def __init__(self, cache: CaptionCache, shards: Shards) -> None:
+        self.cache, self.shards = cache, shards
+
+    def entry(self, sample: TrainingSample) -> dict[str, torch.Tensor]:
+        return self.cache.rows(self.shards, sample.sample, sample.caption_numbers, sample.captions)
 
 
 class NoInput:

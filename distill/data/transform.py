@@ -16,7 +16,7 @@ from distill.data import augmentations
 from distill.data.batch import Batch
 from distill.data.captions import Captions
 from distill.data.keyed_random import uniform
-from distill.data.shards import Sample
+from distill.data.sample import Sample
 from distill.data.teacher_inputs import TeacherInput, TrainingSample
 from distill.data.views import View, Views, decode
 from distill.errors import Bad
@@ -109,16 +109,16 @@ class Transform:
         Raises:
             BadSample: if the image does not decode, there is no caption, or a teacher cache has no row for it.
         """
-        options, captions = self.options, list[str]()
+        options, captions, numbers = self.options, list[str](), list[int]()
         if "text" in self.reads:
             available = options.captions.read(sample)
-            drawn = options.captions.draw(available, sample.key, options.seed, epoch, options.count)
-            captions = [caption.text for caption in drawn]
+            numbers = options.captions.draw_numbers(len(available), sample.key, options.seed, epoch, options.count)
+            captions = [available[number].text for number in numbers]
         number = self.view_number(epoch, i)
         image = decode(sample) if "image" in self.reads else None
         view = options.views.draw(sample.key, number, image.size if image else (1, 1))
         pixels = self._student_pixels(image, view, sample.key, epoch) if image and options.side else None
-        training_sample = TrainingSample(i, number, view, image, captions)
+        training_sample = TrainingSample(i, number, view, image, captions, numbers)
         teachers = tuple(teacher.entry(training_sample) for teacher in self.teachers)
         checksum = zlib.crc32(f"{epoch} {i} {sample.key}".encode())
         return TrainingPair(pixels, captions, teachers, sample.key, epoch, checksum)

@@ -20,7 +20,7 @@ from distill.augment_table import NO_AUGMENT, Augment
 from distill.data import augmentations, images
 from distill.data.augmentations import Operation
 from distill.data.keyed_random import uniform
-from distill.data.shards import Sample
+from distill.data.sample import Sample
 
 WIDEST = 4 / 3  # the largest aspect ratio of a crop, and the inverse of the smallest
 ATTEMPTS = 10  # to draw a crop that fits into the image

@@ -12,7 +12,7 @@ import numpy as np
 
 from distill.data.captions import Caption
 from distill.data.index import KINDS
-from distill.data.shards import Sample
+from distill.data.sample import Sample
 from distill.errors import UserError
 
 

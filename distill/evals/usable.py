@@ -9,7 +9,8 @@ import numpy as np
 
 from distill.data.captions import Captions
 from distill.data.index import KINDS
-from distill.data.shards import Sample, Shards
+from distill.data.sample import Sample
+from distill.data.shards import Shards
 from distill.data.views import decode
 from distill.errors import Bad, BadSample, UserError
 from distill.evals.dataset import Samples

@@ -23,6 +23,7 @@ from distill.ship.from_run import assemble, locked_tensors
 from distill.training.checkpoint import Checkpoints, best_value
 from distill.training.model import student_tensors
 from distill.training.observing import Numbers, Observed, Observer
+from launch import zero
 
 
 class Planned(Subject):
@@ -98,7 +99,8 @@ class Evaluations(Observer):
     def students(self) -> Students:
         """A copy of the students as they are now."""
         training, resolved = self.training, self.training.networks.resolved
-        tensors = student_tensors(training.engine.module)
+        averages = zero.averages(training.engine) if training.recipe.train.ema else {}
+        tensors = dict(student_tensors(training.engine.module, averages))
         recipe = {"recipe": training.recipe.model_dump(mode="json")}
         with torch.random.fork_rng(devices=[]):  # building draws random weights first
             shipped = assemble(resolved, tensors, training.tokenizer, recipe, self.locked)

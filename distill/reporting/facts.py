@@ -168,6 +168,7 @@ class Ledger:
 
     Attributes:
         samples, shards: how many there are; ``shards`` is 0 for streams.
+        pictures: how many further images without captions.
         bad: how many samples could not be used.
         bad_reasons: how many for each reason.
         bad_examples: (shard, key, reason) of the first ones.
@@ -190,6 +191,7 @@ class Ledger:
     languages: tuple[Language, ...] = ()
     skipped: int = 0
     spikes: int = 0
+    pictures: int = 0
 
 
 @dataclass(frozen=True)

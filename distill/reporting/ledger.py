@@ -51,6 +51,7 @@ def read_ledger(run: Path, about: dict[str, Any]) -> Ledger:
         ),
         skipped=events["not finite"],
         spikes=events["spike"],
+        pictures=int(about.get("pictures", 0)),
     )
 
 

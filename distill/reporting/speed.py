@@ -27,7 +27,7 @@ def measure_speed(model: ImageText, resolved: ResolvedRecipe) -> Speed:
         rate, milliseconds = measured(lambda n: text(tokens[:n]), device)
         towers.append(tower("text student", text, rate, milliseconds, f"{model.tokenizer.context} tokens"))
     first = resolved.teachers[0] if resolved.teachers else None
-    if first is not None and first.card.modality == "image" and not resolved.recipe.on_teacher:
+    if first is not None and (first.card.is_timm or first.card.build) and not resolved.recipe.on_teacher:
         net = teacher_network(first.card, first.image_size).to(device)
         towers.append(image_tower("teacher", net, first.image_size, device))
     where = "a GPU" if device.type == "cuda" else f"the CPU with {torch.get_num_threads()} threads"

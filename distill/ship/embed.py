@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from distill.data.cache_fill import PixelFormat, ViewPixels
 from distill.data.loading import prefetch
 from distill.data.shards import Shards
+from distill.data.view_fill import PixelFormat, ViewPixels
 from distill.data.views import PLAIN_VIEWS
 from distill.errors import BadSample, UserError
 from distill.progress import progress_bar

@@ -112,7 +112,8 @@ def trained_on(config: Config) -> str:
     """How many images, and whether from streams."""
     p = config.provenance
     drawn = ", drawn from streams" if any(map(is_remote, p["recipe"]["data"]["train"])) else ""
-    return f"{p['samples']:,} image{'' if p['samples'] == 1 else 's'}{drawn}"
+    pictures = f" and {p['pictures']:,} pictures without captions" if p.get("pictures") else ""
+    return f"{p['samples']:,} image{'' if p['samples'] == 1 else 's'}{drawn}{pictures}"
 
 
 def image_tower(image: ImageConfig) -> str:

@@ -133,7 +133,12 @@ class Checkpoints:
         stays, and :meth:`close` raises if nothing later was written.
         """
         snapshot = Snapshot.take(engine, step, self.group)
-        students = student_tensors(engine.module)
+        averages = {
+            name.removesuffix(f"/{zero.AVERAGE}"): value
+            for name, value in snapshot.optimizer.items()
+            if name.endswith(f"/{zero.AVERAGE}")
+        }
+        students = dict(student_tensors(engine.module, averages))
         if not self.group.first:
             return
         self.wait()

@@ -26,7 +26,8 @@ from distill.progress import progress_bar
 from distill.recipe import dump
 from distill.resolved import ResolvedRecipe
 from distill.training import fill_worker
-from distill.training.setup import Networks, caches_of
+from distill.training.caches import caches_of
+from distill.training.setup import Networks
 from distill.training.together import launcher_for
 from launch import job as jobs
 from launch.group import default_device
@@ -97,7 +98,7 @@ def fill_and_audit(
         audits[teacher.name] = result
         if not result["rows"]:
             print(
-                f"{teacher.name}: no cached embedding could be compared: none of the images drawn decodes",
+                f"{teacher.name}: no cached embedding could be compared: none of the samples drawn can be read",
                 file=sys.stderr,
             )
             continue
@@ -127,7 +128,7 @@ def fill(
     check_space(caches, missing)
     print(f"The teacher caches need {describe_space(caches, missing)}", file=sys.stderr)
     if job.here:
-        progress = progress_bar("embedding", len(missing.shards), "images")
+        progress = progress_bar("embedding", missing.steps(caches), "samples")
         embed(caches, live, missing, resolved.recipe.data.workers, progress.update)
         progress.close()
         return

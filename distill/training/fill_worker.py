@@ -22,7 +22,8 @@ def main(folder: Path) -> int:
     from distill.progress import progress_bar
     from distill.recipe import parse
     from distill.rules import Rules
-    from distill.training.setup import Networks, caches_of
+    from distill.training.caches import caches_of
+    from distill.training.setup import Networks
     from launch import group as processes
 
     group = processes.join()
@@ -37,7 +38,7 @@ def main(folder: Path) -> int:
             tuple(tuple(missing_in) for _, missing_in in shards_and_caches),
         ).part(group.rank, group.world)
         label = f"embedding, process {group.rank + 1} of {group.world}"
-        progress = progress_bar(label, len(missing.shards), "images") if group.first else None
+        progress = progress_bar(label, missing.steps(caches), "samples") if group.first else None
         embed(
             caches,
             lambda k: networks.teacher(cached[k], group.device),

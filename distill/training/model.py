@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -113,28 +114,42 @@ class Model(nn.Module):
 
         An optimiser step may move ``log_scale`` beyond the bound; :class:`~distill.training.step.Step` clamps it.
         """
-        log = self.log_scale.float()
-        return (log + (log.clamp(max=MAX_LOG_SCALE) - log).detach()).exp()
+        return scale_of(self.log_scale)
 
 
-def student_tensors(model: Model) -> dict[str, torch.Tensor]:
+def scale_of(log_scale: torch.Tensor) -> torch.Tensor:
+    """1/τ from its logarithm; see :meth:`Model.scale`."""
+    log = log_scale.float()
+    return (log + (log.clamp(max=MAX_LOG_SCALE) - log).detach()).exp()
+
+
+def student_tensors(model: Model, averages: Mapping[str, torch.Tensor] = MappingProxyType({})) -> Outputs:
     """The exported tensors of a model, on the CPU: ``image.*``, ``text.*`` and ``scale`` (1/τ). No teacher, no heads.
 
     For students that were trained without heads, also ``adapter.*`` of the first teacher, with which evaluations can
     combine teacher and image student. Exports leave it out.
+
+    Args:
+        model: with its weights as they are.
+        averages: by the names of parameters, values that are taken instead, see :mod:`distill.training.averaging`.
     """
-    tensors: dict[str, torch.Tensor] = {}
     with zero.full_parameters(model):
-        for modality, tower in model.towers.items():
-            state = on_cpu(tower)
-            if FOLDED[modality] in model.between:
-                fold(state, tower.projection(), on_cpu(model.between[FOLDED[modality]])["weight"])
-            tensors |= {f"{modality}.{key}": value for key, value in state.items()}
-        first = next(iter(model.spaces), None)
-        if isinstance(first, SharedSpace) and not first.heads:
-            tensors |= {f"adapter.{key}": value for key, value in on_cpu(first.adapter).items()}
-        scale = model.scale()[:1].detach().cpu().clone()
-    return tensors | {"scale": scale}
+        whole = on_cpu(model) | dict(averages)
+    tensors: dict[str, torch.Tensor] = {}
+    for modality, tower in model.towers.items():
+        state = part_of(whole, modality)
+        if FOLDED[modality] in model.between:
+            fold(state, tower.projection(), whole[f"between.{FOLDED[modality]}.weight"])
+        tensors |= {f"{modality}.{key}": value for key, value in state.items()}
+    first = next(iter(model.spaces), None)
+    if isinstance(first, SharedSpace) and not first.heads:
+        tensors |= {f"adapter.{key}": value for key, value in part_of(whole, "spaces.0.adapter").items()}
+    return tensors | {"scale": scale_of(whole["log_scale"])[:1]}
+
+
+def part_of(state: Mapping[str, torch.Tensor], module: str) -> dict[str, torch.Tensor]:
+    """The state dict of a module, from that of the model it is in."""
+    return {name.removeprefix(f"{module}."): value for name, value in state.items() if name.startswith(f"{module}.")}
 
 
 def on_cpu(module: nn.Module) -> dict[str, torch.Tensor]:

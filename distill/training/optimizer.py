@@ -11,6 +11,7 @@ from torch import nn
 
 from distill.config import Recipe
 from distill.tables import TowerTable
+from distill.training.averaging import keep_average
 from distill.training.schedule import GroupSchedule
 from distill.training.weight_decay import decayed_parameters, kernels
 
@@ -94,4 +95,6 @@ def build_optimizer(
     built = optimizer.build(groups)
     if [len(group["params"]) for group in built.param_groups] != [len(parameters) for parameters in members.values()]:
         raise TypeError(f"The optimiser '{recipe.optim.name}' has not kept the parameter groups that it was given.")
+    if recipe.train.ema:
+        keep_average(built, recipe.train.ema)
     return built, [schedule for schedule, *_ in members]

@@ -16,6 +16,7 @@ from distill.config import pieces_of
 from distill.errors import UserError
 from distill.remarks import remarks
 from distill.resolved import ResolvedRecipe
+from distill.training.averaging import check_average
 from distill.training.model import parameter_counts
 from distill.training.observing import check_observers
 from distill.training.resuming import check_recipe, check_weights, write_continued
@@ -80,7 +81,9 @@ def prepare(
     model = networks.model(tokenizer.vocab if tokenizer is not None else 0)
     for modality, inherited in networks.inherited.items():
         print(f"The {modality} student's first weights: {inherited.describe()}", file=sys.stderr)
-    check_space(run, model, recipe.checkpoint.keep + any(table.best for table in recipe.evaluate))
+    check_average(model, recipe.train.ema)
+    kept = recipe.checkpoint.keep + any(table.best for table in recipe.evaluate)
+    check_space(run, model, kept, average=recipe.train.ema > 0)
     if not job.here:
         networks.release_teachers(keep_online=False)  # the processes of the job load their own
     cached, audits = data.fill_caches(networks, job)

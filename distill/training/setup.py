@@ -1,4 +1,4 @@
-"""Builds the parts of a run from a resolved recipe: views, transform, caches, and the networks, each once."""
+"""Builds the parts of a run from a resolved recipe: transform, pairs, and the networks, each once."""
 
 from __future__ import annotations
 
@@ -9,36 +9,19 @@ import torch
 
 import students
 import teachers
-from distill.data.cache import Cache
 from distill.data.captions import Captions
 from distill.data.pairs import JoinedPairs, Pairs
 from distill.data.shards import Shards
-from distill.data.teacher_inputs import CachedOutputs, NoInput, PixelInput, TeacherInput, TokenInput
+from distill.data.teacher_inputs import NoInput, PixelInput, TeacherInput, TokenInput
 from distill.data.transform import Transform, TransformOptions
-from distill.data.views import Views
 from distill.errors import UserError, as_user_errors
 from distill.initial import Statistics
 from distill.resolved import ResolvedRecipe, ResolvedTeacher
 from distill.tables import TEACHER, TowerTable
 from distill.text_sources import source_tokenizer
+from distill.training.caches import cached_input, views_of
 from distill.training.initial_weights import read_image, read_text
 from distill.training.model import Model
-
-
-def views_of(resolved: ResolvedRecipe) -> Views:
-    """The augmentation settings of a run."""
-    data = resolved.recipe.data
-    return Views(data.crop, data.flip, resolved.rules.views, data.augment)
-
-
-def caches_of(resolved: ResolvedRecipe) -> list[Cache]:
-    """The caches of the teachers that have one, in the order of ``resolved.cached``."""
-    return [cache_of(resolved, teacher) for teacher in resolved.cached]
-
-
-def cache_of(resolved: ResolvedRecipe, teacher: ResolvedTeacher) -> Cache:
-    """The cache of a teacher."""
-    return Cache(teacher.table, teacher.card, views_of(resolved), teacher.outputs)
 
 
 def transform_of(
@@ -96,13 +79,13 @@ def input_of(
     """The :class:`TeacherInput` of a teacher; for the arguments see :func:`transform_of`."""
     if teacher.card.modality == "text" and pictures:
         return NoInput()
+    if not teacher.online:
+        assert shards is not None, "streams have no caches: distill.lookup.resolve refuses them"
+        return cached_input(resolved, teacher, shards)
     if teacher.card.modality == "text":
         with as_user_errors():
             return TokenInput(teachers.tokenizer(teacher.card))
-    if teacher.online:
-        return PixelInput(teacher.image_size, teacher.card.interpolation)
-    assert shards is not None, "streams have no caches: distill.lookup.resolve refuses them"
-    return CachedOutputs(cache_of(resolved, teacher), shards)
+    return PixelInput(teacher.image_size, teacher.card.interpolation)
 
 
 class Networks:
@@ -132,8 +115,9 @@ class Networks:
         """
         if k not in self._teachers:
             teacher = self.resolved.teachers[k]
+            image_size = teacher.table.image_size if teacher.card.modality == "image" else 0
             with as_user_errors():
-                self._teachers[k] = teachers.load(teacher.card, teacher.table.image_size, teacher.outputs)
+                self._teachers[k] = teachers.load(teacher.card, image_size, teacher.outputs)
         return self._teachers[k].to(device)
 
     def release_teachers(self, keep_online: bool = True) -> None:

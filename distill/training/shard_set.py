@@ -20,8 +20,9 @@ from distill.data.transform import MEMBERS
 from distill.errors import Bad, BadSample, UserError
 from distill.resolved import ResolvedRecipe
 from distill.training import fill_caches
+from distill.training.caches import caches_of
 from distill.training.health import check_bad_samples, max_bad_samples
-from distill.training.setup import Networks, caches_of, pairs_of, with_pictures
+from distill.training.setup import Networks, pairs_of, with_pictures
 from distill.wording import counted
 from launch.launcher import Job
 from students import Tokenizer
@@ -149,10 +150,13 @@ class ShardSet:
 
     @property
     def reads(self) -> set[str]:
-        """The modalities that the run reads from samples: those of its students and of its online teachers."""
-        online = {teacher.card.modality for teacher in self.resolved.teachers if teacher.online}
+        """The modalities that the run reads from samples: those of its students and teachers.
+
+        Not images for the cache of an image teacher; for that of captions these are read, to draw among them.
+        """
+        read = {teacher.card.modality for teacher in self.resolved.teachers if teacher.reads_samples}
         # Images count even if the image tower is a locked teacher whose embeddings come from a cache.
-        return {*self.resolved.modalities} | online
+        return {*self.resolved.modalities} | read
 
     def _max_bad_samples(self) -> int:
         return max_bad_samples(self.recipe, self.samples + self.pictures)

@@ -14,15 +14,16 @@ from distill.wording import in_bytes
 MOMENTS = 2  # tensors that an optimiser keeps for each trained one, at most
 
 
-def check_space(run: Path, model: nn.Module, keep: int) -> None:
+def check_space(run: Path, model: nn.Module, keep: int, average: bool = False) -> None:
     """Raise ``UserError`` if there is too little space for the checkpoints a run keeps, and the one being written.
 
     Args:
         run: the folder of the run, which need not exist.
         model: the whole model.
         keep: the number of checkpoints that are kept.
+        average: whether a moving average of the weights is kept.
     """
-    size = checkpoint_size(model)
+    size = checkpoint_size(model, average)
     needed = size * max(1, keep + 1 - len(list((run / "checkpoints").glob("step-*"))))
     folder = nearest_folder(run)
     free = shutil.disk_usage(folder).free
@@ -34,8 +35,13 @@ def check_space(run: Path, model: nn.Module, keep: int) -> None:
         )
 
 
-def checkpoint_size(model: nn.Module) -> int:
-    """The size of a checkpoint in bytes, at most: weights, the state of the optimiser, and the students once more."""
+def checkpoint_size(model: nn.Module, average: bool = False) -> int:
+    """The size of a checkpoint in bytes, at most: weights, the state of the optimiser, and the students once more.
+
+    Args:
+        model: the whole model.
+        average: whether a moving average of the weights is kept.
+    """
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return 2 * weights + MOMENTS * trained
+    return 2 * weights + (MOMENTS + average) * trained

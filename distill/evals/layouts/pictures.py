@@ -14,8 +14,8 @@ from distill.data.index import KINDS
 from distill.data.packing.row import Row
 from distill.data.packing.source import Options, Source, kinds
 from distill.data.packing.sources.tar_shards import TarShards
+from distill.data.sample import Sample
 from distill.data.shard_names import holds_shards
-from distill.data.shards import Sample
 from distill.data.views import decode
 from distill.errors import Bad, BadSample, UserError
 from distill.evals import class_labels

@@ -14,6 +14,7 @@ def blocks(runs: Sequence[RunFacts]) -> list[Block]:
     several = len(runs) > 1
     rows = {
         "samples": [count(run.ledger.samples) for run in runs],
+        "pictures without captions": [count(run.ledger.pictures) if run.ledger.pictures else "–" for run in runs],
         "shards": [count(run.ledger.shards) if run.ledger.shards else "streams" for run in runs],
         "samples that could not be used": [bad_text(run.ledger) for run in runs],
         "rows left out when packing": [left_out_text(run.ledger) for run in runs],
@@ -39,7 +40,7 @@ def bad_text(ledger: Ledger) -> str:
     """How many samples could not be used."""
     if not ledger.bad or not ledger.samples:
         return count(ledger.bad)
-    return f"{count(ledger.bad)} ({percent(ledger.bad / ledger.samples, 2)})"
+    return f"{count(ledger.bad)} ({percent(ledger.bad / (ledger.samples + ledger.pictures), 2)})"
 
 
 def left_out_text(ledger: Ledger) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from distill.data.captions import Caption
-from distill.data.shards import Sample
+from distill.data.sample import Sample
 from distill.evals.dataset import Classes, Dataset
 from distill.evals.layout import Layout
 

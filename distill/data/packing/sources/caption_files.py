@@ -20,7 +20,7 @@ from distill.data.packing.folders import (
 )
 from distill.data.packing.row import Row
 from distill.data.packing.source import Options, Source, say
-from distill.data.shards import Sample
+from distill.data.sample import Sample
 from distill.errors import BadSample
 from distill.wording import counted
 

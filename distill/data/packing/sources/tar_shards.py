@@ -19,8 +19,9 @@ from distill.data.packing.folders import split_of
 from distill.data.packing.row import Row
 from distill.data.packing.source import Options, Source, say
 from distill.data.packing.text_file import head
+from distill.data.sample import Sample
 from distill.data.shard_names import matching_paths, shard_paths
-from distill.data.shards import Indexes, Sample, Shards
+from distill.data.shards import Indexes, Shards
 from distill.data_table import CAPTION_KEYS
 from distill.errors import BadSample
 

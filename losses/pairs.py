@@ -1,0 +1,74 @@
+"""Pairs of teachers: the image tower and the text tower of one image–text model, for objectives that compare both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from losses.objective import Embeddings, TeacherFacts, TeacherRows
+from losses.projections import Linear, Outputs, Rows, unit
+
+
+def check_pairs(teachers: Sequence[TeacherFacts], temperature: float = 0.0) -> None:
+    """Raise ``ValueError`` with advice unless the teachers are pairs: as many for images as for texts, in this order.
+
+    Args:
+        teachers: in the order of the recipe; the first one for images and the first one for texts are a pair, and so
+            on.
+        temperature: that of all pairs; 0: each has its own, which must then be known.
+    """
+    images, texts = ([t for t in teachers if t.modality == modality] for modality in ("image", "text"))
+    given = ", ".join(f"{t.name} ({t.modality}, {t.width})" for t in teachers) or "none"
+    if len(images) != len(texts) or not images or any(a.width != b.width for a, b in zip(images, texts, strict=True)):
+        raise ValueError(
+            f"needs pairs of an image teacher and a text teacher of one width, and is given {given}. Name the folder "
+            'of a CLIP or SigLIP with teacher.N.tower = "both".'
+        )
+    for image, text in zip(images, texts, strict=True):
+        if not temperature and (not image.temperature or image.temperature != text.temperature):
+            raise ValueError(
+                f"compares similarities at the teachers' own temperature, and '{image.name}' and '{text.name}' do not "
+                "state one. Set objective.teacher_temperature, or name the two towers of one model."
+            )
+
+
+class PairedTeacher(nn.Module):
+    """One teacher of a pair, and a linear layer from the student to it where that is read and the widths differ.
+
+    Args:
+        teacher: the facts about it.
+        width: D, of the student of its modality; 0: no rows of the student.
+        temperature: τ of the pair; 0: the teacher's own.
+    """
+
+    def __init__(self, teacher: TeacherFacts, width: int = 0, temperature: float = 0.0) -> None:
+        super().__init__()
+        self.modality, self.length = teacher.modality, (temperature or teacher.temperature) ** -0.5
+        self.student: nn.Module | None = None
+        if width:
+            self.student = Linear(width, teacher.width) if width != teacher.width else nn.Identity()
+
+    def forward(self, students: Mapping[str, Outputs], teacher: Outputs) -> Rows:
+        """[n, …, P] rows: "MODALITY_teacher" of length 1/√τ, so that products of a pair's rows are similarities / τ.
+
+        Also "MODALITY_student", unit rows, unless there are none of the student.
+        """
+        rows: Rows = {f"{self.modality}_teacher": unit(teacher["embedding"]) * self.length}
+        if self.student is not None:
+            rows[f"{self.modality}_student"] = unit(self.student(unit(students[self.modality]["embedding"])))
+        return rows
+
+
+def pairs(embeddings: Embeddings) -> list[tuple[TeacherRows, TeacherRows]]:
+    """The rows of the image teacher and of the text teacher of each pair, see :func:`check_pairs`."""
+    images, texts = (
+        [t for t in embeddings.teachers if f"{modality}_teacher" in t.gathered] for modality in ("image", "text")
+    )
+    return list(zip(images, texts, strict=True))
+
+
+def at_own_temperature(scale: torch.Tensor) -> torch.Tensor:
+    """The scale [1] of similarities between rows of :class:`PairedTeacher`, whose length has the temperature in it."""
+    return torch.ones(1, dtype=torch.float64, device=scale.device)
