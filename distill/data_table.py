@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from distill.augment_table import NO_AUGMENT, Augment
 from distill.tables import Table
 
 SHARE = 0.5  # of a batch, that is pictures without captions where there are such
@@ -41,6 +42,8 @@ class Data(Table):
             set, all captions are equally likely.
         crop: smallest and largest share of the image's area that an augmented view shows, each above 0 and at most 1.
         flip: whether a view may be mirrored left to right: true or false.
+        augment: further changes of views that teacher and student share; not of view 0.
+        student_augment: further changes of every picture that only the student sees.
         workers: number of loader processes for each training process; 0 loads in the training process.
         bad_samples: how many samples that cannot be used (an image that does not decode, no caption) training skips
             before it stops: below 1 a share of all samples, from 1 on a number of samples.
@@ -61,6 +64,8 @@ class Data(Table):
     first_share: float | None = Field(default=None, ge=0, le=1)
     crop: tuple[float, float] = (1.0, 1.0)
     flip: bool = False
+    augment: Augment = NO_AUGMENT
+    student_augment: Augment = NO_AUGMENT
     workers: int = Field(default=1, ge=0)
     bad_samples: float = Field(default=0.01, ge=0)
     timeout: float = Field(default=60.0, gt=0, le=86_400)

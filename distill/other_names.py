@@ -24,6 +24,12 @@ KEYS = {
     **dict.fromkeys(("amp", "mixed_precision", "dtype"), "train.precision"),
     **dict.fromkeys(("num_workers", "n_workers"), "data.workers"),
     **dict.fromkeys(("train_data", "dataset", "root"), "data.train"),
+    **dict.fromkeys(("hflip", "horizontal_flip", "random_flip"), "data.flip"),
+    **dict.fromkeys(("randaugment", "randaug", "auto_augment", "aa"), "data.augment.rand_augment"),
+    **dict.fromkeys(("jitter", "colorjitter", "colour_jitter"), "data.augment.color_jitter"),
+    **dict.fromkeys(("grey", "gray", "grayscale", "greyscale", "gray_scale_prob"), "data.augment.grayscale_prob"),
+    **dict.fromkeys(("blur", "gaussian_blur", "blur_prob"), "data.augment.gaussian_blur_prob"),
+    **dict.fromkeys(("re_prob", "reprob", "erase", "random_erasing"), "data.augment.random_erasing_prob"),
     **dict.fromkeys(("val", "val_data", "test"), "data.eval"),
     **dict.fromkeys(("resolution", "input_size", "imgsz"), "data.image_size"),
     **dict.fromkeys(("loss", "losses"), "objective.name"),
@@ -90,7 +96,9 @@ def remedy_for_key(name: str, known: list[str], table: str) -> str:
     otherwise = f"Known here: {', '.join(known) or 'nothing'}."
     meant = KEYS.get(name.lower().replace("-", "_"))
     near = did_you_mean(name, known, otherwise)
-    return f"Write {meant} for it." if meant and near == otherwise else near
+    # Of "re_prob" the nearest known key, "grayscale_prob", is another one than the key that is meant.
+    is_near = near != otherwise and (not meant or meant.rpartition(".")[0] != table)
+    return f"Write {meant} for it." if meant and not is_near else near
 
 
 def places_of(name: str, model: type[BaseModel], prefix: str = "") -> Iterator[str]:

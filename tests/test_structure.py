@@ -26,6 +26,7 @@ IMPORT_ORDER = (
         "metrics",
         "plugins",
         "tables",
+        "augment_table",
         "data_table",
         "run_tables",
         "config",

@@ -164,7 +164,8 @@ class CacheFolder(ABC):
         teacher = self.read_teacher(folder)
         if not teacher:
             return teacher
-        defaults = {"output": "embedding", "file": None, "files": None, "options": "{}"}  # for keys that are left out
+        # Of keys that are left out.
+        defaults = {"output": "embedding", "file": None, "files": None, "options": "{}", "augment": None}
         expected, stored = defaults | self.identity, defaults | teacher
         differing = [key for key, value in expected.items() if stored.get(key) != value]
         if differing:

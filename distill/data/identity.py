@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import teachers
+from distill.augment_table import NO_AUGMENT
 from distill.config import TeacherTable
 from distill.data.captions import Captions
 from distill.data.views import Views
@@ -48,6 +49,8 @@ def identity_of_views(
             )
     if table.views > 1 and views.crop != (1.0, 1.0) and views.rule > 1:
         optional |= {"views_rule": views.rule}  # no key for the rule of version 0.1.0
+    if table.views > 1 and views.augment != NO_AUGMENT:
+        optional |= {"augment": views.augment.model_dump(mode="json", exclude_defaults=True)}
     if card.options:
         optional |= {"options": json.dumps(dict(card.options), sort_keys=True)}
     return optional | {

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch.utils.data import default_collate
 
+from distill.augment_table import NO_AUGMENT, Augment
+from distill.data import augmentations
 from distill.data.batch import Batch
 from distill.data.captions import Captions
 from distill.data.keyed_random import uniform
 from distill.data.sample import Sample
 from distill.data.teacher_inputs import TeacherInput, TrainingSample
-from distill.data.views import Views, decode
+from distill.data.views import View, Views, decode
 from distill.errors import Bad
 from students import Tokenizer
 
@@ -34,6 +37,7 @@ class TransformOptions:
         count: C, the number of captions of a sample in a batch.
         interpolation: with which the student's images are resized.
         mixup: the largest share of its neighbour that is mixed into an image; 0 disables mixup.
+        student_augment: how the student's picture of a view is changed further, anew in every epoch.
     """
 
     captions: Captions
@@ -43,6 +47,7 @@ class TransformOptions:
     count: int = 1
     interpolation: str = "bicubic"
     mixup: float = 0.0
+    student_augment: Augment = NO_AUGMENT
 
 
 class TrainingPair(NamedTuple):
@@ -112,11 +117,17 @@ class Transform:
         number = self.view_number(epoch, i)
         image = decode(sample) if "image" in self.reads else None
         view = options.views.draw(sample.key, number, image.size if image else (1, 1))
-        pixels = view.render(image, options.side, options.interpolation) if image and options.side else None
+        pixels = self._student_pixels(image, view, sample.key, epoch) if image and options.side else None
         training_sample = TrainingSample(i, number, view, image, captions, numbers)
         teachers = tuple(teacher.entry(training_sample) for teacher in self.teachers)
         checksum = zlib.crc32(f"{epoch} {i} {sample.key}".encode())
         return TrainingPair(pixels, captions, teachers, sample.key, epoch, checksum)
+
+    def _student_pixels(self, image: Image.Image, view: View, key: str, epoch: int) -> torch.Tensor:
+        """[3, S, S] uint8: what the student sees of a view, which is the teacher's but for ``student_augment``."""
+        options = self.options
+        further = augmentations.draw(options.student_augment, f"student {options.seed} {epoch} {key}")
+        return view.followed_by(further).render(image, options.side, options.interpolation)
 
     def collate(self, pairs: list[TrainingPair], bad: Sequence[Bad]) -> Batch:
         """The batch of some pairs. With mixup the last pair is not in the batch, only mixed into the one before it.

@@ -1,21 +1,24 @@
 """Views: deterministic augmentations that student and teacher share.
 
-A view of an image is a crop, perhaps mirrored. It is a function of the sample's key, the view's number and the
-recipe's ``data.crop`` and ``data.flip``. So a teacher's embedding of a view can be computed once, and the student is
-later given the same view at its own resolution. View 0 is always the plain image: its largest central square.
+A view of an image is a crop, perhaps mirrored, with the changes that ``data.augment`` asks for. It is a function of
+the sample's key, the view's number and the recipe's ``data.crop``, ``data.flip`` and ``data.augment``. So a teacher's
+embedding of a view can be computed once, and the student is later given the same view at its own resolution. View 0 is
+always the plain image: its largest central square.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from distill.data import images
+from distill.augment_table import NO_AUGMENT, Augment
+from distill.data import augmentations, images
+from distill.data.augmentations import Operation
 from distill.data.keyed_random import uniform
 from distill.data.sample import Sample
 
@@ -33,11 +36,13 @@ class Views:
         flip: whether half of the views are mirrored; the recipe's ``data.flip``.
         rule: 2 draws crops as torchvision's RandomResizedCrop does; 1 is that of runs of version 0.1.0, whose crops of
             elongated images are squashed.
+        augment: how views are changed after crop and flip; the recipe's ``[data.augment]``.
     """
 
     crop: tuple[float, float]
     flip: bool
     rule: int = 2
+    augment: Augment = NO_AUGMENT
 
     def draw(self, key: str, view: int, size: tuple[int, int]) -> View:
         """A view of an image; the same arguments always give the same view.
@@ -51,14 +56,15 @@ class Views:
             return View(central_square(*size), False)
         share, shape, x, y, coin = uniform(f"{view} {key}", 5)
         mirrored = self.flip and coin < 0.5
+        operations = augmentations.draw(self.augment, f"{view} {key}")
         if self.crop == (1.0, 1.0):
-            return View(central_square(*size), mirrored)
+            return View(central_square(*size), mirrored, operations)
         w, h = CROP_SIZES[self.rule](self.crop, size, (share, shape), f"{view} {key}")
         if w == 0:
             w, h = widest_centre(*size)
             x = y = 0.5
         left, top = int(x * (size[0] - w + 1)), int(y * (size[1] - h + 1))
-        return View((left, top, left + w, top + h), mirrored)
+        return View((left, top, left + w, top + h), mirrored, operations)
 
 
 def central_square(width: int, height: int) -> tuple[int, int, int, int]:
@@ -123,18 +129,24 @@ def clip_pixels(length: float, most: int) -> int:
 
 @dataclass(frozen=True)
 class View:
-    """One crop of an image, perhaps mirrored.
+    """One crop of an image, perhaps mirrored and changed further.
 
     Attributes:
         box: (left, top, right, bottom) in pixels of the image.
         mirrored: left to right.
+        operations: applied to the resized and mirrored crop, in this order.
     """
 
     box: tuple[int, int, int, int]
     mirrored: bool
+    operations: tuple[Operation, ...] = ()
+
+    def followed_by(self, operations: tuple[Operation, ...]) -> View:
+        """This view with further operations after its own."""
+        return replace(self, operations=self.operations + operations)
 
     def render(self, image: Image.Image, side: int, interpolation: str = "bicubic") -> torch.Tensor:
-        """[3, side, side] uint8: the crop, resized to ``side`` pixels.
+        """[3, side, side] uint8: the crop, resized to ``side`` pixels, mirrored and with its operations applied.
 
         It is resized with antialiasing, as by Pillow, but by torch, which was measured to be three times as fast. The
         results differ by rounding and clipping: by up to two grey levels on drawings, by more on noise.
@@ -145,8 +157,17 @@ class View:
             interpolation: ``bicubic`` or ``bilinear``.
         """
         crop = torch.from_numpy(np.array(image.crop(self.box))).permute(2, 0, 1)[None]
-        small = interpolate(crop, size=(side, side), mode=interpolation, antialias=True)[0]
-        return (small.flip(-1) if self.mirrored else small).contiguous()
+
+        def resized(side: int, interpolation: str = "bilinear") -> torch.Tensor:
+            small = interpolate(crop, size=(side, side), mode=interpolation, antialias=True)[0]
+            return (small.flip(-1) if self.mirrored else small).contiguous()
+
+        pixels = resized(side, interpolation)
+        if self.operations:
+            from distill.data.augmented_pixels import apply  # imports torchvision, which takes seconds
+
+            pixels = apply(pixels, self.operations, resized).contiguous()
+        return pixels
 
 
 def decode(sample: Sample) -> Image.Image:

@@ -14,7 +14,8 @@ from distill.resolved import ResolvedRecipe, ResolvedTeacher
 
 def views_of(resolved: ResolvedRecipe) -> Views:
     """The augmentation settings of a run."""
-    return Views(resolved.recipe.data.crop, resolved.recipe.data.flip, resolved.rules.views)
+    data = resolved.recipe.data
+    return Views(data.crop, data.flip, resolved.rules.views, data.augment)
 
 
 def caches_of(resolved: ResolvedRecipe) -> list[Cache]:

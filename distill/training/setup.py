@@ -52,6 +52,7 @@ def transform_of(
         count=recipe.data.captions_at_once,
         interpolation=interpolation,
         mixup=resolved.needs.mixup,
+        student_augment=recipe.data.student_augment,
     )
     inputs = [input_of(resolved, teacher, shards, pictures) for teacher in resolved.teachers]
     return Transform(None if pictures else tokenizer, inputs, options)
