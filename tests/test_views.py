@@ -11,7 +11,7 @@ from conftest import distill, write_shards
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from distill.data.identity import identity
+from distill.data.identity import identity_of_views
 from distill.data.views import Views
 from distill.recipe import parse
 from distill.rules import NEW_RUNS, Rules
@@ -76,7 +76,9 @@ def test_a_cache_says_by_which_rule_its_views_were_drawn() -> None:
 
     def of(rule: int, views: int, crop: list[float]) -> dict[str, object]:
         recipe = parse({"data": {"train": ["x"], "crop": crop}, "teacher": [{"name": NAME, "views": views}]})
-        return identity(recipe.teacher[0], card(NAME), Views(recipe.data.crop, False, rule), {"embedding": (1280,)})
+        return identity_of_views(
+            recipe.teacher[0], card(NAME), Views(recipe.data.crop, False, rule), {"embedding": (1280,)}
+        )
 
     assert of(1, 4, [0.6, 1.0]) != of(2, 4, [0.6, 1.0])
     assert of(1, 1, [0.6, 1.0]) == of(2, 1, [0.6, 1.0])
@@ -88,7 +90,7 @@ NAME = "packaged/efficientnet_lite0"
 
 def test_runs_keep_the_rules_they_were_started_with() -> None:
     assert Rules.of_run({}).views == 1
-    assert Rules.of_run({"rules": {"views": 2}}) == Rules(views=2, statistics=1), "of before statistics had a rule"
+    assert Rules.of_run({"rules": {"views": 2}}) == Rules(views=2, statistics=1, captions=1), "older"
     assert Rules.of_run({"rules": asdict(NEW_RUNS)}) == NEW_RUNS
 
 
