@@ -81,6 +81,17 @@ def test_layers_of_a_deeper_network(layers: str, numbers: list[int]) -> None:
         assert torch.equal(found.tensors[f"blocks.{k}.mlp.fc1.weight"], deep[f"blocks.{number}.mlp.fc1.weight"])
 
 
+def test_a_list_of_depth_multipliers_makes_each_stage_shallower_by_its_own() -> None:
+    """Stages of EfficientNet-Lite0 have 1, 2, 2, 3, 3, 4 and 1 layers; a selection takes the first ones of each."""
+    factors, layers = [1, 1, 0.5, 0.33, 0.5, 0.25, 1], [1, 2, 1, 1, 2, 1, 1]
+    own = create("tf_efficientnet_lite0", depth_multiplier=factors, num_classes=4)
+    assert [len(stage) for stage in own.blocks] == layers
+    whole = create("tf_efficientnet_lite0", num_classes=4).state_dict()
+    found = inherit(own.state_dict(), whole, "first")
+    assert not found.random and not found.selected and len(found.copied) == len(own.state_dict())
+    assert torch.equal(found.tensors["blocks.5.0.conv_pw.weight"], whole["blocks.5.0.conv_pw.weight"])
+
+
 def test_layers_within_the_stages_of_a_convolutional_network() -> None:
     own = create("tf_efficientnet_lite0", depth_multiplier=0.5, num_classes=4).state_dict()
     deep = random_state(create("tf_efficientnet_lite0", num_classes=4))
@@ -238,6 +249,9 @@ MISTAKES = {
     "{arch='resnet10t', mean=[0.5, 0.5]}": "three numbers each",
     "{arch='resnet10t', width_multiplier=0.5}": "does not build 'resnet10t' by a width multiplier",
     "{arch='tf_efficientnet_lite0', width_multiplier=0}": "width_multiplier must be a number above 0",
+    "{arch='tf_efficientnet_lite0', width_multiplier=[1, 0.5]}": "width_multiplier must be a number above 0.",
+    "{arch='tf_efficientnet_lite0', depth_multiplier=[1, 0]}": "depth_multiplier must be a number above 0, or a list",
+    "{arch='tf_efficientnet_lite0', depth_multiplier=[1, 0.5]}": "timm cannot build 'tf_efficientnet_lite0'",
 }
 
 
