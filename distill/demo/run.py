@@ -35,7 +35,7 @@ METHODS = {
     "scratch": ["teacher=[]", 'objective={name="contrastive"}', "student.image.init=", "student.image.select=none"],
     "lit": ['objective={name="contrastive"}', 'student.image={arch="teacher"}', "student.width=1280"],
 }
-MEASURED = '[{ task = "retrieval", languages = ["en"], every = 64 }]'  # while training: the English names
+MEASURED = '[{ task = "retrieval", languages = ["en"], every = 50 }]'  # while training: the English names
 
 
 @dataclass
