@@ -43,6 +43,14 @@ def keep_freed_memory() -> None:
             mallopt(option, value)
 
 
+def return_freed_memory() -> None:
+    """Return freed memory to the kernel after all, where :func:`keep_freed_memory` has kept it: after a training, say,
+    when what follows needs memory in pieces of other sizes."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:
+        trim(0)
+
+
 def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
     """In a new process: have the kernel send it a signal when its parent process ends (Linux only)."""
     if sys.platform.startswith("linux"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from distill.training.setup import Networks, image_student
 from distill.training.start import start
 from launch.launcher import Job
 from launch.launchers.local import Local
+from launch.process import return_freed_memory
 
 # Three variants of one recipe: they differ in the objective and in the image tower.
 METHODS = {
@@ -64,6 +66,8 @@ class Demo:
         self.say(f"• {name} …")
         start_time = time.perf_counter()
         yield
+        gc.collect()
+        return_freed_memory()
         self.seconds[name] = round(time.perf_counter() - start_time, 1)
         self.say(f"  {self.seconds[name]:.0f} s")
 

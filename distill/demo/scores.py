@@ -9,6 +9,7 @@ from distill.evals.runner import Settings
 from distill.evals.runner import run as evaluate
 from distill.ship.image_text import ImageText
 from distill.timing import images_per_second
+from launch.process import return_freed_memory
 from students import catalogue
 
 ENGLISH = ("en",)
@@ -34,7 +35,7 @@ def measure(run: Path, model: ImageText, other_names: list[Path], cache: Path) -
         return dict(evaluate(run, [task], options, settings)["results"][0])
 
     side = model.config.image.image_size
-    return {
+    scores = {
         "unseen": result("retrieval", languages=ENGLISH),
         "other_names": result("retrieval", data=tuple(map(str, other_names)), languages=ENGLISH),
         "neighbours": result("knn", k=NEIGHBOURS),
@@ -43,6 +44,8 @@ def measure(run: Path, model: ImageText, other_names: list[Path], cache: Path) -
         "gflops": catalogue.gflops(model.image, side),
         "images_per_second": images_per_second(model.encode_image, side, model.device),
     }
+    return_freed_memory()
+    return scores
 
 
 def compare(run: Path, other: Path, cache: Path) -> dict[str, Any]:
