@@ -110,7 +110,7 @@ def towers(config: Config) -> str:
 
 def averaged(config: Config) -> str:
     """That the weights are averages over the steps, if they are."""
-    decay = config.provenance["recipe"]["train"].get("ema", 0.0)
+    decay = config.provenance["recipe"].get("train", {}).get("ema", 0.0)
     return f", weights averaged over the steps with decay {decay:g}" if decay else ""
 
 
