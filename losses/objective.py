@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 from torch import nn
 
 from losses.contrastive import contrastive
 from losses.rows import ALL_ROWS
 from losses.sigmoid import sigmoid
 
+T = TypeVar("T")
+OneOrMany = Annotated[tuple[T, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 Widths = Mapping[str, int]  # the width of each output of a tower or a teacher, by name
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from losses.objective import Embeddings, TeacherFacts, TeacherRows
+from losses.objective import Embeddings, TeacherFacts, TeacherRows, aligned
 from losses.projections import Linear, Outputs, Rows, unit
+from losses.relational import relational
 
 
 def check_pairs(teachers: Sequence[TeacherFacts], temperature: float = 0.0) -> None:
@@ -69,6 +70,18 @@ def pairs(embeddings: Embeddings) -> list[tuple[TeacherRows, TeacherRows]]:
     return list(zip(images, texts, strict=True))
 
 
-def at_own_temperature(scale: torch.Tensor) -> torch.Tensor:
-    """The scale [1] of similarities between rows of :class:`PairedTeacher`, whose length has the temperature in it."""
-    return torch.ones(1, dtype=torch.float64, device=scale.device)
+def pair_weight(image_teacher: TeacherRows, text_teacher: TeacherRows) -> float:
+    """The weight of a pair: the mean of those of its two teachers."""
+    return (image_teacher.weight + text_teacher.weight) / 2
+
+
+def divergence(image_teacher: TeacherRows, text_teacher: TeacherRows, embeddings: Embeddings) -> torch.Tensor:
+    """The KL divergence of the students' image–text similarities from those of a pair, see :func:`losses.relational`.
+
+    The length of the rows of :class:`PairedTeacher` has the pair's temperature in it.
+    """
+    e = embeddings
+    of_pair = image_teacher.gathered["image_teacher"], text_teacher.gathered["text_teacher"]
+    image, text, *targets = aligned(e.gathered["image"], e.gathered["text"], *of_pair)
+    unscaled = torch.ones(1, dtype=torch.float64, device=e.scale.device)
+    return relational(image, text, targets[0], targets[1], e.scale[:1], unscaled, rows=e.rows_of(image))

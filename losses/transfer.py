@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
 from torch import nn
 
-from losses.objective import Embeddings, Needs, Objective, TeacherFacts, TeacherRows, Widths, aligned
+from losses.objective import Embeddings, Needs, Objective, OneOrMany, TeacherFacts, TeacherRows, Widths, aligned
 from losses.projections import HEADS, LETTERS, Heads, SharedSpace, TeacherSpace
 
 Term = Literal["fg", "fh", "gh"]
@@ -31,12 +31,7 @@ class Transfer(Objective):
     wants_teacher: ClassVar[bool] = True
 
     weight: float = Field(default=1.0, ge=0)
-    terms: tuple[Term, ...] = ("fg", "fh", "gh")
-
-    @field_validator("terms", mode="before")
-    @classmethod
-    def one_or_many(cls, terms: Any) -> Any:
-        return (terms,) if isinstance(terms, str) else terms
+    terms: OneOrMany[Term] = ("fg", "fh", "gh")
 
     @field_validator("terms")
     @classmethod

@@ -157,7 +157,7 @@ def hold_back(emojis: list[Emoji]) -> tuple[list[Emoji], list[Emoji]]:
     It is the name that shares the smallest part of its words with the emoji's other names. It is none that differs
     from another name in capitals, spaces and punctuation only, or that another emoji has.
     """
-    count = Counter(letters(name) for emoji in emojis for name in {letters(n): n for n in emoji.names["en"]}.values())
+    count = Counter(key for emoji in emojis for key in {letters(name) for name in emoji.names["en"]})
     kept, other_names = list[Emoji](), list[Emoji]()
     for emoji in emojis:
         first, *aliases = emoji.names["en"]

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,11 @@ class Shards:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
+    @cached_property
+    def holds_pictures(self) -> bool:
+        """Whether some of the shards are lists of pictures."""
+        return any(is_picture_list(self.indexes.name(k)) for k in range(len(self.indexes)))
+
     def locate(self, i: int) -> tuple[int, int]:
         """Sample number → (shard number, row in that shard)."""
         shard = int(self.starts.searchsorted(i, side="right")) - 1
@@ -197,7 +203,7 @@ class Shards:
         # Only the first and the last sample are looked up: looking up all takes as long as reading one.
         found = spans(shards, starts, ends + sizes, (last - first + 1) * (SPREAD + sizes))
         for shard, start, length in found[:: EVERY if self._in_cache >= CERTAIN else 1]:
-            if is_picture_list(self.indexes.name(shard)):
+            if self.holds_pictures and is_picture_list(self.indexes.name(shard)):
                 continue
             with suppress(OSError):
                 self._in_cache = self._in_cache + 1 if read_ahead(self._files[shard], start, length) else 0

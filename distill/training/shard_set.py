@@ -14,7 +14,6 @@ from distill.data.captions import Caption, Captions
 from distill.data.loading import load_batches
 from distill.data.overlap import check_apart
 from distill.data.pairs import JoinedSchedule, Pairs, Part, Schedule, on_one_machine
-from distill.data.picture_lists import is_picture_list
 from distill.data.shards import SAMPLES, Shards
 from distill.data.transform import MEMBERS
 from distill.errors import Bad, BadSample, UserError
@@ -57,7 +56,7 @@ class ShardSet:
         shards = Shards.open(data.train, strict=False)
         check_apart(shards, data.train, data.eval)
         opened = cls(resolved, shards, Shards.open(data.pictures, strict=False) if data.pictures else None)
-        if "text" in opened.reads and any(is_picture_list(shards.indexes.name(k)) for k in range(len(shards.indexes))):
+        if "text" in opened.reads and shards.holds_pictures:
             raise UserError(
                 f"The recipe trains on captions, and {', '.join(data.train)} holds pictures without any.",
                 "Make shards of pictures and captions with 'distill data pack' and name the pictures without captions "

@@ -13,8 +13,7 @@ from torch.nn.functional import normalize
 from losses.contrastive import one_way
 from losses.l2 import l2
 from losses.objective import Embeddings, Needs, Objective, TeacherFacts, TeacherRows, Widths, aligned
-from losses.pairs import PairedTeacher, at_own_temperature, check_pairs, pairs
-from losses.relational import relational
+from losses.pairs import PairedTeacher, check_pairs, divergence, pair_weight, pairs
 
 
 class ClipKD(Objective):
@@ -67,14 +66,14 @@ class ClipKD(Objective):
         e = embeddings
         terms = {
             "fd": (self.fd, self.features),
-            "crd": (self.crd, self.relations),
+            "crd": (self.crd, divergence),
             "icl": (self.icl, self.contrasts),
         }
         loss = self.pairing(e.gathered["image"], e.gathered["text"], e)
         logged = {"fg": loss.detach()}
         for name, (weight, term) in terms.items():
             if weight:
-                parts = [(p.weight + q.weight) / 2 * term(p, q, e) for p, q in pairs(e)]
+                parts = [pair_weight(p, q) * term(p, q, e) for p, q in pairs(e)]
                 value = torch.stack(parts).mean()
                 loss, logged = loss + weight * value, logged | {name: value.detach()}
         return {"loss": loss} | logged
@@ -85,13 +84,6 @@ class ClipKD(Objective):
         sides += [(q.gathered["text_student"], q.gathered["text_teacher"])]
         errors = [l2(own, normalize(other, dim=1), rows=e.rows_of(own)) / own.shape[1] for own, other in sides]
         return errors[0] + errors[1]
-
-    def relations(self, p: TeacherRows, q: TeacherRows, e: Embeddings) -> torch.Tensor:
-        """CRD of one pair."""
-        sides = e.gathered["image"], e.gathered["text"], p.gathered["image_teacher"], q.gathered["text_teacher"]
-        image, text, image_teacher, text_teacher = aligned(*sides)
-        fixed, rows = at_own_temperature(e.scale), e.rows_of(image)
-        return relational(image, text, image_teacher, text_teacher, e.scale[:1], fixed, rows=rows)
 
     def contrasts(self, p: TeacherRows, q: TeacherRows, e: Embeddings) -> torch.Tensor:
         """ICL of one pair."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
 from torch import nn
 
 from losses.features import kl
-from losses.objective import Embeddings, Needs, Objective, TeacherFacts, Widths
+from losses.objective import Embeddings, Needs, Objective, OneOrMany, TeacherFacts, Widths
 from losses.projections import Classifier
 
 
@@ -33,14 +33,9 @@ class FunctionMatching(Objective):
     wants_teacher: ClassVar[bool] = True
 
     weight: float = Field(default=1.0, ge=0)
-    terms: tuple[Literal["fg", "fh"], ...] = ("fg", "fh")
+    terms: OneOrMany[Literal["fg", "fh"]] = ("fg", "fh")
     temperature: float = Field(default=1.0, gt=0)
     mixup: float = Field(default=0.0, ge=0, le=1)
-
-    @field_validator("terms", mode="before")
-    @classmethod
-    def one_or_many(cls, terms: Any) -> Any:
-        return (terms,) if isinstance(terms, str) else terms
 
     @field_validator("terms")
     @classmethod

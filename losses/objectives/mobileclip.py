@@ -9,9 +9,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from losses.objective import Embeddings, Needs, Objective, TeacherFacts, Widths, aligned
-from losses.pairs import PairedTeacher, at_own_temperature, check_pairs, pairs
-from losses.relational import relational
+from losses.objective import Embeddings, Needs, Objective, TeacherFacts, Widths
+from losses.pairs import PairedTeacher, check_pairs, divergence, pair_weight, pairs
 
 
 class MobileCLIP(Objective):
@@ -47,13 +46,8 @@ class MobileCLIP(Objective):
         check_pairs(teachers, self.teacher_temperature)
 
     def __call__(self, embeddings: Embeddings) -> dict[str, torch.Tensor]:
-        e, parts = embeddings, []
-        for p, q in pairs(e):
-            sides = e.gathered["image"], e.gathered["text"], p.gathered["image_teacher"], q.gathered["text_teacher"]
-            image, text, image_teacher, text_teacher = aligned(*sides)
-            fixed, rows = at_own_temperature(e.scale), e.rows_of(image)
-            divergence = relational(image, text, image_teacher, text_teacher, e.scale, fixed, rows=rows)
-            parts.append((p.weight + q.weight) / 2 * divergence)
+        e = embeddings
+        parts = [pair_weight(p, q) * divergence(p, q, e) for p, q in pairs(e)]
         fg = self.pairing(e.gathered["image"], e.gathered["text"], e)
         kl = torch.stack(parts).mean()
         return {"loss": (1 - self.share) * fg + self.share * kl, "fg": fg.detach(), "kl": kl.detach()}
